@@ -1,0 +1,15 @@
+"""Artifact types of our own; the others are TFX's standard ones."""
+
+from tfx.types import artifact
+
+
+class RunPlan(artifact.Artifact):
+    """A `components.run_plan.RunPlan`, as `spec.yaml` and `plan.json`."""
+
+    TYPE_NAME = "RunPlan"
+
+
+class QuarantinedEvents(artifact.Artifact):
+    """Malformed lines of the run's days, as JSON lines with file, line and reason."""
+
+    TYPE_NAME = "QuarantinedEvents"

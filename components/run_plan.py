@@ -1,0 +1,87 @@
+"""The plan of one run: what every component of the run must agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+
+from tfx.dsl.io import fileio
+
+from schemas.spec import RankingSpec, parse_spec
+
+_SPEC_FILE = "spec.yaml"
+_PLAN_FILE = "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """What a run was told to do, and what it starts from.
+
+    Attributes:
+        spec: the ranking spec with overrides applied.
+        run_date: the day that the model is evaluated on.
+        window: the days before it that training may use, oldest first.
+        base_version: served version whose weights training starts from; None for a cold start.
+        base_trained_through: newest day that version was trained on.
+        start_reason: why the start is warm or cold, for people.
+        baseline_version: served version that the gate compares with; None for no comparison.
+        baseline_reason: why there is a comparison or none, for people.
+    """
+
+    spec: RankingSpec
+    run_date: datetime.date
+    window: tuple[datetime.date, ...]
+    base_version: int | None
+    base_trained_through: datetime.date | None
+    start_reason: str
+    baseline_version: int | None
+    baseline_reason: str
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether training starts from a served version's weights."""
+        return self.base_version is not None
+
+    def train_share(self, day: datetime.date) -> float:
+        """Share of `day`'s events, 0 to 1, that this run trains on.
+
+        Days that the weights have not seen count in full, the others by the replay share.
+        """
+        if self.base_trained_through is None or day > self.base_trained_through:
+            return 1.0
+        return self.spec.training.replay_share
+
+    def save(self, directory: str) -> None:
+        """Writes the plan into `directory`, which may be remote."""
+        fileio.makedirs(directory)
+        content = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "spec"
+        }
+        with fileio.open(os.path.join(directory, _SPEC_FILE), "w") as file:
+            file.write(self.spec.to_yaml())
+        with fileio.open(os.path.join(directory, _PLAN_FILE), "w") as file:
+            file.write(json.dumps(content, default=str, indent=2))
+
+
+def load_plan(directory: str) -> RunPlan:
+    """Reads the plan that `RunPlan.save` wrote into `directory`."""
+    with fileio.open(os.path.join(directory, _SPEC_FILE), "r") as file:
+        spec = parse_spec(file.read(), source=os.path.join(directory, _SPEC_FILE))
+    with fileio.open(os.path.join(directory, _PLAN_FILE), "r") as file:
+        content = json.loads(file.read())
+    trained_through = content["base_trained_through"]
+    return RunPlan(
+        **{
+            **content,
+            "spec": spec,
+            "run_date": datetime.date.fromisoformat(content["run_date"]),
+            "window": tuple(map(datetime.date.fromisoformat, content["window"])),
+            "base_trained_through": (
+                None if trained_through is None else datetime.date.fromisoformat(trained_through)
+            ),
+        }
+    )

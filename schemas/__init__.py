@@ -1,0 +1,1 @@
+"""The ranking spec and the TFDV schema that follows from it."""

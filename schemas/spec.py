@@ -1,0 +1,532 @@
+"""The ranking spec: features, tasks, gates, model and training, declared once.
+
+Everything else follows from it: the TFDV schema (`schemas.tfdv_schema`), preprocessing,
+the model's inputs and heads, the TFMA EvalConfig, and the limits that stop a run. Reading
+a spec needs neither TensorFlow nor TFX.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from schemas import formula
+from schemas.errors import SpecError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class CategoricalFeature(_Model):
+    """An id or a category, hashed into `buckets` rows of an embedding table.
+
+    Attributes:
+        dtype: type of one value in the logs.
+        buckets: rows of the embedding table; the hash is stable over days and machines.
+        embedding: width of a row.
+        multivalued: the field holds a list, pooled into one vector.
+        pooling: how the rows of a multivalued feature are pooled; empty lists give zeros.
+        table: name of another categorical feature whose embedding table is shared;
+            `buckets` and `embedding` are then that feature's.
+        required: an event without a value is malformed.
+        max_drift: bound on the L-infinity distance between the run date's distribution
+            and the training days' (TFDV drift comparator).
+        max_skew: the same for training against serving data (TFDV skew comparator).
+    """
+
+    type: Literal["categorical"]
+    dtype: Literal["string", "int"] = "string"
+    buckets: int | None = Field(default=None, ge=2)
+    embedding: int | None = Field(default=None, ge=1)
+    multivalued: bool = False
+    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    table: Name | None = None
+    required: bool = False
+    max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_table(self) -> CategoricalFeature:
+        own = (self.buckets is not None, self.embedding is not None)
+        if self.table is None and not all(own):
+            raise ValueError("needs both 'buckets' and 'embedding', or a 'table' to share")
+        if self.table is not None and any(own):
+            raise ValueError("takes 'buckets' and 'embedding' from its 'table'; drop them")
+        return self
+
+
+class DenseFeature(_Model):
+    """A number, squashed by `scale` and then normalised by the model.
+
+    Attributes:
+        scale: `log1p` squashes heavy tails (values below zero count as zero); `none`
+            leaves the value as it is.
+        default: value for an event that has none.
+        minimum: smallest valid value; the TFDV schema's domain.
+        maximum: largest valid value.
+        required: an event without a value is malformed.
+        max_drift: bound on the Jensen-Shannon divergence between days.
+        max_skew: bound on the Jensen-Shannon divergence between training and serving.
+    """
+
+    type: Literal["dense"]
+    scale: Literal["none", "log1p"] = "none"
+    default: float = 0.0
+    minimum: float | None = None
+    maximum: float | None = None
+    required: bool = False
+    max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
+
+
+Feature = Annotated[CategoricalFeature | DenseFeature, Field(discriminator="type")]
+
+
+class BinaryBounds(_Model):
+    """What a binary task must reach on the run date.
+
+    Attributes:
+        min_auc: lower bound on the AUC; always checked.
+        max_auc_drop: how far the AUC may fall below the served model's on the same day.
+        calibration: bounds on mean prediction / mean label.
+    """
+
+    min_auc: Share
+    max_auc_drop: Share | None = None
+    calibration: tuple[float, float] | None = None
+
+
+class RegressionBounds(_Model):
+    """What a regression task must reach on the run date, in the space of its loss.
+
+    Attributes:
+        max_rmse: upper bound on the root mean squared error; always checked.
+        max_rmse_rise: how far the RMSE may rise above the served model's.
+        calibration: bounds on mean prediction / mean label.
+    """
+
+    max_rmse: float = Field(gt=0.0)
+    max_rmse_rise: float | None = Field(default=None, ge=0.0)
+    calibration: tuple[float, float] | None = None
+
+
+class BinaryGate(BinaryBounds):
+    """Bounds over all events and, under `slices`, for each value of a feature."""
+
+    slices: dict[Name, BinaryBounds] = {}
+
+
+class RegressionGate(RegressionBounds):
+    """Bounds over all events and, under `slices`, for each value of a feature."""
+
+    slices: dict[Name, RegressionBounds] = {}
+
+
+class BinaryTask(_Model):
+    """A task with labels 0 and 1: log loss, AUC.
+
+    Attributes:
+        label: field of the event that holds the label.
+        loss_weight: factor of this task's loss in the total.
+        optional: events may lack the label; they are masked out of loss and metrics.
+    """
+
+    kind: Literal["binary"]
+    label: Name
+    loss_weight: float = Field(default=1.0, gt=0.0)
+    optional: bool = False
+    gate: BinaryGate
+
+
+class RegressionTask(_Model):
+    """A task with numeric labels: squared error, RMSE.
+
+    Attributes:
+        label: field of the event that holds the label.
+        transform: space of the loss, the RMSE and its gate; serving inverts it.
+        loss_weight: factor of this task's loss in the total.
+        optional: events may lack the label; they are masked out of loss and metrics.
+    """
+
+    kind: Literal["regression"]
+    label: Name
+    transform: Literal["none", "log1p"] = "none"
+    loss_weight: float = Field(default=1.0, gt=0.0)
+    optional: bool = False
+    gate: RegressionGate
+
+
+Task = Annotated[BinaryTask | RegressionTask, Field(discriminator="kind")]
+
+
+class Events(_Model):
+    """The daily logs.
+
+    Attributes:
+        id: field with an id unique to the impression; of several events with one id, the
+            last in file order counts.
+        max_quarantined: share of malformed lines in a day above which the run fails.
+    """
+
+    id: Name = "event_id"
+    max_quarantined: Share = 0.01
+
+
+class Validation(_Model):
+    """Limits of data anomalies.
+
+    Attributes:
+        min_events: fewest events that the run date and the training days may have.
+        stop_at: smallest severity that stops the run before training.
+        severity: severity by TFDV anomaly type (`AnomalyInfo.Type`), in place of TFDV's.
+    """
+
+    min_events: int = Field(default=1, ge=1)
+    stop_at: Literal["WARNING", "ERROR", "NEVER"] = "ERROR"
+    severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = {}
+
+
+class Architecture(_Model):
+    """Sizes of the shared-bottom network.
+
+    Attributes:
+        shared: units of the shared bottom's layers, input side first.
+        tower: units of each task's own layers, before its output unit.
+        cross_layers: DCN-v2 cross layers on the input, followed by layer normalisation.
+        dropout: share of the shared bottom's units dropped in training.
+    """
+
+    shared: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    tower: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    cross_layers: int = Field(default=0, ge=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+PRESETS: Mapping[str, Architecture] = {
+    "tiny": Architecture(shared=(64,), tower=(16,)),
+    "laptop": Architecture(shared=(256, 128), tower=(32,)),
+    "small": Architecture(shared=(512, 512)),
+    "large": Architecture(shared=(4096,) * 4),
+    "large_dcn": Architecture(shared=(4096,) * 4, cross_layers=1),
+}
+"""`small`, `large` and `large_dcn` are the sizes of arXiv 2302.09178, Section 5."""
+
+
+class OptimizerSettings(_Model):
+    """Adagrad with a clipping rule on the non-embedding variables.
+
+    Attributes:
+        name: `clippy_adagrad`, or `adagrad` for no clipping.
+        relative_threshold: lambda_rel; share of its weight that a coordinate may move.
+        absolute_threshold: lambda_abs; what it may move on top.
+        initial_accumulator: value at which Adagrad's accumulators start.
+        epsilon: added inside the root of the preconditioner.
+        delayed_accumulator: precondition with the accumulator of the step before, as
+            TFRS does by default; the paper adds this step's gradient first.
+    """
+
+    name: Literal["clippy_adagrad", "adagrad"] = "clippy_adagrad"
+    relative_threshold: float = Field(default=0.5, ge=0.0)
+    absolute_threshold: float = Field(default=1e-2, ge=0.0)
+    initial_accumulator: float = Field(default=0.1, ge=0.0)
+    epsilon: float = Field(default=1e-7, gt=0.0)
+    delayed_accumulator: bool = False
+
+
+class Training(_Model):
+    """How the model is trained.
+
+    Attributes:
+        window_days: days before the run date that training may use.
+        min_window_days: fewest of them that must hold events.
+        exposures: how often an event is seen over its stay in the window. A warm start
+            takes the days the served model has not seen in full and of each older day a
+            replay sample of (exposures - 1) / (window_days - 1); a cold start takes the
+            whole window.
+        epochs: passes over what the run trains on.
+        batch_size: examples a step, over all replicas.
+        learning_rate: peak learning rate.
+        warmup_steps: steps over which the learning rate rises linearly from 0; with a
+            warm start too, since the data has moved on.
+        embedding_learning_rate: learning rate of the embeddings, where it differs.
+        optimizer: the optimizer and its thresholds.
+        steps_per_execution: steps run in the graph for each call from Python.
+        checkpoint_steps: steps between checkpoints, from which a killed run resumes.
+        mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
+        distribution: `mirrored` for the GPUs of one machine, `multi_worker` for several
+            machines by TF_CONFIG.
+        seed: seed of initialisation, shuffling and replay.
+    """
+
+    window_days: int = Field(default=7, ge=1)
+    min_window_days: int = Field(default=1, ge=1)
+    exposures: float = Field(default=1.0, ge=1.0)
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0.0)
+    warmup_steps: int = Field(default=0, ge=0)
+    embedding_learning_rate: float | None = Field(default=None, gt=0.0)
+    optimizer: OptimizerSettings = OptimizerSettings()
+    steps_per_execution: int = Field(default=16, ge=1)
+    checkpoint_steps: int = Field(default=1000, ge=1)
+    mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
+    distribution: Literal["none", "mirrored", "multi_worker"] = "none"
+    seed: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def _window_is_possible(self) -> Training:
+        if self.min_window_days > self.window_days:
+            raise ValueError("'min_window_days' is larger than 'window_days'")
+        return self
+
+    @property
+    def replay_share(self) -> float:
+        """Share of an already seen day that a warm start replays."""
+        if self.window_days == 1:
+            return 0.0
+        return min(1.0, (self.exposures - 1.0) / (self.window_days - 1))
+
+
+class Serving(_Model):
+    """What is served.
+
+    Attributes:
+        score: formula over task names for the combined ranking score, in the units of
+            the labels (probabilities for binary tasks); see `schemas.formula`.
+        keep_versions: number of pushed versions kept, the served one included.
+        check_events: events of the run date that the exported model must serve in a
+            fresh process before the gate counts.
+    """
+
+    score: str
+    keep_versions: int = Field(default=10, ge=1)
+    check_events: int = Field(default=512, ge=2)
+
+
+class RankingSpec(_Model):
+    """The whole declaration; field names are those of the YAML file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    events: Events = Events()
+    features: dict[Name, Feature] = Field(min_length=1)
+    tasks: dict[Name, Task] = Field(min_length=1)
+    slices: tuple[Name, ...] = ()
+    model: Architecture
+    training: Training = Training()
+    validation: Validation = Validation()
+    serving: Serving
+
+    @pydantic.field_validator("model", mode="before")
+    @classmethod
+    def _expand_preset(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "preset" not in value:
+            return value
+        rest = {key: val for key, val in value.items() if key != "preset"}
+        if value["preset"] not in PRESETS:
+            raise ValueError(f"preset {value['preset']!r} is none of {', '.join(PRESETS)}")
+        return {**PRESETS[value["preset"]].model_dump(), **rest}
+
+    @pydantic.model_validator(mode="after")
+    def _names_fit(self) -> RankingSpec:
+        for name, feature in self.features.items():
+            if isinstance(feature, CategoricalFeature) and feature.table is not None:
+                shared = self.features.get(feature.table)
+                if not isinstance(shared, CategoricalFeature) or shared.table is not None:
+                    raise ValueError(
+                        f"features.{name}.table: {feature.table!r} is no categorical feature "
+                        "with a table of its own"
+                    )
+        taken = {self.events.id: "events.id"}
+        for name in self.features:
+            self._claim(taken, name, f"features.{name}")
+        for name, task in self.tasks.items():
+            self._claim(taken, task.label, f"tasks.{name}.label")
+            for sliced in task.gate.slices:
+                self._check_slice(sliced, f"tasks.{name}.gate.slices")
+        for sliced in self.slices:
+            self._check_slice(sliced, "slices")
+        if "score" in self.tasks:
+            raise ValueError("tasks.score: the name is taken by the combined score")
+        try:
+            formula.parse(self.serving.score, names=self.tasks)
+        except ValueError as error:
+            raise ValueError(f"serving.score: {error}") from error
+        return self
+
+    @staticmethod
+    def _claim(taken: dict[str, str], name: str, owner: str) -> None:
+        if name in taken:
+            raise ValueError(f"{owner}: the event field {name!r} is already {taken[name]}")
+        taken[name] = owner
+
+    def _check_slice(self, name: str, where: str) -> None:
+        feature = self.features.get(name)
+        if not isinstance(feature, CategoricalFeature) or feature.multivalued:
+            raise ValueError(f"{where}: {name!r} is no single-valued categorical feature")
+
+    @functools.cached_property
+    def categorical(self) -> dict[str, CategoricalFeature]:
+        """Categorical features by name, in the order of the file."""
+        return {n: f for n, f in self.features.items() if isinstance(f, CategoricalFeature)}
+
+    @functools.cached_property
+    def dense(self) -> dict[str, DenseFeature]:
+        """Dense features by name, in the order of the file."""
+        return {n: f for n, f in self.features.items() if isinstance(f, DenseFeature)}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Event fields that hold labels, in the order of the tasks."""
+        return tuple(task.label for task in self.tasks.values())
+
+    def table_of(self, name: str) -> str:
+        """Name of the feature that owns the embedding table of feature `name`."""
+        return self.categorical[name].table or name
+
+    def to_yaml(self) -> str:
+        """The spec with presets and overrides applied; `parse_spec` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def events_fingerprint(self) -> str:
+        """Identifies how an event is encoded; encoded days of another one are not reused."""
+        return _fingerprint(
+            {
+                "id": self.events.id,
+                "features": {
+                    name: (
+                        [feature.dtype, feature.multivalued, feature.required]
+                        if isinstance(feature, CategoricalFeature)
+                        else ["dense", feature.required]
+                    )
+                    for name, feature in sorted(self.features.items())
+                },
+                "labels": sorted((t.label, t.kind, t.optional) for t in self.tasks.values()),
+            }
+        )
+
+    def model_fingerprint(self) -> str:
+        """Identifies the meaning of every weight; a warm start needs the same one.
+
+        Features and tasks count with their order: it is that of the concatenated input.
+        """
+        return _fingerprint(
+            {
+                "features": [
+                    [
+                        name,
+                        feature.model_dump(
+                            exclude={"required", "minimum", "maximum", "max_drift", "max_skew"}
+                        ),
+                    ]
+                    for name, feature in self.features.items()
+                ],
+                "tasks": [
+                    [name, task.kind, getattr(task, "transform", None), task.label]
+                    for name, task in self.tasks.items()
+                ],
+                "model": self.model.model_dump(exclude={"dropout"}),
+            }
+        )
+
+    def tasks_fingerprint(self) -> str:
+        """Identifies what is predicted; two models are compared only where it is the same."""
+        return _fingerprint(
+            [
+                [name, task.kind, getattr(task, "transform", None), task.label]
+                for name, task in sorted(self.tasks.items())
+            ]
+        )
+
+
+def _fingerprint(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> RankingSpec:
+    """Reads a ranking spec.
+
+    Args:
+        text: the YAML document.
+        source: what to call the document in error messages, usually its path.
+        overrides: assignments such as `training.learning_rate=0.1`; the right side is YAML.
+
+    Returns:
+        The validated spec.
+
+    Raises:
+        SpecError: naming the document, the field and what is wrong with it.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{source}: expected a mapping with 'features', 'tasks', ...")
+    for override in overrides:
+        _apply_override(content, override)
+    try:
+        return RankingSpec.model_validate(content)
+    except pydantic.ValidationError as error:
+        lines = [f"{source}: {_where(item['loc'])}{_what(item)}" for item in error.errors()]
+        raise SpecError("\n".join(lines)) from error
+
+
+def load_spec(path: str, overrides: Sequence[str] = ()) -> RankingSpec:
+    """Reads the ranking spec at a local path; see `parse_spec`.
+
+    Raises:
+        SpecError: as `parse_spec`, or where the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    return parse_spec(text, path, overrides)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"override {override!r}: expected FIELD.FIELD=VALUE")
+    node = content
+    for depth, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise SpecError(f"override {override!r}: {'.'.join(keys[: depth + 1])} has no fields")
+        node = child
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SpecError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    node[keys[-1]] = parsed
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    # The tag of a discriminated union is no field of the document.
+    kinds = {"categorical", "dense", "binary", "regression"}
+    parts = [str(part) for i, part in enumerate(location) if not (i == 2 and str(part) in kinds)]
+    return ".".join(parts) + ": " if parts else ""
+
+
+def _what(item: Mapping[str, Any]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return "no such field"
+    if item["type"] in ("missing", "value_error"):
+        return message
+    shown = repr(item.get("input"))
+    return f"{message}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
