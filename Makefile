@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+
+.PHONY: help env run test check format bench docs lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+env:  ## make .venv, or bring it up to date
+	@scripts/make-env
+
+run: env  ## simulate a few days of logs and run the pipeline on them
+	@$(BIN)/steadyrank demo
+
+test: env  ## every test, whole pipeline runs included, with coverage
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+check: env  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env  ## rewrite the code as `check` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env  ## measure ingestion and training against the usual ways
+	@set -e; for script in benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: env  ## check the documents: links, and the spec's reference against the code
+	$(BIN)/pytest tests/test_docs.py tests/schemas/test_spec_docs.py
+
+# uv keeps the versions that a lock holds; UPGRADE=1 takes the newest that resolve.
+COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes $(if $(UPGRADE),--upgrade)
+lock:  ## regenerate locks/ from setup.py (needs uv; UPGRADE=1 takes newer versions)
+	$(COMPILE) --universal --python-version 3.10 locks/build.in --output-file locks/build.txt
+	$(COMPILE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 setup.py \
+	  --extra test --extra bench --output-file locks/tfx-1.16.txt
+	$(COMPILE) --universal --python-version 3.11 setup.py \
+	  --extra test --extra bench --output-file locks/tfx-1.21.txt
+
+clean:  ## delete what the tools and `make run` leave; .venv stays
+	rm -rf work build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
