@@ -1,0 +1,36 @@
+"""Adagrad and Adam with a choice of clipping rules, for Keras 3 on TensorFlow and JAX."""
+
+from trainer_module.optimizers._adagrad import ClippedAdagrad
+from trainer_module.optimizers._adam import ClippedAdam
+from trainer_module.optimizers._base import EMBEDDINGS, ClippedOptimizer
+from trainer_module.optimizers._clippy import ClippyAdagrad
+from trainer_module.optimizers._rules import (
+    AdaGC,
+    AdaptiveGradientClipping,
+    Clippy,
+    GlobalNormClipping,
+    GradientClipping,
+    Lamb,
+    NoClipping,
+    Rule,
+    Step,
+    UpdateRMSClipping,
+)
+
+__all__ = [
+    "EMBEDDINGS",
+    "AdaGC",
+    "AdaptiveGradientClipping",
+    "ClippedAdagrad",
+    "ClippedAdam",
+    "ClippedOptimizer",
+    "Clippy",
+    "ClippyAdagrad",
+    "GlobalNormClipping",
+    "GradientClipping",
+    "Lamb",
+    "NoClipping",
+    "Rule",
+    "Step",
+    "UpdateRMSClipping",
+]
