@@ -1,1 +1,1 @@
-
+"""TFX components of the daily pipeline, a folder each."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from schemas import formula
 from schemas.errors import SpecError
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z](_?[a-z0-9])*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -263,6 +263,7 @@ class Training(_Model):
         optimizer: the optimizer and its thresholds.
         steps_per_execution: steps run in the graph for each call from Python.
         checkpoint_steps: steps between checkpoints, from which a killed run resumes.
+        shuffle_events: size of the shuffle buffer, on top of the order of the shards.
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
         distribution: `mirrored` for the GPUs of one machine, `multi_worker` for several
             machines by TF_CONFIG.
@@ -280,6 +281,7 @@ class Training(_Model):
     optimizer: OptimizerSettings = OptimizerSettings()
     steps_per_execution: int = Field(default=16, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)
+    shuffle_events: int = Field(default=200_000, ge=1)
     mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     seed: int = 0
@@ -315,13 +317,27 @@ class Serving(_Model):
 
 
 class RankingSpec(_Model):
-    """The whole declaration; field names are those of the YAML file."""
+    """The whole declaration; field names are those of the YAML file.
+
+    Attributes:
+        name: name of the ranker; that of its pipeline.
+        events: the daily logs.
+        features: model inputs by the event field they come from.
+        tasks: what is predicted, by name of the output.
+        slices: single-valued categorical features whose values are evaluated apart.
+        min_slice_events: events below which a slice is reported but not gated.
+        model: sizes of the network, or a preset and what differs from it.
+        training: how the model is trained.
+        validation: limits of data anomalies.
+        serving: what is served.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     events: Events = Events()
     features: dict[Name, Feature] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
     slices: tuple[Name, ...] = ()
+    min_slice_events: int = Field(default=500, ge=1)
     model: Architecture
     training: Training = Training()
     validation: Validation = Validation()

@@ -1,1 +1,1 @@
-
+"""What happens inside Transform and Trainer; usable without TFX."""

@@ -1,0 +1,1 @@
+"""Evaluator: TFX's, with the gates of the plan's spec."""

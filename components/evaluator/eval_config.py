@@ -1,0 +1,133 @@
+"""The TFMA configuration that follows from a ranking spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+
+from schemas.spec import BinaryBounds, BinaryTask, RankingSpec, RegressionBounds, Task
+from trainer_module import signatures
+
+CANDIDATE = "candidate"
+BASELINE = "baseline"
+
+
+def eval_config(spec: RankingSpec, *, compare: bool) -> tfma.EvalConfig:
+    """Derives metrics, slices and thresholds.
+
+    Args:
+        spec: the ranking spec.
+        compare: whether there is a served model to compare with; without, thresholds on
+            the change are left out.
+
+    Returns:
+        A config for one model, or for a candidate and a baseline.
+    """
+    models = [_model_spec(spec, CANDIDATE if compare else "", is_baseline=False)]
+    if compare:
+        models.append(_model_spec(spec, BASELINE, is_baseline=True))
+    gated = {name for task in spec.tasks.values() for name in task.gate.slices}
+    slices = [tfma.SlicingSpec()]
+    slices += [tfma.SlicingSpec(feature_keys=[name]) for name in sorted({*spec.slices, *gated})]
+    metrics = [tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")])]
+    metrics += [_task_metrics(name, task, compare) for name, task in spec.tasks.items()]
+    metrics.append(_finite_metrics())
+    return tfma.EvalConfig(model_specs=models, slicing_specs=slices, metrics_specs=metrics)
+
+
+def metric_name(task: Task) -> str:
+    """Name in TFMA's results of the metric that a task is judged by."""
+    return "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
+
+
+def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> tfma.ModelSpec:
+    outputs = [*spec.tasks, signatures.FINITE]
+    return tfma.ModelSpec(
+        name=name,
+        is_baseline=is_baseline,
+        signature_name=signatures.EVALUATE,
+        preprocessing_function_names=[signatures.LABELS],
+        label_keys={output: signatures.label_key(output) for output in outputs},
+        example_weight_keys={output: signatures.weight_key(output) for output in outputs},
+    )
+
+
+def _task_metrics(name: str, task: Task, compare: bool) -> tfma.MetricsSpec:
+    class_name = "AUC" if isinstance(task, BinaryTask) else "RootMeanSquaredError"
+    metrics = [
+        _gated(class_name, task.gate, task.gate.slices, compare),
+        _calibration(task.gate, task.gate.slices),
+        tfma.MetricConfig(class_name="MeanLabel"),
+        tfma.MetricConfig(class_name="MeanPrediction"),
+        tfma.MetricConfig(class_name="WeightedExampleCount"),
+    ]
+    return tfma.MetricsSpec(output_names=[name], metrics=metrics)
+
+
+def _finite_metrics() -> tfma.MetricsSpec:
+    """Every prediction on the run date must be finite, not only the sampled ones."""
+    all_finite = tfma.MetricThreshold(
+        value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 1.0 - 1e-12})
+    )
+    return tfma.MetricsSpec(
+        output_names=[signatures.FINITE],
+        metrics=[tfma.MetricConfig(class_name="MeanPrediction", threshold=all_finite)],
+    )
+
+
+def _gated(
+    class_name: str,
+    bounds: BinaryBounds | RegressionBounds,
+    slices: dict[str, Any],
+    compare: bool,
+) -> tfma.MetricConfig:
+    return tfma.MetricConfig(
+        class_name=class_name,
+        threshold=_threshold(bounds, compare),
+        per_slice_thresholds=[
+            _per_slice(name, _threshold(item, compare)) for name, item in slices.items()
+        ],
+    )
+
+
+def _threshold(bounds: BinaryBounds | RegressionBounds, compare: bool) -> tfma.MetricThreshold:
+    result = tfma.MetricThreshold()
+    if isinstance(bounds, BinaryBounds):
+        result.value_threshold.lower_bound.value = bounds.min_auc
+        change = None if bounds.max_auc_drop is None else -bounds.max_auc_drop
+        direction = tfma.MetricDirection.HIGHER_IS_BETTER
+    else:
+        result.value_threshold.upper_bound.value = bounds.max_rmse
+        change = bounds.max_rmse_rise
+        direction = tfma.MetricDirection.LOWER_IS_BETTER
+    if compare and change is not None:
+        result.change_threshold.absolute.value = change
+        result.change_threshold.direction = direction
+    return result
+
+
+def _calibration(
+    bounds: BinaryBounds | RegressionBounds, slices: dict[str, Any]
+) -> tfma.MetricConfig:
+    config = tfma.MetricConfig(class_name="Calibration")
+    if bounds.calibration is not None:
+        config.threshold.CopyFrom(_range(*bounds.calibration))
+    for name, item in slices.items():
+        if item.calibration is not None:
+            config.per_slice_thresholds.append(_per_slice(name, _range(*item.calibration)))
+    return config
+
+
+def _range(low: float, high: float) -> tfma.MetricThreshold:
+    return tfma.MetricThreshold(
+        value_threshold=tfma.GenericValueThreshold(
+            lower_bound={"value": low}, upper_bound={"value": high}
+        )
+    )
+
+
+def _per_slice(feature: str, threshold: tfma.MetricThreshold) -> tfma.PerSliceMetricThreshold:
+    return tfma.PerSliceMetricThreshold(
+        slicing_specs=[tfma.SlicingSpec(feature_keys=[feature])], threshold=threshold
+    )

@@ -1,0 +1,1 @@
+"""ExampleValidator: stops the run when the data is not what the spec says."""

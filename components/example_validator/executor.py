@@ -1,0 +1,97 @@
+"""The work of `ExampleValidator`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from absl import logging
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tfx import types
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, writer_utils
+
+from components.example_validator.severity import findings, stopping
+from components.run_plan import load_plan
+from schemas.errors import BadDataError
+
+_FILE = "SchemaDiff.pb"
+_MAX_QUOTED = 10
+
+
+class Executor(base_executor.BaseExecutor):
+    """Validates both splits, writes what it finds, and stops the run if it must."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Does the work; see `component.ExampleValidator`.
+
+        Raises:
+            BadDataError: naming each anomaly that reaches `validation.stop_at`.
+        """
+        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
+        validation = plan.spec.validation
+        statistics = artifact_utils.get_single_instance(input_dict["statistics"])
+        schema = io_utils.SchemaReader().read(
+            io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
+        )
+        train, evaluation = (
+            stats_artifact_utils.load_statistics(statistics, split).proto()
+            for split in ("train", "eval")
+        )
+        output = artifact_utils.get_single_instance(output_dict["anomalies"])
+        output.split_names = artifact_utils.encode_split_names(["train", "eval"])
+        found = []
+        for split, anomalies in validate(train, evaluation, schema).items():
+            writer_utils.write_anomalies(
+                os.path.join(artifact_utils.get_split_uri([output], split), _FILE), anomalies
+            )
+            found.extend(findings(split, anomalies, validation))
+        for finding in found:
+            logging.warning("%s", finding)
+        output.set_string_custom_property("findings", "\n".join(map(str, found)))
+        stop = stopping(found, validation)
+        if stop:
+            quoted = "\n".join(f"  {finding}" for finding in stop[:_MAX_QUOTED])
+            more = f"\n  and {len(stop) - _MAX_QUOTED} more" if len(stop) > _MAX_QUOTED else ""
+            raise BadDataError(
+                f"{plan.run_date}: {len(stop)} anomalies of severity {validation.stop_at} or "
+                f"above; the model was not trained:\n{quoted}{more}\nMend the logs, or change "
+                "the feature's limits or validation.severity in the spec."
+            )
+
+
+def validate(
+    train: statistics_pb2.DatasetFeatureStatisticsList,
+    evaluation: statistics_pb2.DatasetFeatureStatisticsList,
+    schema: schema_pb2.Schema,
+) -> dict[str, anomalies_pb2.Anomalies]:
+    """Validates both splits.
+
+    The run date's events are the newest that the served model produced: their drift is
+    measured against the training days before them, and training is checked for skew
+    against them.
+
+    Args:
+        train: statistics of the training days.
+        evaluation: statistics of the run date.
+        schema: the TFDV schema.
+
+    Returns:
+        The anomalies of `train` and `eval`.
+    """
+    return {
+        "train": tfdv.validate_statistics(
+            train, schema, environment="TRAINING", serving_statistics=evaluation
+        ),
+        "eval": tfdv.validate_statistics(
+            evaluation, schema, environment="TRAINING", previous_statistics=train
+        ),
+    }

@@ -1,0 +1,1 @@
+"""Plan: what the run is to do, resolved once."""

@@ -1,0 +1,95 @@
+"""The work of `Plan`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from typing import Any
+
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from components import serving_store
+from components.plan.planning import make_plan
+from schemas.errors import RankerError, SpecError
+from schemas.spec import parse_spec
+from schemas.tfdv_schema import tfdv_schema
+
+
+class Executor(base_executor.BaseExecutor):
+    """Resolves the plan and copies what of the served model the run needs."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Does the work; see `component.Plan`."""
+        path = exec_properties["spec_path"]
+        try:
+            with fileio.open(path, "r") as file:
+                text = file.read()
+        except Exception as error:
+            raise SpecError(f"{path}: cannot be read: {error}") from error
+        spec = parse_spec(text, path, json.loads(exec_properties["overrides"]))
+        versions = serving_store.list_versions(exec_properties["serving_dir"])
+        plan = make_plan(spec, _parse_date(exec_properties["run_date"]), versions)
+        logging.info("%s: %s; %s", plan.run_date, plan.start_reason, plan.baseline_reason)
+
+        plan_artifact = artifact_utils.get_single_instance(output_dict["plan"])
+        plan.save(plan_artifact.uri)
+        plan_artifact.set_string_custom_property("run_date", str(plan.run_date))
+        plan_artifact.set_string_custom_property("start", plan.start_reason)
+        plan_artifact.set_string_custom_property("baseline", plan.baseline_reason)
+        io_utils.write_pbtxt_file(
+            os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), "schema.pbtxt"),
+            tfdv_schema(spec),
+        )
+        by_version = {version.version: version for version in versions}
+        _copy_served(
+            by_version.get(plan.base_version or 0),
+            artifact_utils.get_single_instance(output_dict["base_model"]),
+            training_state=True,
+            absent=plan.start_reason,
+        )
+        _copy_served(
+            by_version.get(plan.baseline_version or 0),
+            artifact_utils.get_single_instance(output_dict["baseline_model"]),
+            training_state=False,
+            absent=plan.baseline_reason,
+        )
+
+
+def _copy_served(
+    version: serving_store.ServedVersion | None,
+    model: types.Artifact,
+    *,
+    training_state: bool,
+    absent: str,
+) -> None:
+    """Copies a served version's training state, or all but that, into a Model artifact."""
+    if version is None:
+        # Object stores have no empty folders, and an artifact must hold something.
+        io_utils.write_string_file(os.path.join(model.uri, "ABSENT"), absent)
+        return
+    target = path_utils.serving_model_dir(model.uri)
+    state = serving_store.TRAINING_STATE
+    if training_state:
+        source = os.path.join(version.path, state)
+        serving_store.copy_files(source, os.path.join(target, state))
+    else:
+        serving_store.copy_files(version.path, target, skip=state)
+    model.set_string_custom_property("pushed_version", str(version.version))
+
+
+def _parse_date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise RankerError(f"run date {text!r}: expected a day as YYYY-MM-DD") from error

@@ -1,0 +1,81 @@
+"""How a run's plan follows from its spec, its date and what is being served."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from components.run_plan import RunPlan
+from components.serving_store import ServedVersion
+from schemas.errors import RankerError
+from schemas.spec import RankingSpec
+
+
+def make_plan(
+    spec: RankingSpec, run_date: datetime.date, versions: Sequence[ServedVersion]
+) -> RunPlan:
+    """Decides the window, the start and the baseline of a run.
+
+    A warm start takes the newest version that was pushed for an earlier day: training on
+    the weights of the same day's run would count its events twice.
+
+    Args:
+        spec: the ranking spec.
+        run_date: the day to evaluate on.
+        versions: the whole served versions, oldest first; the last is being served.
+
+    Returns:
+        The plan.
+
+    Raises:
+        RankerError: a later day's model is being served; pushing over it would serve
+            an older one.
+    """
+    served = versions[-1] if versions else None
+    if served is not None and served.info.run_date > run_date:
+        raise RankerError(
+            f"run date {run_date} is before that of the served version {served.version} "
+            f"({served.info.run_date}); roll back to an earlier version first, or give "
+            "another serving folder"
+        )
+    base, start_reason = _base(spec, run_date, versions)
+    baseline, baseline_reason = _baseline(spec, served)
+    days = range(spec.training.window_days, 0, -1)
+    return RunPlan(
+        spec=spec,
+        run_date=run_date,
+        window=tuple(run_date - datetime.timedelta(days=day) for day in days),
+        base_version=base.version if base else None,
+        base_trained_through=base.info.trained_through if base else None,
+        start_reason=start_reason,
+        baseline_version=baseline.version if baseline else None,
+        baseline_reason=baseline_reason,
+    )
+
+
+def _base(
+    spec: RankingSpec, run_date: datetime.date, versions: Sequence[ServedVersion]
+) -> tuple[ServedVersion | None, str]:
+    earlier = [version for version in versions if version.info.run_date < run_date]
+    if not earlier:
+        return None, "cold start: no version of an earlier day has been pushed"
+    newest = earlier[-1]
+    if newest.info.model_fingerprint != spec.model_fingerprint():
+        return None, (
+            f"cold start: the spec's features, tasks or model differ from those of version "
+            f"{newest.version}, so its weights have another meaning"
+        )
+    return newest, (
+        f"warm start from version {newest.version}, trained through {newest.info.trained_through}"
+    )
+
+
+def _baseline(spec: RankingSpec, served: ServedVersion | None) -> tuple[ServedVersion | None, str]:
+    if served is None:
+        return None, "absolute bounds only: nothing is being served yet"
+    if served.info.tasks_fingerprint != spec.tasks_fingerprint():
+        return None, (
+            f"absolute bounds only: the tasks differ from those of the served version "
+            f"{served.version}"
+        )
+    return served, f"compared with the served version {served.version}"

@@ -1,0 +1,1 @@
+"""Pusher: TFX's, pushing atomically into the serving folder."""

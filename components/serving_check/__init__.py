@@ -1,0 +1,1 @@
+"""ServingCheck: does the exported model serve real requests in a process of its own?"""

@@ -1,0 +1,114 @@
+"""The work of `ServingCheck`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from components.run_plan import load_plan
+from components.serving_check import verdict
+from schemas.spec import RankingSpec
+
+_TIMEOUT_SECONDS = 900
+_BLESSED = "INFRA_BLESSED"
+_NOT_BLESSED = "INFRA_NOT_BLESSED"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Sends requests to the model in a fresh process and judges the answers."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Does the work; see `component.ServingCheck`."""
+        spec = load_plan(artifact_utils.get_single_uri(input_dict["plan"])).spec
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        events = artifact_utils.get_split_uri(input_dict["examples"], "eval")
+        report = check(path_utils.serving_model_path(model.uri), events, spec)
+
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        reasons = report["reasons"]
+        for line in reasons or [f"latency: {report['latency']}"]:
+            logging.info("ServingCheck: %s", line)
+        io_utils.write_string_file(
+            os.path.join(blessing.uri, "report.json"), json.dumps(report, indent=2)
+        )
+        # File and property are those of TFX's InfraValidator; the Pusher reads the property.
+        name = _NOT_BLESSED if reasons else _BLESSED
+        io_utils.write_string_file(os.path.join(blessing.uri, name), "")
+        blessing.set_int_custom_property("blessed", 0 if reasons else 1)
+        blessing.set_string_custom_property("reasons", "\n".join(reasons))
+        blessing.set_string_custom_property("latency", json.dumps(report["latency"]))
+
+
+def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
+    """Serves a sample of events in a fresh process.
+
+    Args:
+        model_dir: folder of the SavedModel.
+        events_dir: folder with TFRecords of encoded events.
+        spec: the ranking spec; gives the number of events and the fields of a request.
+
+    Returns:
+        `reasons`, why the model must not be served (empty: it may), and `latency`,
+        milliseconds by signature and batch size.
+    """
+    requests = sample_requests(events_dir, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        request_file = os.path.join(folder, "requests.tfrecord")
+        with tf.io.TFRecordWriter(request_file) as writer:
+            for request in requests:
+                writer.write(request)
+        answer_file = os.path.join(folder, "answers.json")
+        command = [sys.executable, "-m", "components.serving_check.probe"]
+        try:
+            done = subprocess.run(
+                [*command, model_dir, request_file, answer_file],
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return _failed(f"the model did not answer within {_TIMEOUT_SECONDS} s")
+        if done.returncode != 0:
+            logging.error("%s", done.stderr)
+            lines = done.stderr.strip().splitlines() or ["no output"]
+            return _failed(f"the model cannot be loaded and called: {lines[-1]}")
+        with open(answer_file, encoding="utf-8") as file:
+            answers = json.load(file)
+    return {
+        "reasons": verdict.reasons(answers["predictions"], list(spec.tasks)),
+        "latency": answers["latency"],
+    }
+
+
+def sample_requests(events_dir: str, spec: RankingSpec) -> list[bytes]:
+    """Returns serialized tf.Examples of up to `serving.check_events` events, unlabelled."""
+    files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
+    requests = []
+    for record in records.take(spec.serving.check_events).as_numpy_iterator():
+        example = tf.train.Example.FromString(record)
+        for label in spec.labels:
+            example.features.feature.pop(label, None)
+        requests.append(example.SerializeToString())
+    return requests
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"reasons": [reason], "latency": {}}

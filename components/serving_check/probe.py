@@ -1,0 +1,76 @@
+"""Serves requests from a SavedModel and prints nothing else: the fresh process.
+
+Imports TensorFlow alone, so that a model which needs the project's code to load fails here
+and not in the model server.
+
+Usage: python -m components.serving_check.probe MODEL_DIR REQUESTS.tfrecord ANSWERS.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_REPEATS = 20
+
+
+def main(model_dir: str, request_file: str, answer_file: str) -> None:
+    """Calls each public signature on the requests; writes predictions and latencies."""
+    model = tf.saved_model.load(model_dir)
+    requests = [r.numpy() for r in tf.data.TFRecordDataset(request_file)]
+    predictions = {}
+    latency = {}
+    for name, as_arguments in (("serving_default", _serialized), ("raw_features", _raw)):
+        signature = model.signatures[name]
+        answer = signature(**as_arguments(requests, signature))
+        predictions[name] = {
+            key: np.asarray(value, np.float64).reshape(-1).tolist() for key, value in answer.items()
+        }
+        for batch in (1, len(requests)):
+            arguments = as_arguments(requests[:batch], signature)
+            latency[f"{name}/batch {batch}"] = _milliseconds(signature, arguments)
+    with open(answer_file, "w", encoding="utf-8") as file:
+        json.dump({"predictions": predictions, "latency": latency}, file)
+
+
+def _serialized(requests: list[bytes], signature: Any) -> dict[str, tf.Tensor]:
+    (name,) = signature.structured_input_signature[1]
+    return {name: tf.constant(requests)}
+
+
+def _raw(requests: list[bytes], signature: Any) -> dict[str, tf.Tensor]:
+    """Named features as a JSON client sends them; lists are padded, `` and -1 are absent."""
+    features = [tf.train.Example.FromString(request).features.feature for request in requests]
+    arguments = {}
+    for name, spec in signature.structured_input_signature[1].items():
+        kind, absent = {
+            tf.string: ("bytes_list", b""),
+            tf.int64: ("int64_list", -1),
+            tf.float32: ("float_list", float("nan")),
+        }[spec.dtype]
+        lists = [list(getattr(f[name], kind).value) if name in f else [] for f in features]
+        width = 1 if spec.shape.rank == 1 else max(1, *map(len, lists))
+        rows = [(values + [absent] * width)[:width] for values in lists]
+        tensor = tf.constant(rows, spec.dtype)
+        arguments[name] = tf.squeeze(tensor, 1) if spec.shape.rank == 1 else tensor
+    return arguments
+
+
+def _milliseconds(call: Callable[..., Any], arguments: dict[str, tf.Tensor]) -> dict[str, float]:
+    call(**arguments)
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        call(**arguments)
+        times.append(1e3 * (time.perf_counter() - start))
+    return {"p50": round(float(np.median(times)), 3), "max": round(max(times), 3)}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

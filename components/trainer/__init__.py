@@ -1,0 +1,1 @@
+"""Trainer: TFX's, given the plan."""

@@ -1,0 +1,62 @@
+"""The work of `Trainer`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from tfx import types
+from tfx.components.trainer import executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.run_plan import RunPlan, load_plan
+from components.serving_store import TRAINING_STATE
+
+
+class Executor(executor.GenericExecutor):
+    """TFX's executor with spec and warm-start folder as `custom_config`."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Does the work; see `component.Trainer`."""
+        inputs = dict(input_dict)
+        plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
+        base_model = artifact_utils.get_single_instance(inputs.pop("base_model"))
+        warm_start_from = None
+        if plan.warm_start:
+            warm_start_from = os.path.join(
+                path_utils.serving_model_dir(base_model.uri), TRAINING_STATE
+            )
+        fingerprint = _fingerprint(plan, artifact_utils.get_split_uri(inputs["examples"], "train"))
+        checkpoint_dir = os.path.join(
+            exec_properties["checkpoint_root"], f"{plan.run_date}-{fingerprint}"
+        )
+        custom_config = {
+            "spec": plan.spec.to_yaml(),
+            "warm_start_from": warm_start_from,
+            "checkpoint_dir": checkpoint_dir,
+            "training_state_subdir": TRAINING_STATE,
+        }
+        properties = {**exec_properties, "custom_config": json.dumps(custom_config)}
+        super().Do(inputs, output_dict, properties)
+        # The model is exported: a later run of the same day trains anew.
+        if fileio.exists(checkpoint_dir):
+            fileio.rmtree(checkpoint_dir)
+
+
+def _fingerprint(plan: RunPlan, train_uri: str) -> str:
+    """Identifies a training: only one of the same plan and data may resume another's."""
+    sizes = [
+        (name, fileio.stat(os.path.join(train_uri, name)).length)
+        for name in sorted(fileio.listdir(train_uri))
+    ]
+    content = (plan.spec.to_yaml(), str(plan.run_date), plan.base_version, sizes)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

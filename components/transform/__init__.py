@@ -1,0 +1,1 @@
+"""Transform: TFX's, given the plan's spec."""

@@ -1,0 +1,122 @@
+"""One day's run under TFX's BeamDagRunner, in a process of its own.
+
+TFX, TensorFlow and Beam write to standard output and error at will, from C++ too; as a
+process of its own a run has a log file of its own, and a crash of native code is the end of
+one run only.
+
+Usage: python -m pipeline.beam_run REQUEST.json --direct_running_mode=in_memory
+(the option is read by the Beam pipeline that BeamDagRunner itself makes)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import traceback
+
+from pipeline.workspace import Workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to run.
+
+    Attributes:
+        workspace: root of the workspace.
+        pipeline_name: the pipeline's name.
+        spec_path: the ranking spec's YAML file.
+        overrides: assignments such as `training.learning_rate=0.1`.
+        run_date: YYYY-MM-DD.
+        logs_root: folder of the daily logs.
+        beam_args: Beam options of the components.
+    """
+
+    workspace: str
+    pipeline_name: str
+    spec_path: str
+    overrides: tuple[str, ...]
+    run_date: str
+    logs_root: str
+    beam_args: tuple[str, ...]
+
+
+def run(request: Request) -> None:
+    """Runs one day; what a component raises comes out of Beam as it may."""
+    from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
+
+    from pipeline.dag import RunParameters, create_pipeline
+
+    workspace = Workspace(request.workspace)
+    BeamDagRunner().run(
+        create_pipeline(
+            request.pipeline_name,
+            workspace.artifacts,
+            RunParameters(
+                spec_path=request.spec_path,
+                overrides=json.dumps(request.overrides),
+                run_date=request.run_date,
+                logs_root=request.logs_root,
+                day_store=workspace.day_store,
+                serving_dir=workspace.serving,
+                checkpoint_root=workspace.checkpoints,
+            ),
+            beam_pipeline_args=request.beam_args,
+            metadata_connection_config=sqlite_metadata_connection_config(workspace.metadata_path),
+        )
+    )
+
+
+def error_in(text: str) -> tuple[str, str]:
+    """Finds what a run failed with.
+
+    Args:
+        text: a formatted traceback; exceptions cross Beam's runner as text.
+
+    Returns:
+        Name and message of the first error of `schemas.errors` in it, or else of its last
+        exception.
+    """
+    ours = re.search(
+        r"^(?:\w+: )?schemas\.errors\.(\w+): (.*?)(?=^\S*Traceback|\n\n| \[while running|\Z)",
+        text,
+        re.MULTILINE | re.DOTALL,
+    )
+    if ours:
+        return ours.group(1), ours.group(2).strip()
+    lines = [line for line in text.strip().splitlines() if line and not line.startswith(" ")]
+    return "", re.sub(r" \[while running .*", "", lines[-1])
+
+
+def main(request_file: str) -> None:
+    """Runs the request and notes an error on the failed execution; exits with its code."""
+    from schemas.errors import ExitCode, error_named
+
+    with open(request_file, encoding="utf-8") as file:
+        content = json.load(file)
+    request = Request(
+        **{
+            **content,
+            "overrides": tuple(content["overrides"]),
+            "beam_args": tuple(content["beam_args"]),
+        }
+    )
+    try:
+        run(request)
+    except Exception:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr)
+        name, message = error_in(text)
+        from pipeline import lineage
+
+        store = lineage.open_store(Workspace(request.workspace).metadata_path)
+        if store is not None:
+            lineage.set_error(store, message)
+        error = error_named(name)
+        sys.exit(error.exit_code if error else ExitCode.FAILED)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

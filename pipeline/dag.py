@@ -1,0 +1,132 @@
+"""The one definition of the daily pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.dsl.components.base import base_node
+from tfx.orchestration import data_types, pipeline
+from tfx.orchestration.metadata import ConnectionConfigType
+
+from components.daily_example_gen.component import DailyExampleGen
+from components.evaluator.component import Evaluator
+from components.example_validator.component import ExampleValidator
+from components.plan.component import Plan
+from components.pusher.component import Pusher
+from components.serving_check.component import ServingCheck
+from components.trainer.component import Trainer
+from components.transform.component import Transform
+
+Parameter = str | data_types.RuntimeParameter
+
+
+@dataclasses.dataclass(frozen=True)
+class RunParameters:
+    """What differs from run to run: values, or parameters that the orchestrator fills in.
+
+    Attributes:
+        spec_path: the ranking spec's YAML file.
+        overrides: JSON list of assignments such as `training.learning_rate=0.1`.
+        run_date: the day to evaluate on, YYYY-MM-DD.
+        logs_root: folder with a folder of event logs for each day.
+        day_store: folder of the encoded days.
+        serving_dir: folder of the served versions.
+        checkpoint_root: folder of the checkpoints of trainings that have not ended.
+    """
+
+    spec_path: Parameter
+    overrides: Parameter
+    run_date: Parameter
+    logs_root: Parameter
+    day_store: Parameter
+    serving_dir: Parameter
+    checkpoint_root: Parameter
+
+
+def create_pipeline(
+    name: str,
+    pipeline_root: str,
+    parameters: RunParameters,
+    *,
+    beam_pipeline_args: Sequence[str] = (),
+    metadata_connection_config: ConnectionConfigType | None = None,
+) -> pipeline.Pipeline:
+    """Defines one day's run; see `docs/architecture.md`.
+
+    Args:
+        name: the pipeline's name.
+        pipeline_root: folder of the artifacts.
+        parameters: what differs from run to run.
+        beam_pipeline_args: options of the components that use Beam.
+        metadata_connection_config: the ML Metadata store; the orchestrator's if None.
+
+    Returns:
+        The pipeline, for any TFX runner.
+    """
+    plan = Plan(
+        spec_path=parameters.spec_path,
+        overrides=parameters.overrides,
+        run_date=parameters.run_date,
+        serving_dir=parameters.serving_dir,
+    )
+    run_plan, schema = plan.outputs["plan"], plan.outputs["schema"]
+    example_gen = DailyExampleGen(
+        plan=run_plan, logs_root=parameters.logs_root, day_store=parameters.day_store
+    )
+    examples = example_gen.outputs["examples"]
+    statistics_gen = StatisticsGen(examples=examples, schema=schema)
+    validator = ExampleValidator(
+        plan=run_plan, statistics=statistics_gen.outputs["statistics"], schema=schema
+    )
+    transform = Transform(plan=run_plan, examples=examples, schema=schema)
+    # Neither consumes the anomalies; anomalous data must reach neither.
+    transform.add_upstream_node(validator)
+    trainer = Trainer(
+        plan=run_plan,
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema,
+        base_model=plan.outputs["base_model"],
+        checkpoint_root=parameters.checkpoint_root,
+    )
+    model = trainer.outputs["model"]
+    serving_check = ServingCheck(plan=run_plan, model=model, examples=examples)
+    infra_blessing = serving_check.outputs["blessing"]
+    evaluator = Evaluator(
+        plan=run_plan,
+        examples=examples,
+        model=model,
+        baseline_model=plan.outputs["baseline_model"],
+        infra_blessing=infra_blessing,
+        schema=schema,
+    )
+    pusher = Pusher(
+        plan=run_plan,
+        examples=examples,
+        model=model,
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=infra_blessing,
+        serving_dir=parameters.serving_dir,
+    )
+    components: list[base_node.BaseNode] = [
+        plan,
+        example_gen,
+        statistics_gen,
+        validator,
+        transform,
+        trainer,
+        serving_check,
+        evaluator,
+        pusher,
+    ]
+    return pipeline.Pipeline(
+        pipeline_name=name,
+        pipeline_root=pipeline_root,
+        components=components,
+        # The logs, the day store and the serving folder change behind ML Metadata's back.
+        enable_cache=False,
+        beam_pipeline_args=list(beam_pipeline_args),
+        metadata_connection_config=metadata_connection_config,
+    )

@@ -1,0 +1,171 @@
+"""What ML Metadata knows about runs and models."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+ERROR_PROPERTY = "error"
+"""Custom property of a failed execution: what it failed with, for people."""
+
+_STATES = mlmd.Execution.State
+_DONE = (_STATES.COMPLETE, _STATES.CACHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of the pipeline.
+
+    Attributes:
+        run_id: TFX's pipeline run id.
+        run_date: the day it evaluated on; empty if it failed before that was known.
+        started: when its first component started, UTC.
+        seconds: from there to the last change of a component.
+        components: state of each component that started, in order of their start, by id:
+            `RUNNING`, `COMPLETE`, `FAILED`, ...
+        outcome: `pushed`, `blocked`, `failed` or `running`.
+        reasons: why it was blocked or failed.
+        start: why the start was warm or cold.
+        baseline: why there was a comparison with the served model or none.
+        metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
+        version: the pushed version.
+        model_uri: its Model artifact.
+    """
+
+    run_id: str
+    run_date: str
+    started: datetime.datetime
+    seconds: float
+    components: Mapping[str, str]
+    outcome: str
+    reasons: tuple[str, ...]
+    start: str
+    baseline: str
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
+    version: int | None
+    model_uri: str
+
+    def task_metric(self, task: str) -> float | None:
+        """The AUC, or else the RMSE, that the candidate reached on a task."""
+        metrics = self.metrics.get("candidate", {}).get(task, {})
+        return metrics.get("auc", metrics.get("root_mean_squared_error"))
+
+
+def open_store(metadata_path: str) -> MetadataStore | None:
+    """Opens the sqlite store for reading, or returns None before the first run."""
+    if not os.path.exists(metadata_path):
+        return None
+    config = mlmd.ConnectionConfig()
+    config.sqlite.filename_uri = metadata_path
+    config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE
+    return MetadataStore(config)
+
+
+def list_runs(store: MetadataStore) -> list[Run]:
+    """Returns all runs, oldest first."""
+    contexts = store.get_contexts_by_type("pipeline_run")
+    return [run for c in sorted(contexts, key=lambda c: c.id) if (run := _run(store, c))]
+
+
+def latest_run(store: MetadataStore, run_date: str) -> Run | None:
+    """Returns the newest run of a day."""
+    runs = [run for run in list_runs(store) if run.run_date == run_date]
+    return runs[-1] if runs else None
+
+
+def set_error(store: MetadataStore, error: str) -> None:
+    """Notes on the newest failed execution what it failed with."""
+    failed = [e for e in store.get_executions() if e.last_known_state == _STATES.FAILED]
+    if failed:
+        execution = max(failed, key=lambda e: e.id)
+        execution.custom_properties[ERROR_PROPERTY].string_value = error
+        store.put_executions([execution])
+
+
+def abandon_running(store: MetadataStore) -> None:
+    """Marks what a killed run left running as failed.
+
+    To be called when no run is under way: ML Metadata itself cannot tell.
+    """
+    running = [e for e in store.get_executions() if e.last_known_state == _STATES.RUNNING]
+    for execution in running:
+        execution.last_known_state = _STATES.FAILED
+        execution.custom_properties[ERROR_PROPERTY].string_value = "killed while running"
+    if running:
+        store.put_executions(running)
+
+
+def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
+    executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id)
+    if not executions:
+        return None
+    types = {t.id: t.name.rpartition(".")[2] for t in store.get_execution_types()}
+    components = {
+        types[e.type_id]: _STATES.Name(e.last_known_state).removeprefix("CACHED_")
+        for e in executions
+    }
+    outputs = _outputs(store, context)
+    plan = outputs.get("RunPlan", {})
+    pushed = outputs.get("PushedModel", {})
+    version = int(pushed["pushed_version"]) if pushed.get("pushed") == 1 else None
+    errors = [
+        e.custom_properties[ERROR_PROPERTY].string_value
+        for e in executions
+        if ERROR_PROPERTY in e.custom_properties
+    ]
+    outcome = _outcome(components, pushed, version)
+    reasons: Sequence[str] = errors
+    if outcome == "blocked":
+        reasons = str(outputs.get("ModelBlessing", {}).get("reasons", "")).splitlines()
+    elif outcome == "failed" and not errors:
+        reasons = [f"{name} failed" for name, state in components.items() if state == "FAILED"]
+    started = executions[0].create_time_since_epoch
+    return Run(
+        run_id=context.name,
+        run_date=str(plan.get("run_date", "")) or _requested_date(executions),
+        started=datetime.datetime.fromtimestamp(started / 1e3, datetime.timezone.utc),
+        seconds=(max(e.last_update_time_since_epoch for e in executions) - started) / 1e3,
+        components=components,
+        outcome=outcome,
+        reasons=tuple(reasons),
+        start=str(plan.get("start", "")),
+        baseline=str(plan.get("baseline", "")),
+        metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
+        version=version,
+        model_uri=str(outputs.get("Model", {}).get("uri", "")),
+    )
+
+
+def _outcome(
+    components: Mapping[str, str], pushed: Mapping[str, object], version: int | None
+) -> str:
+    if version is not None:
+        return "pushed"
+    if "FAILED" in components.values():
+        return "failed"
+    return "blocked" if "pushed" in pushed else "running"
+
+
+def _outputs(store: MetadataStore, context: mlmd.Context) -> dict[str, dict[str, object]]:
+    """Custom properties and URI of the run's artifacts, by type; the newest of each type."""
+    types = {t.id: t.name for t in store.get_artifact_types()}
+    result: dict[str, dict[str, object]] = {}
+    for artifact in sorted(store.get_artifacts_by_context(context.id), key=lambda a: a.id):
+        values: dict[str, object] = {"uri": artifact.uri}
+        for name, value in artifact.custom_properties.items():
+            values[name] = getattr(value, value.WhichOneof("value"))
+        result[types[artifact.type_id]] = values
+    return result
+
+
+def _requested_date(executions: Sequence[mlmd.Execution]) -> str:
+    for execution in executions:
+        if "run_date" in execution.custom_properties:
+            return execution.custom_properties["run_date"].string_value
+    return ""

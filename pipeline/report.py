@@ -1,0 +1,95 @@
+"""What people see of runs: tables for the terminal, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.lineage import Run
+
+_VERDICTS = {
+    "pushed": "[green]pushed[/]",
+    "blocked": "[yellow]BLOCKED[/]",
+    "failed": "[red]FAILED[/]",
+    "running": "running",
+}
+
+
+def day_table(runs: Sequence[Run], tasks: Sequence[str], served: Sequence[int | None]) -> Table:
+    """Makes the table of days.
+
+    Args:
+        runs: one for each row.
+        tasks: a column for each.
+        served: for each run, the version served after it.
+
+    Returns:
+        Day, each task's AUC or RMSE, verdict and reason, version served.
+    """
+    table = Table(title="Days", title_justify="left", header_style="bold", expand=False)
+    table.add_column("day", no_wrap=True)
+    for task in tasks:
+        table.add_column(task, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("serves", justify="right")
+    table.add_column("why", overflow="fold", ratio=1)
+    for run, version in zip(runs, served, strict=True):
+        metrics = [run.task_metric(task) for task in tasks]
+        table.add_row(
+            run.run_date or "?",
+            *("-" if value is None else f"{value:.3f}" for value in metrics),
+            _VERDICTS[run.outcome],
+            "-" if version is None else f"v{version}",
+            why(run),
+        )
+    return table
+
+
+def why(run: Run) -> str:
+    """Says in one line why a run ended as it did, or how it started."""
+    if not run.reasons:
+        return run.start
+    first = run.reasons[0].splitlines()[0]
+    rest = len(run.reasons) - 1
+    return f"{first} (and {rest} more)" if rest else first
+
+
+def served_after(runs: Sequence[Run]) -> list[int | None]:
+    """Returns for each run, oldest first, the newest version pushed by then."""
+    served: list[int | None] = []
+    for run in runs:
+        served.append(run.version or (served[-1] if served else None))
+    return served
+
+
+def as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns the runs as plain data, oldest first."""
+    return [{**dataclasses.asdict(run), "started": run.started.isoformat()} for run in runs]
+
+
+def served_lineage(served: tuple[int, str, str] | None, runs: Sequence[Run]) -> list[str]:
+    """Tells where the served model comes from, back to its cold start.
+
+    Args:
+        served: number, path and Model artifact of the served version.
+        runs: all runs, oldest first.
+
+    Returns:
+        Lines: the served version, then each run that its weights went through.
+    """
+    if served is None:
+        return ["nothing is being served yet"]
+    number, path, model_uri = served
+    lines = [f"serving version {number} ({path})"]
+    by_uri = {run.model_uri: run for run in runs if run.model_uri}
+    by_version = {run.version: run for run in runs if run.version is not None}
+    run = by_uri.get(model_uri)
+    while run is not None:
+        lines.append(f"  from the run of {run.run_date} ({run.run_id}): {run.start}")
+        base = re.match(r"warm start from version (\d+)", run.start)
+        run = by_version.get(int(base.group(1))) if base else None
+    return lines

@@ -1,0 +1,163 @@
+"""The exported SavedModel: preprocessing, model and score in one, with its signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from schemas import formula
+from schemas.spec import BinaryTask, CategoricalFeature, RankingSpec
+from trainer_module import signatures
+from trainer_module.inputs import model_inputs
+from trainer_module.preprocessing import raw_feature_spec
+
+_FUNCTIONS = {
+    "exp": tf.exp,
+    "log1p": tf.math.log1p,
+    "sqrt": tf.sqrt,
+    "minimum": tf.minimum,
+    "maximum": tf.maximum,
+}
+_ABSENT_ID = -1
+
+
+def export_model(
+    model: keras.Model, transform: tft.TFTransformOutput, spec: RankingSpec, directory: str
+) -> None:
+    """Saves a SavedModel that needs nothing of this project to be served.
+
+    Its signatures are those of `trainer_module.signatures`. `serving_default` takes
+    serialized tf.Examples, string [batch]; `raw_features` takes each feature by name: single
+    values as [batch], lists as [batch, longest] padded with the empty string (string) or -1
+    (int); empty string, -1 or NaN where there is no value. Both return each task's
+    prediction, float32 [batch], in the units of its label (a probability for a binary task),
+    and the score.
+
+    Args:
+        model: of `build_model`.
+        transform: what Transform wrote.
+        spec: the ranking spec.
+        directory: folder of the SavedModel; replaced.
+    """
+    module = _Ranker(model, transform, spec)
+    if tf.io.gfile.exists(directory):
+        tf.io.gfile.rmtree(directory)
+    tf.saved_model.save(
+        module,
+        directory,
+        signatures={
+            signatures.SERVE_EXAMPLES: module.serve_examples,
+            signatures.SERVE_FEATURES: module.serve_features,
+            signatures.EVALUATE: module.evaluate,
+            signatures.LABELS: module.evaluation_labels,
+        },
+    )
+
+
+class _Ranker(tf.Module):
+    """Holds the parts so that they are saved, and the signatures as tf.functions."""
+
+    def __init__(self, model: keras.Model, transform: tft.TFTransformOutput, spec: RankingSpec):
+        super().__init__()
+        self._model = model
+        self._transform = transform.transform_features_layer()
+        self._spec = spec
+        self._raw_feature_spec = raw_feature_spec(spec)
+        self._score = formula.parse(spec.serving.score, names=spec.tasks)
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        self.serve_examples = tf.function(
+            self._serve_examples, input_signature=[examples], autograph=False
+        )
+        self.evaluate = tf.function(self._evaluate, input_signature=[examples], autograph=False)
+        self.evaluation_labels = tf.function(
+            self._labels, input_signature=[examples], autograph=False
+        )
+        self.serve_features = tf.function(
+            self._serve_features, input_signature=[_raw_signature(spec)], autograph=False
+        )
+
+    def _serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._answer(self._outputs(self._parse(examples, self._spec.features)))
+
+    def _serve_features(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self._answer(self._outputs({n: _sparse(v) for n, v in features.items()}))
+
+    def _evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self._outputs(self._parse(examples, self._spec.features))
+        predictions = {
+            name: tf.sigmoid(outputs[name]) if isinstance(task, BinaryTask) else outputs[name]
+            for name, task in self._spec.tasks.items()
+        }
+        finite = {name: tf.math.is_finite(value) for name, value in predictions.items()}
+        # TFMA's histograms crash on NaN. A diverged model must end in a verdict, so what is
+        # not finite is evaluated as zero, and counted where a bound of its own catches it.
+        answer = {
+            name: tf.where(finite[name], value, tf.zeros_like(value))
+            for name, value in predictions.items()
+        }
+        all_finite = tf.reduce_all(tf.stack(list(finite.values())), axis=0)
+        answer[signatures.FINITE] = tf.cast(all_finite, tf.float32)
+        return answer
+
+    def _labels(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        fields = [*self._spec.features, *self._spec.labels]
+        transformed = self._transform(self._parse(examples, fields))
+        answer = {}
+        for task in self._spec.tasks:
+            for key in (signatures.label_key(task), signatures.weight_key(task)):
+                answer[key] = tf.reshape(transformed[key], [-1])
+        ones = tf.ones(tf.shape(examples), tf.float32)
+        answer[signatures.label_key(signatures.FINITE)] = ones
+        answer[signatures.weight_key(signatures.FINITE)] = ones
+        return answer
+
+    def _parse(self, examples: tf.Tensor, fields: Any) -> dict[str, tf.SparseTensor]:
+        return tf.io.parse_example(examples, {n: self._raw_feature_spec[n] for n in fields})
+
+    def _outputs(self, raw: Mapping[str, tf.SparseTensor]) -> dict[str, tf.Tensor]:
+        """Returns each task's output, float32 [batch], in the space of the loss."""
+        features = model_inputs(self._transform(dict(raw)), self._spec)
+        outputs = self._model(features, training=False)
+        return {task: tf.reshape(outputs[task], [-1]) for task in self._spec.tasks}
+
+    def _answer(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        answer = {}
+        for name, task in self._spec.tasks.items():
+            if isinstance(task, BinaryTask):
+                answer[name] = tf.sigmoid(outputs[name])
+            else:
+                answer[name] = (
+                    tf.math.expm1(outputs[name]) if task.transform == "log1p" else outputs[name]
+                )
+        answer[signatures.SCORE] = formula.evaluate(self._score, answer, _FUNCTIONS)
+        return answer
+
+
+def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
+    result = {}
+    for name, feature in spec.features.items():
+        if isinstance(feature, CategoricalFeature):
+            dtype = tf.string if feature.dtype == "string" else tf.int64
+            shape = [None, None] if feature.multivalued else [None]
+        else:
+            dtype, shape = tf.float32, [None]
+        result[name] = tf.TensorSpec(shape, dtype, name=name)
+    return result
+
+
+def _sparse(values: tf.Tensor) -> tf.SparseTensor:
+    """Makes the sparse [batch, any] form of a raw feature, dropping what is absent."""
+    if values.shape.rank == 1:
+        values = tf.expand_dims(values, 1)
+    if values.dtype == tf.string:
+        present = tf.not_equal(values, "")
+    elif values.dtype == tf.int64:
+        present = tf.not_equal(values, _ABSENT_ID)
+    else:
+        present = tf.logical_not(tf.math.is_nan(values))
+    ragged = tf.ragged.boolean_mask(values, present)
+    return ragged.to_sparse()

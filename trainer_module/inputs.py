@@ -1,0 +1,77 @@
+"""The input pipeline: transformed examples to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from schemas.spec import RankingSpec
+from trainer_module import signatures
+
+PADDING = -1
+"""What fills up a multivalued feature's row; no bucket has this number."""
+
+_READERS = 8
+
+Batch = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tf.Tensor]]
+
+
+def training_batches(
+    files: Sequence[str],
+    feature_spec: Mapping[str, Any],
+    spec: RankingSpec,
+) -> tf.data.Dataset:
+    """Reads the training split for all epochs, in a random order fixed by the seed.
+
+    Files are read several at a time in random order, then shuffled through a buffer; each
+    epoch has an order of its own. The order does not depend on timing, so that a resumed
+    training can skip what it has seen.
+
+    Args:
+        files: gzipped TFRecords of transformed tf.Examples.
+        feature_spec: their parsing spec, of `TFTransformOutput.transformed_feature_spec`.
+        spec: the ranking spec.
+
+    Returns:
+        Batches of (features, labels, label weights). Features by name: ids, int64
+        [batch, values], padded by `PADDING`; numbers, float32 [batch, 1]. Labels and
+        weights by task, float32 [batch, 1].
+    """
+    training = spec.training
+    dataset = tf.data.Dataset.from_tensor_slices(sorted(files))
+    dataset = dataset.shuffle(len(files), seed=training.seed, reshuffle_each_iteration=True)
+    dataset = dataset.interleave(
+        lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
+        cycle_length=_READERS,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    dataset = dataset.shuffle(
+        training.shuffle_events, seed=training.seed + 1, reshuffle_each_iteration=True
+    )
+    dataset = dataset.repeat(training.epochs).batch(training.batch_size)
+    return dataset.map(
+        lambda records: parse(records, feature_spec, spec), num_parallel_calls=tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+def parse(records: tf.Tensor, feature_spec: Mapping[str, Any], spec: RankingSpec) -> Batch:
+    """Parses a batch of serialized transformed tf.Examples, as `training_batches` gives it."""
+    parsed = tf.io.parse_example(records, dict(feature_spec))
+    features = model_inputs(parsed, spec)
+    labels = {task: parsed[signatures.label_key(task)] for task in spec.tasks}
+    weights = {task: parsed[signatures.weight_key(task)] for task in spec.tasks}
+    return features, labels, weights
+
+
+def model_inputs(transformed: Mapping[str, Any], spec: RankingSpec) -> dict[str, tf.Tensor]:
+    """Picks the model's inputs from preprocessing's outputs and pads sparse ones."""
+    features = {}
+    for name in spec.features:
+        value = transformed[name]
+        if isinstance(value, tf.SparseTensor):
+            value = tf.sparse.to_dense(value, default_value=PADDING)
+        features[name] = value
+    return features

@@ -1,0 +1,118 @@
+"""Keras layers that Keras does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from trainer_module.inputs import PADDING
+
+
+@keras.saving.register_keras_serializable("steadyrank")
+class PooledEmbedding(keras.layers.Layer):
+    """An embedding table whose rows are pooled over each example's ids.
+
+    Input: ids, int [batch, values], rows of the table or `PADDING`. Output: float
+    [batch, width]; zeros for an example without ids.
+    """
+
+    def __init__(self, rows: int, width: int, **kwargs: Any):
+        """Makes the layer.
+
+        Args:
+            rows: number of rows of the table.
+            width: length of a row.
+            **kwargs: as `keras.layers.Layer`.
+        """
+        super().__init__(**kwargs)
+        self.rows = rows
+        self.width = width
+        # The name is how the optimizer tells embeddings from the other variables.
+        self.table = keras.layers.Embedding(
+            rows,
+            width,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=width**-0.5 / 4),
+            name="embedding",
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the table."""
+        self.table.build(input_shape)
+        self.built = True
+
+    def call(self, ids: Any, pooling: str = "mean") -> Any:
+        """Looks up and pools; `pooling` is `mean`, `sum` or `sqrtn`."""
+        present = ops.cast(ops.not_equal(ids, PADDING), self.compute_dtype)
+        rows = self.table(ops.maximum(ids, 0)) * ops.expand_dims(present, -1)
+        total = ops.sum(rows, axis=1)
+        if pooling == "sum":
+            return total
+        count = ops.maximum(ops.sum(present, axis=1, keepdims=True), 1.0)
+        return total / (count if pooling == "mean" else ops.sqrt(count))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
+        """Returns [batch, width]."""
+        return (input_shape[0], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "rows": self.rows, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("steadyrank")
+class Cross(keras.layers.Layer):
+    """A DCN-v2 cross layer: x0 * (W x + b) + x, arXiv 2008.13535, eq. 1.
+
+    Inputs: x0 and x, float [batch, width]. Output: float [batch, width].
+    """
+
+    def build(self, x0_shape: Any, x_shape: Any) -> None:
+        """Builds W, [width, width], and b, [width]."""
+        self.dense = keras.layers.Dense(x_shape[-1], dtype=self.dtype_policy, name="cross")
+        self.dense.build(x_shape)
+        self.built = True
+
+    def call(self, x0: Any, x: Any) -> Any:
+        """Crosses."""
+        return x0 * self.dense(x) + x
+
+    def compute_output_shape(self, x0_shape: Any, x_shape: Any) -> Any:
+        """Returns the shape of `x`."""
+        return x_shape
+
+
+@keras.saving.register_keras_serializable("steadyrank")
+class ClippedNormalization(keras.layers.Layer):
+    """z-scores, clipped: (x - mean) / std within [-`limit`, `limit`].
+
+    Mean and variance are weights that no step trains: a cold start sets them, checkpoints
+    and warm starts carry them over.
+
+    Input and output: float [batch, width].
+    """
+
+    limit = 8.0
+
+    def build(self, input_shape: Any) -> None:
+        """Builds mean and variance, [width], as zeros and ones."""
+        shape = (input_shape[-1],)
+        self.mean = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="mean", dtype="float32"
+        )
+        self.variance = self.add_weight(
+            shape=shape, initializer="ones", trainable=False, name="variance", dtype="float32"
+        )
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        """Normalises in float32, whatever the policy: raw values may overflow float16."""
+        x = ops.cast(x, "float32")
+        # A feature that was constant at the cold start must not blow up when it moves.
+        z = (x - self.mean) / ops.sqrt(ops.maximum(self.variance, 1e-6))
+        return ops.cast(ops.clip(z, -self.limit, self.limit), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the shape of the input."""
+        return input_shape

@@ -1,0 +1,129 @@
+"""The shared-bottom multitask ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from schemas.spec import BinaryTask, RankingSpec
+from trainer_module.inputs import Batch
+from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
+
+_NORMALIZATION = "normalization"
+_HEAD = "head_"
+
+
+def build_model(spec: RankingSpec) -> keras.Model:
+    """Builds the model of arXiv 2302.09178, Section 5.1: embeddings, shared bottom, heads.
+
+    Args:
+        spec: the ranking spec.
+
+    Returns:
+        A functional model. Inputs by feature: ids, int64 [batch, values]; numbers, float32
+        [batch, 1]. Outputs by task, float32 [batch, 1]: the logit of a binary task, the
+        value of a regression task in the space of its loss.
+    """
+    inputs, parts = {}, []
+    tables: dict[str, PooledEmbedding] = {}
+    for name, feature in spec.categorical.items():
+        owner = spec.table_of(name)
+        if owner not in tables:
+            declared = spec.categorical[owner]
+            assert declared.buckets is not None
+            assert declared.embedding is not None
+            tables[owner] = PooledEmbedding(
+                declared.buckets, declared.embedding, name=f"embedding_{owner}"
+            )
+        inputs[name] = keras.Input((None,), dtype="int64", name=name)
+        parts.append(tables[owner](inputs[name], pooling=feature.pooling))
+    if spec.dense:
+        dense = [keras.Input((1,), dtype="float32", name=name) for name in spec.dense]
+        inputs.update(zip(spec.dense, dense, strict=True))
+        numbers = keras.layers.Concatenate(dtype="float32")(dense) if len(dense) > 1 else dense[0]
+        parts.append(ClippedNormalization(name=_NORMALIZATION)(numbers))
+    x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+
+    if spec.model.cross_layers:
+        x0 = x
+        for layer in range(spec.model.cross_layers):
+            x = Cross(name=f"cross_{layer}")(x0, x)
+        x = keras.layers.LayerNormalization(name="cross_normalization")(x)
+    for layer, units in enumerate(spec.model.shared):
+        x = keras.layers.Dense(
+            units, "relu", kernel_initializer="he_normal", name=f"shared_{layer}"
+        )(x)
+        if spec.model.dropout:
+            x = keras.layers.Dropout(spec.model.dropout, seed=spec.training.seed + layer)(x)
+    outputs = {}
+    for task in spec.tasks:
+        tower = x
+        for layer, units in enumerate(spec.model.tower):
+            tower = keras.layers.Dense(
+                units, "relu", kernel_initializer="he_normal", name=f"tower_{task}_{layer}"
+            )(tower)
+        # float32 whatever the policy: a loss in float16 loses what the gates measure.
+        outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{_HEAD}{task}")(tower)
+    return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
+
+
+def losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
+    """Returns each task's loss: log loss on logits, or squared error; mean over labelled rows."""
+    reduction = "mean_with_sample_weight"
+    return {
+        name: (
+            keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
+            if isinstance(task, BinaryTask)
+            else keras.losses.MeanSquaredError(reduction=reduction)
+        )
+        for name, task in spec.tasks.items()
+    }
+
+
+def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: RankingSpec) -> None:
+    """Sets what a cold start takes from data: normalisation, and each head's base rate.
+
+    A warm start does not come here: mean and variance then stay those that the weights were
+    trained with. Were they estimated anew each day, a holiday's bump would rescale the
+    inputs of every trained layer at once, which is the very shift that makes training
+    diverge; a slow drift is for the weights to follow, and a cold start for when they cannot.
+
+    Args:
+        model: of `build_model`; changed in place.
+        batches: a sample of the training data.
+        spec: the ranking spec.
+    """
+    count = 0
+    total = np.zeros(len(spec.dense))
+    squares = np.zeros(len(spec.dense))
+    labelled = dict.fromkeys(spec.tasks, 0.0)
+    label_sum = dict.fromkeys(spec.tasks, 0.0)
+    for features, labels, weights in batches:
+        if spec.dense:
+            x = np.concatenate([np.asarray(features[n], np.float64) for n in spec.dense], axis=1)
+            count += len(x)
+            total += x.sum(axis=0)
+            squares += np.square(x).sum(axis=0)
+        for task in spec.tasks:
+            weight = np.asarray(weights[task], np.float64)
+            labelled[task] += weight.sum()
+            label_sum[task] += (weight * np.asarray(labels[task], np.float64)).sum()
+    if count:
+        mean = total / count
+        normalization = model.get_layer(_NORMALIZATION)
+        normalization.mean.assign(mean.astype(np.float32))
+        variance = np.maximum(squares / count - np.square(mean), 0.0)
+        normalization.variance.assign(variance.astype(np.float32))
+    for name, task in spec.tasks.items():
+        if labelled[name]:
+            rate = label_sum[name] / labelled[name]
+            bias = _logit(rate) if isinstance(task, BinaryTask) else rate
+            model.get_layer(f"{_HEAD}{name}").bias.assign([bias])
+
+
+def _logit(rate: float) -> Any:
+    rate = np.clip(rate, 1e-4, 1.0 - 1e-4)
+    return np.log(rate / (1.0 - rate))

@@ -1,0 +1,115 @@
+"""Preprocessing in tensorflow-transform: one graph for training, evaluation and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from schemas.spec import CategoricalFeature, DenseFeature, RankingSpec, Task, parse_spec
+from trainer_module import signatures
+
+
+def preprocessing_fn(
+    inputs: Mapping[str, tf.SparseTensor], custom_config: Mapping[str, Any]
+) -> dict[str, tf.Tensor | tf.SparseTensor]:
+    """TFX Transform's entry point; see `preprocess`.
+
+    Args:
+        inputs: event fields by name, sparse [batch, any].
+        custom_config: `spec`, the ranking spec as YAML.
+
+    Returns:
+        As `preprocess`.
+    """
+    return preprocess(inputs, parse_spec(custom_config["spec"], "custom_config"))
+
+
+def preprocess(
+    inputs: Mapping[str, tf.SparseTensor], spec: RankingSpec
+) -> dict[str, tf.Tensor | tf.SparseTensor]:
+    """Turns event fields into model inputs, labels and label weights.
+
+    Nothing here depends on the data: ids are hashed, not looked up in a vocabulary, so that
+    a warm-started embedding row keeps its meaning from day to day, and dense features are
+    squashed only. Their mean and variance are weights of the model (see
+    `trainer_module.model`), which a warm start carries over.
+
+    Args:
+        inputs: event fields by name, sparse [batch, any]; labels may be absent.
+        spec: the ranking spec.
+
+    Returns:
+        By name: single-valued categorical features, int64 [batch, 1]; multivalued ones,
+        sparse int64 [batch, any]; dense features, float32 [batch, 1]; for each task its
+        label in the space of the loss and the label's weight, float32 [batch, 1].
+    """
+    outputs: dict[str, tf.Tensor | tf.SparseTensor] = {}
+    for name, feature in spec.categorical.items():
+        buckets = spec.categorical[spec.table_of(name)].buckets
+        outputs[name] = _hashed(inputs[name], feature, buckets)
+    for name, feature in spec.dense.items():
+        outputs[name] = _squashed(inputs[name], feature)
+    for name, task in spec.tasks.items():
+        if task.label in inputs:
+            outputs[signatures.label_key(name)] = _label(inputs[task.label], task)
+            outputs[signatures.weight_key(name)] = _label_weight(inputs[task.label])
+    return outputs
+
+
+def raw_feature_spec(spec: RankingSpec) -> dict[str, tf.io.VarLenFeature]:
+    """Returns the parsing spec of encoded events, features and labels by name."""
+    dtypes = {"string": tf.string, "int": tf.int64}
+    result = {
+        name: tf.io.VarLenFeature(
+            dtypes[feature.dtype] if isinstance(feature, CategoricalFeature) else tf.float32
+        )
+        for name, feature in spec.features.items()
+    }
+    result.update({label: tf.io.VarLenFeature(tf.float32) for label in spec.labels})
+    return result
+
+
+def _hashed(
+    values: tf.SparseTensor, feature: CategoricalFeature, buckets: int | None
+) -> tf.Tensor | tf.SparseTensor:
+    if feature.dtype == "int":
+        values = tf.SparseTensor(
+            values.indices, tf.strings.as_string(values.values), values.dense_shape
+        )
+    if feature.multivalued:
+        return tft.hash_strings(values, buckets)
+    # A missing value has a bucket of its own: the one of the empty string.
+    return tft.hash_strings(_first(values, ""), buckets)
+
+
+def _squashed(values: tf.SparseTensor, feature: DenseFeature) -> tf.Tensor:
+    dense = _first(values, feature.default)
+    # Only a JSON client can send NaN; it means that there is no value.
+    dense = tf.where(tf.math.is_nan(dense), tf.fill(tf.shape(dense), feature.default), dense)
+    return tf.math.log1p(tf.maximum(dense, 0.0)) if feature.scale == "log1p" else dense
+
+
+def _label(values: tf.SparseTensor, task: Task) -> tf.Tensor:
+    label = _first(values, 0.0)
+    if task.kind == "regression" and task.transform == "log1p":
+        return tf.math.log1p(tf.maximum(label, 0.0))
+    return label
+
+
+def _label_weight(values: tf.SparseTensor) -> tf.Tensor:
+    present = tf.SparseTensor(
+        values.indices, tf.ones_like(values.values, tf.float32), values.dense_shape
+    )
+    return _first(present, 0.0)
+
+
+def _first(values: tf.SparseTensor, default: Any) -> tf.Tensor:
+    """Returns each row's first value, [batch, 1]; `default` where there is none."""
+    first = tf.equal(values.indices[:, 1], 0)
+    kept = tf.sparse.retain(values, first)
+    column = tf.SparseTensor(kept.indices, kept.values, [values.dense_shape[0], 1])
+    dense = tf.sparse.to_dense(column, default_value=tf.constant(default, values.values.dtype))
+    return tf.reshape(dense, [-1, 1])
