@@ -15,6 +15,7 @@ from trainer_module.optimizers._rules import (
     Rule,
     Step,
     UpdateRMSClipping,
+    ZClip,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "Rule",
     "Step",
     "UpdateRMSClipping",
+    "ZClip",
 ]

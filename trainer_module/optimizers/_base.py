@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from trainer_module.optimizers import _sparse
-from trainer_module.optimizers._rules import NoClipping, Rule, Step, Tensor, l2_norm
+from trainer_module.optimizers import _backend
+from trainer_module.optimizers._rules import NoClipping, Rule, Step, Tensor, all_finite, l2_norm
 
 EMBEDDINGS = (r"embedding[^/]*$",)
 """Patterns of the paths of embedding tables: those whose last part contains 'embedding'."""
@@ -40,6 +41,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         excluded_learning_rate: Learning rate of the excluded variables, a float or
             `LearningRateSchedule`. None is `learning_rate`.
         export_clipping_factors: Keep each layer's latest sigma in `clipping_factors`.
+        jit_compile: Compile the step of each dense layer into one XLA program (TensorFlow only;
+            independent of the model's `jit_compile`). False runs operation by operation.
         **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
     Attributes:
@@ -58,12 +61,15 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         exclude: Exclude = EMBEDDINGS,
         excluded_learning_rate: Any = None,
         export_clipping_factors: bool = False,
+        jit_compile: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rule = NoClipping() if rule is None else rule
         self.exclude = exclude if callable(exclude) else tuple(exclude)
         self.export_clipping_factors = export_clipping_factors
+        self.jit_compile = jit_compile
+        self._fused_step = _backend.Fused(self._step)
         self.clipping_factors: list[keras.Variable] = []
         self.skipped_steps_per_variable: list[keras.Variable] = []
         if isinstance(excluded_learning_rate, float):
@@ -138,12 +144,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         if self.export_clipping_factors:
             self.clipping_factors = self._add_scalars(variables, "clipping_factor", 1.0)
         self._rule_state = {
-            name: self._add_scalars(variables, name, value, "float32")
+            name: self._add_scalars(variables, name, value)
             for name, value in self.rule.state.items()
         }
 
     def _add_scalars(
-        self, variables: list[Any], name: str, value: float, dtype: str | None = None
+        self, variables: list[Any], name: str, value: float, dtype: str = "float32"
     ) -> list[Any]:
         return [
             None
@@ -151,7 +157,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             else self.add_variable(
                 shape=(),
                 initializer=keras.initializers.Constant(value),
-                dtype=dtype or v.dtype,
+                dtype=dtype,
                 name=f"{getattr(v, 'path', v.name)}_{name}".replace("/", "_").replace(":", "_"),
             )
             for v in variables
@@ -171,22 +177,25 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         slots = [slot[index] for slot in self._slots]
 
         dtype = _compute_dtype(variable)
-        gradient, rows = _sparse.split(gradient)
+        gradient, rows = _backend.split(gradient)
         decay = self.weight_decay if self._use_weight_decay(variable) else None
-        new_w, new_slots, sigma, new_state, finite = self._step(
+        step = self._step
+        if rows is None and self.jit_compile:
+            step = partial(self._fused_step, (rule, tuple(variable.shape), dtype))
+        new_w, new_slots, sigma, new_state, finite = step(
             rule,
             ops.cast(gradient, dtype),
-            _sparse.read(variable, rows, dtype),
-            [_sparse.read(slot, rows, dtype) for slot in slots],
-            {name: ops.convert_to_tensor(value) for name, value in state.items()},
+            _backend.read(variable, rows, dtype),
+            [_backend.read(slot, rows, dtype) for slot in slots],
+            {name: _backend.read(value, None, "float32") for name, value in state.items()},
             ops.cast(learning_rate, dtype),
             ops.cast(self.iterations + 1, dtype),
             None if model_norm is None else ops.cast(model_norm, dtype),
             decay,
         )
-        self.assign(variable, _sparse.with_rows(ops.cast(new_w, variable.dtype), rows))
+        self.assign(variable, _backend.with_rows(ops.cast(new_w, variable.dtype), rows))
         for slot, value in zip(slots, new_slots, strict=True):
-            self.assign(slot, _sparse.with_rows(ops.cast(value, slot.dtype), rows))
+            self.assign(slot, _backend.with_rows(ops.cast(value, slot.dtype), rows))
         for name, value in new_state.items():
             self.assign(state[name], value)
         skipped = self.skipped_steps_per_variable[index]
@@ -211,9 +220,9 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         r, p, slots_after = self.direction_and_slots(g, slots, iteration)
         sigma, new_state = rule.factor_and_state(Step(decayed, g, r, p, eta, model_norm), state)
         new_slots = slots_after(sigma)
-        finite = ops.all(ops.isfinite(sigma))
+        finite = all_finite(sigma)
         for slot in new_slots:
-            finite = finite & ops.all(ops.isfinite(slot))
+            finite = finite & all_finite(slot)
         sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
         return (
             ops.where(finite, decayed - (eta * sigma) * r, w),
@@ -227,7 +236,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         """Does nothing: decay is part of the step, so that a skipped layer stays as it was."""
 
     def _backend_update_step(self, grads: list, variables: list, learning_rate: Any) -> None:
-        if self.rule.model_wide and _sparse.tf is None:
+        if self.rule.model_wide and _backend.tf is None:
             learning_rate = (learning_rate, self._model_norm(grads, self._clipped(variables)))
         super()._backend_update_step(grads, variables, learning_rate)
 
@@ -238,7 +247,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             grads = [g for g, _ in grads_and_vars]
             variables = [v for _, v in grads_and_vars]
             clipped = self._clipped(variables)
-            norm = distribution.extended.update(
+            (norm, *_) = distribution.extended.update(
                 variables[0],
                 lambda _, grads: self._model_norm(grads, clipped),
                 args=(grads,),
@@ -252,12 +261,11 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 
     def _model_norm(self, grads: list, clipped: list[bool]) -> Tensor:
         """Norm over the layers that the rule applies to and whose gradient is finite."""
-        norms = [
-            ops.cast(l2_norm(ops.cast(_sparse.split(g)[0], "float32")), "float32")
-            for g, use in zip(grads, clipped, strict=True)
-            if use
-        ]
-        stacked = ops.stack(norms) if norms else ops.zeros((1,))
+        gradients = [_backend.split(g)[0] for g, use in zip(grads, clipped, strict=True) if use]
+        wide = any(keras.backend.standardize_dtype(g.dtype) == "float64" for g in gradients)
+        dtype = "float64" if wide else "float32"
+        norms = [l2_norm(ops.cast(g, dtype)) for g in gradients]
+        stacked = ops.stack(norms) if norms else ops.zeros((1,), dtype)
         return l2_norm(ops.where(ops.isfinite(stacked), stacked, ops.zeros_like(stacked)))
 
     def get_config(self) -> dict[str, Any]:
@@ -276,6 +284,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             else list(exclude),
             "excluded_learning_rate": rate,
             "export_clipping_factors": self.export_clipping_factors,
+            "jit_compile": self.jit_compile,
         }
 
     @classmethod

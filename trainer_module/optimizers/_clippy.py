@@ -11,7 +11,7 @@ from trainer_module.optimizers._rules import Clippy, register
 class ClippyAdagrad(ClippedAdagrad):
     """Drop-in for `tensorflow_recommenders.experimental.optimizers.ClippyAdagrad`.
 
-    Arguments, defaults and steps are those of TensorFlow Recommenders, 0.7.3. Two differences
+    Arguments, defaults and steps are those of TensorFlow Recommenders, 0.7.7. Two differences
     are meant: a layer whose step is not finite is skipped and counted, and `get_config` tells
     every argument. Mind the defaults: with an absolute threshold of 1e-7 a tensor that has one
     weight at zero hardly moves. The paper's settings are `variable_relative_threshold=0.5,

@@ -7,11 +7,13 @@ statistics in `state` and overrides `factor_and_state`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import ops
+
+from trainer_module.optimizers._backend import bitcast
 
 Tensor = Any
 
@@ -35,7 +37,40 @@ class Step(NamedTuple):
     r: Tensor
     p: Tensor
     eta: Tensor
-    model_norm: Tensor | None = None
+    model_norm: Tensor = None
+
+
+def all_finite(x: Tensor) -> Tensor:
+    """Whether every number is finite, as a boolean scalar."""
+    bits, infinity = _bits(ops.abs(x))
+    return _row_by_row(ops.max, bits, x.dtype, initial=0) < infinity
+
+
+def smallest(x: Tensor) -> Tensor:
+    """Smallest of non-negative numbers; infinity if there are none."""
+    bits, infinity = _bits(x)
+    return bitcast(_row_by_row(ops.min, bits, x.dtype, initial=infinity), x.dtype)
+
+
+def _bits(x: Tensor) -> tuple[Tensor, int]:
+    """Non-negative floats as integers of the same order, and infinity as one.
+
+    On a CPU XLA vectorises minima and maxima of integers, but not of floats.
+    """
+    if keras.backend.standardize_dtype(x.dtype) == "float64":
+        return bitcast(x, "int64"), 0x7FF0000000000000
+    return bitcast(x, "int32"), 0x7F800000
+
+
+def _row_by_row(reduction: Callable, bits: Tensor, dtype: str, initial: int) -> Tensor:
+    """Reduces to a scalar by way of rows, over which XLA can spread its threads.
+
+    The casts there and back keep XLA from making one reduction, of one thread, of the two.
+    """
+    if len(bits.shape) < 2:
+        return reduction(bits, initial=initial)
+    rows = bitcast(reduction(bits, axis=-1, initial=initial), dtype)
+    return reduction(bitcast(rows, bits.dtype), initial=initial)
 
 
 def l2_norm(x: Tensor, axis: tuple[int, ...] | None = None) -> Tensor:
@@ -48,6 +83,8 @@ def l2_norm(x: Tensor, axis: tuple[int, ...] | None = None) -> Tensor:
     Returns:
         The norm, in the dtype of `x`.
     """
+    if axis is None and len(x.shape) > 1:
+        return l2_norm(ops.reshape(l2_norm(x, axis=(len(x.shape) - 1,)), (-1,)))
     keepdims = axis is not None
     largest = ops.max(ops.abs(x), axis=axis, keepdims=keepdims, initial=0.0)
     scale = ops.where(largest > 0, largest, ops.ones_like(largest))
@@ -230,8 +267,8 @@ class UpdateRMSClipping(Rule):
     def factor(self, step: Step) -> Tensor:
         """Returns a scalar."""
         u = step.g * step.p
-        size = max(1, u.shape.num_elements() or 1) if hasattr(u.shape, "num_elements") else u.size
-        return at_most(self.threshold, l2_norm(u) / float(max(1, size)) ** 0.5)
+        size = ops.maximum(ops.cast(ops.size(u), u.dtype), 1.0)
+        return at_most(self.threshold, l2_norm(u) / ops.sqrt(size))
 
 
 @register
@@ -260,7 +297,7 @@ class Clippy(Rule):
         if self.accumulator_relative_threshold:
             bound = bound + self.accumulator_relative_threshold * step.p
         move = step.eta * ops.abs(step.r)
-        return ops.min(ops.where(move > 0, bound / move, ops.ones_like(move)), initial=1.0)
+        return ops.minimum(smallest(ops.where(move > 0, bound / move, ops.ones_like(move))), 1.0)
 
 
 @register
@@ -303,4 +340,52 @@ class AdaGC(Rule):
         return sigma, {
             "norm_mean": ops.where(counted, ops.where(warm, lowest, running), mean),
             "steps": steps + ops.cast(counted, steps.dtype),
+        }
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ZClip(Rule):
+    """Clips outliers of the whole model's gradient norm by their z-score (arXiv:2504.02507).
+
+    With z = (||g|| - mean) / (std + epsilon) over running statistics, a norm of z > threshold is
+    brought down to mean + threshold^2 / z * std; the statistics then take in the clipped norm.
+    In the first `warmup_steps` nothing is clipped and they are the plain mean and variance. The
+    authors' code also has a fixed maximum; for that use Keras's `global_clipnorm`.
+
+    Attributes:
+        threshold: z-score from which on a norm is an outlier.
+        decay: The paper's alpha.
+        warmup_steps: Steps that only feed the statistics.
+        epsilon: Added to the standard deviation.
+    """
+
+    threshold: float = 2.5
+    decay: float = 0.97
+    warmup_steps: int = 25
+    epsilon: float = 1e-6
+    state: ClassVar[Mapping[str, float]] = {"norm_mean": 0.0, "norm_variance": 0.0, "steps": 0.0}
+    model_wide: ClassVar[bool] = True
+
+    def factor_and_state(
+        self, step: Step, state: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Returns a scalar sigma, the same for every layer, and the next statistics."""
+        norm, steps = step.model_norm, state["steps"]
+        mean = ops.cast(state["norm_mean"], norm.dtype)
+        variance = ops.cast(state["norm_variance"], norm.dtype)
+        warm = steps < self.warmup_steps
+        std = ops.sqrt(variance)
+        z = (norm - mean) / (std + self.epsilon)
+        outlier = ops.logical_not(warm) & (z > self.threshold)
+        limit = mean + self.threshold**2 / ops.where(outlier, z, ops.ones_like(z)) * std
+        sigma = ops.where(outlier, at_most(limit, norm), ops.ones_like(norm))
+        kept = ops.where(warm, steps / (steps + 1), self.decay)
+        kept = ops.cast(kept, norm.dtype)
+        new_mean = kept * mean + (1 - kept) * sigma * norm
+        deviation = (sigma * norm - new_mean) * (sigma * norm - ops.where(warm, mean, new_mean))
+        return sigma, {
+            "norm_mean": new_mean,
+            "norm_variance": kept * variance + (1 - kept) * deviation,
+            "steps": steps + 1,
         }

@@ -1,5 +1,6 @@
-"""Dense and sparse (TensorFlow `IndexedSlices`) gradients behind one interface."""
+"""What the back ends do differently: sparse gradients, bit casts, compiling."""
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import keras
@@ -31,12 +32,36 @@ def split(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def read(variable: Any, rows: Tensor | None, dtype: str) -> Tensor:
     """Returns the variable, or these rows of it, in `dtype`."""
-    if rows is None:
-        return ops.cast(ops.convert_to_tensor(variable), dtype)
     native = variable.value if isinstance(variable, keras.Variable) else variable
-    return ops.cast(tf.gather(native, rows), dtype)
+    value = ops.convert_to_tensor(native) if rows is None else tf.gather(native, rows)
+    return ops.cast(value, dtype)
 
 
 def with_rows(values: Tensor, rows: Tensor | None) -> Tensor:
     """Returns what `Optimizer.assign` takes to write `values` to these rows (None: all)."""
     return values if rows is None else tf.IndexedSlices(values, rows)
+
+
+def bitcast(x: Tensor, dtype: str) -> Tensor:
+    """Returns the bits of `x`, of any shape, as numbers of another dtype of equal size."""
+    return ops.view(x, dtype) if tf is None else tf.bitcast(x, dtype)
+
+
+class Fused:
+    """A pure function that TensorFlow compiles with XLA into one program per signature.
+
+    TensorFlow's own operations would each read and write whole tensors. JAX users compile their
+    training step, so there the function is called as it is.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+        self._programs: dict[Hashable, Callable] = {}
+
+    def __call__(self, key: Hashable, *args: Any) -> Any:
+        """Calls the function; `key` tells apart what needs a program of its own."""
+        if tf is None:
+            return self._function(*args)
+        if key not in self._programs:
+            self._programs[key] = tf.function(self._function, autograph=False, jit_compile=True)
+        return self._programs[key](*args)
