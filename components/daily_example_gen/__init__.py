@@ -1,0 +1,1 @@
+"""Daily event logs in, the run's `train` and `eval` examples out."""

@@ -1,0 +1,300 @@
+"""Encoded days, each stored once: `<root>/<events>/<date>/<content>/` of shards and a manifest.
+
+`<events>` identifies how an event is encoded, `<content>` the log files. A day is whole
+if and only if it has a `manifest.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+
+from apache_beam.io.filesystems import FileSystems
+
+from components.daily_example_gen.parts import Part, create, open_stored
+from components.daily_example_gen.readers import SUFFIXES
+from components.daily_example_gen.shards import Shard
+
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.jsonl"
+_FORMAT = 1  # Raise it when the same logs are to be encoded differently.
+_WORK = ".work"
+_QUOTED_REASONS = 3
+_STALE_WORK = datetime.timedelta(days=2)
+_TIMESTAMP = "%Y%m%dT%H%M%S"
+
+
+@dataclasses.dataclass(frozen=True)
+class LogFile:
+    """A log file as its file system lists it; `version` changes with its content."""
+
+    name: str
+    path: str
+    size: int
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DayLogs:
+    """The log files of a day, in file order.
+
+    Attributes:
+        date: the day.
+        directory: where its logs lie, or would.
+        files: the files that hold events.
+        notes: what was passed over, for people.
+    """
+
+    date: datetime.date
+    directory: str
+    files: tuple[LogFile, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content of the files, without reading it."""
+        content = [_FORMAT, *((file.name, file.size, file.version) for file in self.files)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a stored day holds.
+
+    Attributes:
+        date: the day, ISO format.
+        fingerprint: of the logs it was made from.
+        events: well-formed events with an id of their own.
+        quarantined: malformed lines.
+        duplicates: events left out since a later one has their id.
+        shards: number of events by shard.
+        files: by log file its name, size, version, lines, events and malformed lines.
+        reasons: the first malformed lines, each as `file:line: reason`.
+        notes: what was passed over, for people.
+    """
+
+    date: str
+    fingerprint: str
+    events: int
+    quarantined: int
+    duplicates: int
+    shards: tuple[int, ...]
+    files: tuple[dict[str, str | int], ...]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredDay:
+    """A whole day in the store."""
+
+    directory: str
+    manifest: Manifest
+
+    @property
+    def quarantine(self) -> str:
+        """JSON lines with file, line, reason and text of the malformed lines."""
+        return os.path.join(self.directory, QUARANTINE)
+
+    def shard(self, number: int) -> str:
+        """Path of a shard."""
+        return os.path.join(self.directory, _shard_name(number, len(self.manifest.shards)))
+
+
+def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
+    """Lists a day's logs; none where the day is missing.
+
+    The version of a file is its time of modification, which one listing gives for all
+    files, and which differs on an object store for every upload. Where the file system has
+    none, it is the checksum that it keeps.
+    """
+    directory = FileSystems.join(logs_root, date.isoformat())
+    files, notes = [], []
+    for metadata in FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list:
+        name = metadata.path.rsplit("/", 1)[-1]
+        if name.startswith((".", "_")):
+            continue
+        if not name.endswith(SUFFIXES):
+            notes.append(f"{metadata.path}: ignored, its suffix is none of {', '.join(SUFFIXES)}")
+            continue
+        if metadata.size_in_bytes == 0:
+            notes.append(f"{metadata.path}: empty")
+        updated = metadata.last_updated_in_seconds
+        version = repr(updated) if updated else str(FileSystems.checksum(metadata.path))
+        files.append(LogFile(name, metadata.path, metadata.size_in_bytes, version))
+    files.sort(key=lambda file: file.name)
+    return DayLogs(date, directory, tuple(files), tuple(sorted(notes)))
+
+
+class DayStore:
+    """The store of one encoding of events."""
+
+    def __init__(self, root: str, events_fingerprint: str) -> None:
+        """Opens the store; it need not exist.
+
+        Args:
+            root: directory of the store; may be remote.
+            events_fingerprint: `RankingSpec.events_fingerprint()`.
+        """
+        self._root = os.path.join(root, events_fingerprint)
+
+    def find(self, logs: DayLogs) -> StoredDay | None:
+        """The stored form of just these logs, if it is there and whole."""
+        directory = self._directory(logs)
+        path = os.path.join(directory, MANIFEST)
+        if not FileSystems.exists(path):
+            return None
+        with open_stored(path) as file:
+            content = json.loads(file.read())
+        for name in ("shards", "files", "reasons", "notes"):
+            content[name] = tuple(content[name])
+        return StoredDay(directory, Manifest(**content))
+
+    @contextlib.contextmanager
+    def work_dir(self) -> Iterator[str]:
+        """A directory of one run's own, gone afterwards."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        work = os.path.join(self._root, _WORK)
+        for metadata in FileSystems.match([os.path.join(work, "*", "*")])[0].metadata_list:
+            abandoned = os.path.dirname(metadata.path)
+            stamp = os.path.basename(abandoned).split("-")[0]
+            if stamp < (now - _STALE_WORK).strftime(_TIMESTAMP):
+                _delete_tree(abandoned)
+        directory = os.path.join(work, f"{now.strftime(_TIMESTAMP)}-{uuid.uuid4().hex}")
+        if is_local(directory):
+            os.makedirs(directory)
+        try:
+            yield directory
+        finally:
+            _delete_tree(directory)
+
+    def commit(
+        self, logs: DayLogs, parts: Sequence[Part], shards: Sequence[Shard], work_dir: str
+    ) -> StoredDay:
+        """Makes a day whole, then removes what was stored of its former logs.
+
+        A local day appears in one rename. A remote one is complete before its manifest
+        is; of two runs that write the same day, either's files will do.
+
+        Args:
+            logs: the day's logs, as listed before they were read.
+            parts: what became of each piece of them.
+            shards: the shards, in `work_dir`; moved from there.
+            work_dir: directory of this run's own, on the same file system.
+
+        Returns:
+            The stored day.
+        """
+        final = self._directory(logs)
+        local = is_local(final)
+        staged = os.path.join(work_dir, logs.date.isoformat()) if local else final
+        if local:
+            os.makedirs(staged)
+        parts = sorted(parts, key=lambda part: part.piece.order)
+        shards = sorted(shards, key=lambda shard: shard.bucket)
+        FileSystems.rename(
+            [shard.path for shard in shards],
+            [os.path.join(staged, _shard_name(s.bucket, len(shards))) for s in shards],
+        )
+        reasons = _write_quarantine(os.path.join(staged, QUARANTINE), parts)
+        manifest = Manifest(
+            date=logs.date.isoformat(),
+            fingerprint=logs.fingerprint,
+            events=sum(shard.events for shard in shards),
+            quarantined=sum(part.malformed for part in parts),
+            duplicates=sum(shard.duplicates for shard in shards),
+            shards=tuple(shard.events for shard in shards),
+            files=tuple(_file_report(file, parts) for file in logs.files),
+            reasons=tuple(reasons),
+            notes=logs.notes,
+        )
+        with create(os.path.join(staged, MANIFEST)) as file:
+            file.write(json.dumps(dataclasses.asdict(manifest), indent=2).encode())
+        if local:
+            _publish(staged, final)
+        self._remove_former(logs)
+        stored = self.find(logs)
+        if stored is None:
+            raise FileNotFoundError(f"{final}: removed by another run")
+        return stored
+
+    def _directory(self, logs: DayLogs) -> str:
+        return os.path.join(self._root, logs.date.isoformat(), logs.fingerprint)
+
+    def _remove_former(self, logs: DayLogs) -> None:
+        day = os.path.join(self._root, logs.date.isoformat())
+        for metadata in FileSystems.match([os.path.join(day, "*", MANIFEST)])[0].metadata_list:
+            directory = os.path.dirname(metadata.path)
+            if os.path.basename(directory) != logs.fingerprint:
+                with contextlib.suppress(OSError):
+                    FileSystems.delete([metadata.path])
+                _delete_tree(directory)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of the local file system, without a scheme."""
+    return FileSystems.get_scheme(path) is None
+
+
+def _publish(staged: str, final: str) -> None:
+    os.makedirs(os.path.dirname(final), exist_ok=True)
+    if os.path.isdir(final) and not os.path.exists(os.path.join(final, MANIFEST)):
+        shutil.rmtree(final, ignore_errors=True)
+    try:
+        os.rename(staged, final)
+    except OSError:
+        # Another run was faster; what it stored is made of the same logs.
+        if not os.path.exists(os.path.join(final, MANIFEST)):
+            raise
+
+
+def _write_quarantine(path: str, parts: Sequence[Part]) -> list[str]:
+    reasons: list[str] = []
+    first_line: dict[str, int] = {}
+    with create(path) as target:
+        for part in parts:
+            log = part.piece.path
+            offset = first_line.get(log, 0)
+            first_line[log] = offset + part.lines
+            if not part.quarantine:
+                continue
+            with open_stored(part.quarantine) as source:
+                for line in source:
+                    record = {"file": log, **json.loads(line)}
+                    record["line"] += offset
+                    target.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                    if len(reasons) < _QUOTED_REASONS:
+                        reasons.append(f"{log}:{record['line']}: {record['reason']}")
+    return reasons
+
+
+def _file_report(file: LogFile, parts: Sequence[Part]) -> dict[str, str | int]:
+    own = [part for part in parts if part.piece.path == file.path]
+    return {
+        "name": file.name,
+        "size": file.size,
+        "version": file.version,
+        "lines": sum(part.lines for part in own),
+        "events": sum(part.events for part in own),
+        "quarantined": sum(part.malformed for part in own),
+    }
+
+
+def _shard_name(number: int, shards: int) -> str:
+    return f"shard-{number:05d}-of-{shards:05d}.gz"
+
+
+def _delete_tree(directory: str) -> None:
+    if is_local(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    listed = FileSystems.match([os.path.join(directory, "**")])[0].metadata_list
+    with contextlib.suppress(OSError):
+        FileSystems.delete([metadata.path for metadata in listed])

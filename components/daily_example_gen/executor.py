@@ -1,0 +1,175 @@
+"""The work of `DailyExampleGen`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+from absl import logging
+from tfx import types
+from tfx.components.example_gen import utils as example_gen_utils
+from tfx.components.example_gen import write_split
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils
+
+from components.daily_example_gen.day_store import DayStore, StoredDay
+from components.daily_example_gen.fields import event_fields
+from components.daily_example_gen.ingest import ingest_days
+from components.daily_example_gen.splits import TrainDay, check_days, plan_training, put
+from components.run_plan import RunPlan, load_plan
+from schemas.errors import BadDataError
+
+TRAIN, EVAL = "train", "eval"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunExamples:
+    """The examples of one run.
+
+    Attributes:
+        training: what is trained on, by window day, oldest first.
+        days: the stored days, run date included, by date.
+        run_date: the day that is evaluated on.
+        notes: gaps, empty and ignored files.
+    """
+
+    training: tuple[TrainDay, ...]
+    days: dict[datetime.date, StoredDay]
+    run_date: datetime.date
+    notes: tuple[str, ...]
+
+    @property
+    def evaluated(self) -> StoredDay:
+        """The run date."""
+        return self.days[self.run_date]
+
+    def total(self, count: str) -> int:
+        """Sum of one of the manifests' counts over all days."""
+        return sum(getattr(day.manifest, count) for day in self.days.values())
+
+
+def make_examples(
+    plan: RunPlan,
+    logs_root: str,
+    day_store: str,
+    split_dirs: dict[str, str],
+    quarantine_dir: str,
+    make_pipeline: Callable[[], beam.Pipeline],
+) -> RunExamples:
+    """Ingests a run's days and lays out its splits.
+
+    Args:
+        plan: the run's plan.
+        logs_root: directory with a directory of logs a day; may be remote.
+        day_store: directory of encoded days; made if absent.
+        split_dirs: target directories of `train` and `eval`.
+        quarantine_dir: target directory of the malformed lines, a file a day.
+        make_pipeline: makes a Beam pipeline.
+
+    Returns:
+        What the run's examples are.
+
+    Raises:
+        BadDataError: the days cannot be trusted; nothing is laid out then.
+    """
+    days = ingest_days(
+        logs_root,
+        [*plan.window, plan.run_date],
+        event_fields(plan.spec),
+        DayStore(day_store, plan.spec.events_fingerprint()),
+        make_pipeline,
+    )
+    training = plan_training(plan, days)
+    notes = check_days(plan, days, training, logs_root)
+    for note in notes:
+        logging.warning("%s", note)
+    try:
+        for day in training:
+            _put_shards(days[day.date], day.shards, split_dirs[TRAIN])
+        evaluated = days[plan.run_date]
+        _put_shards(evaluated, range(len(evaluated.manifest.shards)), split_dirs[EVAL])
+        for date, stored in days.items():
+            put(stored.quarantine, os.path.join(quarantine_dir, f"{date}.jsonl"))
+    except FileNotFoundError as error:
+        raise BadDataError(
+            f"{error.filename}: gone from the day store while it was in use, since the day's logs "
+            "changed and another run ingested them. Run again"
+        ) from error
+    return RunExamples(tuple(training), days, plan.run_date, tuple(notes))
+
+
+def _put_shards(day: StoredDay, shards: range | tuple[int, ...], directory: str) -> None:
+    count = len(day.manifest.shards)
+    for number in shards:
+        name = f"{day.manifest.date}-{number:05d}-of-{count:05d}.gz"
+        put(day.shard(number), os.path.join(directory, name))
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Ingests the run's days by Beam and describes them on the artifacts."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Does the work; see `component.DailyExampleGen`.
+
+        Raises:
+            BadDataError: the run's days cannot be trusted.
+        """
+        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
+        examples.split_names = artifact_utils.encode_split_names([TRAIN, EVAL])
+        run = make_examples(
+            plan,
+            exec_properties["logs_root"],
+            exec_properties["day_store"],
+            {split: artifact_utils.get_split_uri([examples], split) for split in (TRAIN, EVAL)},
+            quarantine.uri,
+            self._make_beam_pipeline,
+        )
+        _describe(examples, run)
+        quarantine.set_int_custom_property("quarantined", run.total("quarantined"))
+        quarantine.set_string_custom_property(
+            "days",
+            json.dumps({str(d): day.manifest.quarantined for d, day in sorted(run.days.items())}),
+        )
+
+
+def _describe(examples: types.Artifact, run: RunExamples) -> None:
+    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+    examples_utils.set_file_format(
+        examples, write_split.to_file_format_str(example_gen_pb2.FileFormat.FORMAT_TFRECORDS_GZIP)
+    )
+    date = run.run_date
+    examples.span = example_gen_utils.date_to_span_number(date.year, date.month, date.day)
+    examples.set_string_custom_property("run_date", date.isoformat())
+    examples.set_string_custom_property(
+        "days",
+        json.dumps(
+            [
+                {
+                    "date": str(day.date),
+                    "share": day.share,
+                    "shards": f"{len(day.shards)} of {len(run.days[day.date].manifest.shards)}",
+                    "events": day.events,
+                }
+                for day in run.training
+            ]
+        ),
+    )
+    examples.set_int_custom_property("train_events", sum(day.events for day in run.training))
+    examples.set_int_custom_property("eval_events", run.evaluated.manifest.events)
+    for count in ("events", "quarantined", "duplicates"):
+        examples.set_int_custom_property(count, run.total(count))
+    examples.set_string_custom_property("notes", "\n".join(run.notes))

@@ -1,0 +1,165 @@
+"""Days' logs parsed, encoded and stored by Beam, one element a file or byte range."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from absl import logging
+
+from components.daily_example_gen.day_store import DayLogs, DayStore, StoredDay, list_logs
+from components.daily_example_gen.fields import Field
+from components.daily_example_gen.parts import Part, Piece, create, open_stored, parse_piece
+from components.daily_example_gen.shards import Shard, write_shard
+from schemas.errors import BadDataError
+
+MIN_SHARDS = 16
+_MAX_SHARDS = 4096
+_SHARD_BYTES = 64 << 20
+_PIECE_BYTES = 128 << 20
+# Bytes of text that a byte of a file stands for, by suffix; plain text counts as itself.
+_EXPANSION = {".gz": 6, ".parquet": 4}
+
+
+def ingest_days(
+    logs_root: str,
+    dates: Sequence[datetime.date],
+    fields: tuple[Field, ...],
+    store: DayStore,
+    make_pipeline: Callable[[], beam.Pipeline],
+) -> dict[datetime.date, StoredDay]:
+    """Brings days into the store; those it has already are not parsed again.
+
+    Args:
+        logs_root: directory with a directory of logs a day.
+        dates: the days.
+        fields: the fields of an event.
+        store: where encoded days are kept.
+        make_pipeline: makes a Beam pipeline; called only if there is something to parse.
+
+    Returns:
+        The stored days by date; days without log files are left out.
+
+    Raises:
+        BadDataError: a log file cannot be read, or changed while it was.
+    """
+    listed = [logs for date in dates if (logs := list_logs(logs_root, date)).files]
+    stored = {logs.date: store.find(logs) for logs in listed}
+    new = [logs for logs in listed if stored[logs.date] is None]
+    logging.info("%d days stored already, %d to be parsed", len(listed) - len(new), len(new))
+    if new:
+        with store.work_dir() as work_dir:
+            parts, shards = _run(new, fields, work_dir, make_pipeline)
+            for logs in new:
+                day = logs.date.isoformat()
+                own = [part for part in parts if part.piece.day == day]
+                if any(part.error for part in own) or list_logs(logs_root, logs.date) != logs:
+                    continue
+                of_day = [shard for shard in shards if shard.day == day]
+                stored[logs.date] = store.commit(logs, own, of_day, work_dir)
+        _raise_unreadable(parts)
+    for logs in listed:
+        if stored[logs.date] is None:
+            raise BadDataError(
+                f"{logs.directory}: the log files changed while they were read. Run again once "
+                "the day's logs are complete"
+            )
+    return {date: day for date, day in stored.items() if day is not None}
+
+
+def _raise_unreadable(parts: Sequence[Part]) -> None:
+    errors = [
+        f"{part.piece.path}: {part.error}" + (f", after line {part.lines}" if part.lines else "")
+        for part in parts
+        if part.error
+    ]
+    if errors:
+        raise BadDataError(
+            "\n".join(errors) + "\nReplace the file, or remove it to go on without its events"
+        )
+
+
+def pieces_of(logs: DayLogs) -> list[Piece]:
+    """Cuts a day's logs into what workers parse; plain text files into byte ranges."""
+    ranges: list[tuple[str, int, int | None]] = []
+    for file in logs.files:
+        if not file.size:
+            continue
+        if file.name.endswith(tuple(_EXPANSION)) or file.size <= _PIECE_BYTES:
+            ranges.append((file.path, 0, None))
+            continue
+        for start in range(0, file.size, _PIECE_BYTES):
+            ranges.append((file.path, start, min(start + _PIECE_BYTES, file.size)))
+    day, shards = logs.date.isoformat(), shard_count(logs)
+    return [
+        Piece(day, path, order, start, end, shards)
+        for order, (path, start, end) in enumerate(ranges)
+    ]
+
+
+def shard_count(logs: DayLogs) -> int:
+    """Number of a day's shards, such that one fits into a worker's memory."""
+    size = sum(file.size * _EXPANSION.get(os.path.splitext(file.name)[1], 1) for file in logs.files)
+    return min(max(math.ceil(size / _SHARD_BYTES), MIN_SHARDS), _MAX_SHARDS)
+
+
+def _run(
+    days: Sequence[DayLogs],
+    fields: tuple[Field, ...],
+    work_dir: str,
+    make_pipeline: Callable[[], beam.Pipeline],
+) -> tuple[list[Part], list[Shard]]:
+    pieces = [piece for logs in days for piece in pieces_of(logs)]
+    buckets = [
+        (logs.date.isoformat(), bucket) for logs in days for bucket in range(shard_count(logs))
+    ]
+    summary = os.path.join(work_dir, "summary.json")
+    with make_pipeline() as pipeline:
+        parts = (
+            pipeline
+            | "Pieces" >> beam.Create(pieces)
+            | "SpreadPieces" >> beam.Reshuffle()
+            | "Parse" >> beam.Map(parse_piece, fields=fields, work_dir=work_dir)
+        )
+        shards = (
+            pipeline
+            | "Buckets" >> beam.Create(buckets)
+            | "SpreadBuckets" >> beam.Reshuffle()
+            | "Encode" >> beam.FlatMap(_shards, beam.pvalue.AsList(parts), fields, work_dir)
+        )
+        _ = (
+            pipeline
+            | "Summary" >> beam.Create([summary])
+            | "Summarise"
+            >> beam.Map(_summarise, beam.pvalue.AsList(parts), beam.pvalue.AsList(shards))
+        )
+    with open_stored(summary) as file:
+        content = json.loads(file.read())
+    return (
+        [Part(**{**part, "piece": Piece(**part["piece"])}) for part in content["parts"]],
+        [Shard(**shard) for shard in content["shards"]],
+    )
+
+
+def _shards(
+    bucket: tuple[str, int], parts: list[Part], fields: tuple[Field, ...], work_dir: str
+) -> list[Shard]:
+    day, number = bucket
+    own = [part for part in parts if part.piece.day == day]
+    if any(part.error for part in own):
+        return []
+    return [write_shard(day, number, own, fields, work_dir)]
+
+
+def _summarise(path: str, parts: list[Part], shards: list[Shard]) -> None:
+    content = {
+        "parts": [dataclasses.asdict(part) for part in parts],
+        "shards": [dataclasses.asdict(shard) for shard in shards],
+    }
+    with create(path) as file:
+        file.write(json.dumps(content).encode())

@@ -1,0 +1,483 @@
+"""Log files of every format as checked batches, and what is malformed in them.
+
+The text formats go through Arrow's parsers a block at a time. Where a block is not parsed
+whole, its lines are parsed one by one: Arrow's readers neither say which line it was nor
+go on after it.
+"""
+
+from __future__ import annotations
+
+import abc
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from components.daily_example_gen import text
+from components.daily_example_gen.check import (
+    MalformedError,
+    check_columns,
+    check_event,
+    rows_to_batch,
+)
+from components.daily_example_gen.fields import Field
+from components.daily_example_gen.text import Block, UnreadableError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_CHUNK_LINES = 512
+_PARQUET_ROWS = 1 << 14
+_RAW_CHARS = 2000
+_INTEGER = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Malformed:
+    """A line that is no event.
+
+    Attributes:
+        line: its number, from 1 where the byte range starts; the row in a Parquet file.
+        reason: what is wrong with it.
+        raw: the line itself, its first characters if it is long.
+    """
+
+    line: int
+    reason: str
+    raw: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Part of a log file, checked.
+
+    Attributes:
+        batch: the events, a column a field.
+        malformed: the lines that are none.
+        lines: how many lines were read, blank ones included.
+    """
+
+    batch: pa.RecordBatch
+    malformed: Sequence[Malformed]
+    lines: int
+
+
+def read_events(
+    path: str, fields: tuple[Field, ...], start: int = 0, end: int | None = None
+) -> Iterator[Checked]:
+    """Reads a log file, or the lines that begin in a byte range of it, in bounded memory.
+
+    Args:
+        path: file name, ends in one of `SUFFIXES`; may be remote.
+        fields: the fields to read.
+        start: first byte of the range; plain text formats only.
+        end: byte after the range; None for the end of the file.
+
+    Yields:
+        The file's parts in order.
+
+    Raises:
+        UnreadableError: the file as a whole cannot be read, or not to its end.
+    """
+    if path.endswith(".parquet"):
+        yield from _read_parquet(path, fields)
+    elif path.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_text(_JsonLines(fields), text.read_blocks(path, start, end))
+    else:
+        header = text.first_line(path)
+        blocks = text.read_blocks(path, start, end)
+        yield from _read_text(_CsvLines(fields, header), blocks, has_header=start == 0)
+
+
+def _read_text(
+    parser: _Lines, blocks: Iterator[Block], has_header: bool = False
+) -> Iterator[Checked]:
+    for block in blocks:
+        header = has_header and block.first_line == 1
+        if block.too_long:
+            reason = f"longer than {text.MAX_LINE_BYTES >> 20} MiB"
+            malformed = [Malformed(block.first_line, reason, _bounded(block.data))]
+            yield Checked(rows_to_batch(parser.fields, []), malformed, lines=1)
+            continue
+        if header:
+            body = block.data[block.data.index(b"\n") + 1 :]
+            block = Block(body, block.lines - 1, block.first_line + 1)
+        batches, malformed = [], []
+        for part in _parts(parser, block):
+            batches.append(part.batch)
+            malformed.extend(part.malformed)
+        table = pa.Table.from_batches(batches) if batches else None
+        if table is not None and len(batches) > 1:
+            batches = table.combine_chunks().to_batches() or batches[:1]
+        batch = batches[0] if batches else rows_to_batch(parser.fields, [])
+        yield Checked(batch, malformed, lines=block.lines + header)
+
+
+def _parts(parser: _Lines, block: Block) -> Iterator[Checked]:
+    part = parser.check_block(block)
+    if part is not None:
+        yield part
+        return
+    lines = block.data.split(b"\n")[:-1]
+    for first in range(0, len(lines), _CHUNK_LINES):
+        chunk = lines[first : first + _CHUNK_LINES]
+        line = block.first_line + first
+        part = parser.check_block(Block(b"\n".join(chunk) + b"\n", len(chunk), line))
+        yield part if part is not None else parser.check_lines(chunk, line)
+
+
+class _Lines(abc.ABC):
+    """A format with an event a line.
+
+    `_hints` holds, for fields that a log may write in several types, the one seen last:
+    Arrow wants it beforehand.
+    """
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        self.fields = fields
+        self._hints: dict[str, type] = {}
+
+    @abc.abstractmethod
+    def _parse_line(self, line: bytes) -> Mapping[str, Any]:
+        """Parses a line, or raises `MalformedError`."""
+
+    @abc.abstractmethod
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
+        """Parses a block, or returns None unless each line gave just one event."""
+
+    def check_block(self, block: Block) -> Checked | None:
+        """Checks a block at C++ speed, or returns None where it takes `check_lines`."""
+        try:
+            columns = self._parse_block(block)
+        except pa.ArrowInvalid:
+            return None
+        if columns is None:
+            return None
+        batch, bad = check_columns(self.fields, columns, block.lines)
+        malformed = []
+        if bad.any():
+            lines = block.data.split(b"\n")
+            for row in np.flatnonzero(bad).tolist():
+                try:
+                    check_event(self.fields, self._parse_line(lines[row]))
+                except MalformedError as error:
+                    line = block.first_line + row
+                    malformed.append(Malformed(line, str(error), _bounded(lines[row])))
+                else:
+                    return None
+            batch = batch.filter(pa.array(~bad))
+        return Checked(batch, malformed, block.lines)
+
+    def check_lines(self, lines: Sequence[bytes], first_line: int) -> Checked:
+        """Checks lines one by one; blank ones are skipped."""
+        rows: list[list[Any]] = []
+        malformed = []
+        for number, line in enumerate(lines, first_line):
+            if not line.strip():
+                continue
+            try:
+                event = self._parse_line(line)
+                rows.append(check_event(self.fields, event))
+            except MalformedError as error:
+                malformed.append(Malformed(number, str(error), _bounded(line)))
+            else:
+                if len(rows) == 1:
+                    self._learn(event)
+        return Checked(rows_to_batch(self.fields, rows), malformed, len(lines))
+
+    def _learn(self, event: Mapping[str, Any]) -> None:
+        for field in self.fields:
+            value = event.get(field.name)
+            if field.kind in ("id", "int", "binary") and value not in (None, []):
+                values = value if field.multivalued else [value]
+                is_float = any(isinstance(element, float) for element in values)
+                self._hints[field.name] = float if is_float else type(values[0])
+
+
+class _JsonLines(_Lines):
+    def _parse_line(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            event = json.loads(line.decode())
+        except UnicodeDecodeError:
+            raise MalformedError("not valid UTF-8") from None
+        except json.JSONDecodeError as error:
+            reason = f"not valid JSON ({error.msg}, column {error.colno})"
+            raise MalformedError(reason) from None
+        except (ValueError, RecursionError) as error:
+            raise MalformedError(f"not valid JSON ({error})") from None
+        if not isinstance(event, dict):
+            raise MalformedError(f"expected a JSON object, got {type(event).__name__}")
+        return event
+
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
+        data, lines = block.data, block.lines
+        # Arrow takes objects as they come, several a line or one over several lines. Where
+        # each line begins with { and ends with }, no object can span two, and the number
+        # of rows tells that none holds several.
+        if not _lines_in_braces(data) or not _valid_utf8(data):
+            return None
+        schema = pa.schema([(field.name, self._type(field)) for field in self.fields])
+        table = pa.json.read_json(
+            pa.BufferReader(data),
+            read_options=pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=pa.json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+        return _columns(table) if table.num_rows == lines else None
+
+    def _type(self, field: Field) -> pa.DataType:
+        flat = {
+            "id": pa.int64() if self._hints.get(field.name) is int else pa.string(),
+            "string": pa.string(),
+            "int": pa.float64() if self._hints.get(field.name) is float else pa.int64(),
+            "number": pa.float64(),
+            "binary": pa.bool_() if self._hints.get(field.name) is bool else pa.float64(),
+        }[field.kind]
+        return pa.list_(flat) if field.multivalued else flat
+
+
+class _CsvLines(_Lines):
+    def __init__(self, fields: tuple[Field, ...], header: bytes) -> None:
+        super().__init__(fields)
+        csv.field_size_limit(2 * text.MAX_LINE_BYTES)
+        self._by_name = {field.name: field for field in fields}
+        self._bad_header = ""
+        try:
+            self._names = _cells(header)
+        except MalformedError as error:
+            self._names, self._bad_header = [], f"the header is {error}"
+        for name in self._names:
+            if name in self._by_name and self._names.count(name) > 1:
+                self._bad_header = f"the header names field '{name}' twice"
+
+    def _parse_line(self, line: bytes) -> Mapping[str, Any]:
+        if self._bad_header:
+            raise MalformedError(self._bad_header)
+        cells = _cells(line)
+        if len(cells) != len(self._names):
+            raise MalformedError(f"expected {len(self._names)} cells, got {len(cells)}")
+        return {
+            name: _typed(self._by_name[name], cell)
+            for name, cell in zip(self._names, cells, strict=True)
+            if name in self._by_name
+        }
+
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
+        data, lines = block.data, block.lines
+        if self._bad_header or not lines:
+            return None
+        # A lone \r ends a line for Arrow; a quote left open swallows newlines, or ends
+        # with the block: the number of rows tells the one, the last line the other.
+        last = data[data.rfind(b"\n", 0, -1) + 1 :]
+        if (
+            b"\0" in data
+            or data.count(b"\r") != data.count(b"\r\n")
+            or last.count(b'"') % 2
+            or not _valid_utf8(data)
+        ):
+            return None
+        present = [name for name in self._names if name in self._by_name]
+        # Names that repeat are of fields that nothing reads.
+        unique = [name if name in self._by_name else f"\0{i}" for i, name in enumerate(self._names)]
+        table = pa.csv.read_csv(
+            pa.BufferReader(data),
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, block_size=len(data) + 1, column_names=unique
+            ),
+            parse_options=pa.csv.ParseOptions(ignore_empty_lines=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={name: self._type(self._by_name[name]) for name in present},
+                include_columns=present,
+                null_values=[""],
+                true_values=["true", "True"],
+                false_values=["false", "False"],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+                check_utf8=False,
+            ),
+        )
+        if table.num_rows != lines:
+            return None
+        return {
+            name: self._split(self._by_name[name], column)
+            for name, column in _columns(table).items()
+        }
+
+    def _type(self, field: Field) -> pa.DataType:
+        if field.multivalued or field.kind in ("id", "string"):
+            return pa.string()
+        if field.kind == "int" and self._hints.get(field.name) is not float:
+            # Arrow's readers take 0x10 for a number: `_split` looks for it first.
+            return pa.string()
+        if field.kind == "binary" and self._hints.get(field.name) is bool:
+            return pa.bool_()
+        return pa.float64()
+
+    def _split(self, field: Field, column: pa.Array) -> pa.Array:
+        values = column
+        if field.multivalued:
+            lists = pc.split_pattern(column, "|")
+            values = lists.flatten()
+        if field.kind == "int" and pa.types.is_string(values.type):
+            if pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+                raise pa.ArrowInvalid("a hexadecimal number")
+            is_float = self._hints.get(field.name) is float
+            values = values.cast(pa.float64() if is_float else pa.int64())
+        if not field.multivalued:
+            return values
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _cells(line: bytes) -> list[str]:
+    try:
+        decoded = line.decode()
+    except UnicodeDecodeError:
+        raise MalformedError("not valid UTF-8") from None
+    decoded = decoded.removesuffix("\r")
+    if "\0" in decoded or "\r" in decoded:
+        raise MalformedError("not valid CSV (a control character)")
+    try:
+        cells = next(csv.reader([decoded + "\n"]), [])
+    except csv.Error as error:
+        raise MalformedError(f"not valid CSV ({error})") from None
+    if cells and cells[-1].endswith("\n"):
+        raise MalformedError("not valid CSV (a quote is left open)")
+    return cells
+
+
+def _typed(field: Field, cell: str) -> Any:
+    if not cell:
+        return None
+    if field.multivalued:
+        return [_typed_one(field, element) for element in cell.split("|")]
+    return _typed_one(field, cell)
+
+
+def _typed_one(field: Field, cell: str) -> Any:
+    if field.kind in ("id", "string"):
+        return cell
+    number = cell.strip(" \t")
+    if field.kind == "int" and _INTEGER.fullmatch(number):
+        # Longer ones are out of range, and slow to convert.
+        return int(number) if len(number) < 40 else cell
+    if _NUMBER.fullmatch(number):
+        return float(number)
+    if field.kind == "binary":
+        return _BOOLEANS.get(number.lower(), cell)
+    return cell
+
+
+def _read_parquet(path: str, fields: tuple[Field, ...]) -> Iterator[Checked]:
+    line = 1
+    try:
+        with text.open_raw(path) as source:
+            file = pa.parquet.ParquetFile(source)
+            names = set(file.schema_arrow.names)
+            present = [field.name for field in fields if field.name in names]
+            for batch in file.iter_batches(
+                batch_size=_PARQUET_ROWS, columns=present, use_threads=False
+            ):
+                yield _check_parquet(fields, batch, line)
+                line += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        message = str(error).splitlines()[0]
+        raise UnreadableError(f"not a whole Parquet file ({message})") from error
+
+
+def _check_parquet(fields: tuple[Field, ...], batch: pa.RecordBatch, line: int) -> Checked:
+    columns = {
+        name: _plain(array) for name, array in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    checked, bad = check_columns(fields, columns, batch.num_rows)
+    malformed = []
+    for row in np.flatnonzero(bad).tolist():
+        event = {name: _value(array, row) for name, array in columns.items()}
+        reason = "malformed"
+        try:
+            check_event(fields, event)
+        except MalformedError as error:
+            reason = str(error)
+        raw = json.dumps(event, default=str)
+        malformed.append(Malformed(line + row, reason, raw[:_RAW_CHARS]))
+    if malformed:
+        checked = checked.filter(pa.array(~bad))
+    return Checked(checked, malformed, batch.num_rows)
+
+
+def _value(array: pa.Array, row: int) -> Any:
+    value = array.slice(row, 1)
+    if pa.types.is_string(array.type):
+        value = value.view(pa.binary())
+    value = value[0].as_py()
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """The array in one of the types that `check_columns` knows."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _plain(array.cast(kind.value_type))
+    if pa.types.is_large_string(kind):
+        return array.cast(pa.string())
+    if pa.types.is_large_binary(kind):
+        return array.cast(pa.binary())
+    if pa.types.is_large_list(kind):
+        return _plain(array.cast(pa.list_(kind.value_type)))
+    if pa.types.is_list(kind):
+        values = _plain(array.flatten())
+        lengths = pc.list_value_length(array)
+        ends = np.cumsum(pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False))
+        offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, values)
+    return array
+
+
+def _columns(table: pa.Table) -> dict[str, pa.Array]:
+    return {
+        name: column.chunk(0) if column.num_chunks == 1 else _combined(column)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _lines_in_braces(data: bytes) -> bool:
+    codes = np.frombuffer(data, dtype=np.uint8)
+    newlines = np.flatnonzero(codes == ord("\n"))
+    if newlines[0] == 0:
+        return False
+    last = codes[newlines - 1]
+    if (last == ord("\r")).any():
+        last = np.where(last == ord("\r"), codes[np.maximum(newlines - 2, 0)], last)
+    opens = codes[0] == ord("{") and (codes[newlines[:-1] + 1] == ord("{")).all()
+    return bool(opens and (last == ord("}")).all())
+
+
+def _valid_utf8(data: bytes) -> bool:
+    offsets = np.array([0, len(data)], dtype=np.int32)
+    whole = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    try:
+        whole.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _bounded(line: bytes) -> str:
+    head = line[: 4 * _RAW_CHARS].decode(errors="backslashreplace").rstrip("\r\n")
+    return head[:_RAW_CHARS]

@@ -1,0 +1,149 @@
+"""Second stage: a bucket of a day's events deduplicated, shuffled and encoded as a shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import uuid
+import zlib
+from collections.abc import Sequence
+from concurrent import futures
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
+
+from components.daily_example_gen.fields import Field, arrow_schema
+from components.daily_example_gen.parts import Part, create, read_bucket
+
+_ENCODED_ROWS = 1 << 13
+_GZIP_LEVEL = 1
+_GZIP_FORMAT = 31
+_CRC_MASK_DELTA = np.uint32(0xA282EAD8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard of a day, where its worker left it.
+
+    Attributes:
+        day: date of the events, ISO format.
+        bucket: number of the shard.
+        path: TFRecord file of tf.Examples, gzip.
+        events: how many it holds.
+        duplicates: events left out since a later one has their id.
+    """
+
+    day: str
+    bucket: int
+    path: str
+    events: int
+    duplicates: int
+
+
+def write_shard(
+    day: str, bucket: int, parts: Sequence[Part], fields: tuple[Field, ...], work_dir: str
+) -> Shard:
+    """Writes one shard into `work_dir`; memory is that of a bucket's events.
+
+    Args:
+        day: date of the events, ISO format; with `bucket` it seeds the shuffle.
+        bucket: number of the shard.
+        parts: all parts of the day.
+        fields: the fields of an event.
+        work_dir: directory for the file.
+
+    Returns:
+        The shard.
+    """
+    batches = [
+        batch
+        for part in sorted(parts, key=lambda part: part.piece.order)
+        for batch in read_bucket(part.data, bucket, part.piece.buckets)
+        if batch.num_rows
+    ]
+    table = pa.Table.from_batches(batches, schema=arrow_schema(fields)).combine_chunks()
+    kept = last_of_each(table.column(0))
+    seed = (datetime.date.fromisoformat(day).toordinal(), bucket)
+    order = np.random.default_rng(seed).permutation(kept)
+    path = os.path.join(work_dir, f"{day}-shard-{bucket:05d}-{uuid.uuid4().hex}.gz")
+    _write_examples(path, table.drop([table.column_names[0]]), order)
+    return Shard(day, bucket, path, len(kept), table.num_rows - len(kept))
+
+
+def last_of_each(ids: pa.ChunkedArray) -> np.ndarray:
+    """Indices [unique ids] of the last row with each id, ascending."""
+    codes = pc.dictionary_encode(ids).unify_dictionaries()
+    flat = np.concatenate(
+        [chunk.indices.to_numpy(zero_copy_only=False) for chunk in codes.chunks]
+        or [np.empty(0, dtype=np.int32)]
+    )
+    _, from_end = np.unique(flat[::-1], return_index=True)
+    return np.sort(len(flat) - 1 - from_end)
+
+
+def encode_examples(batch: pa.RecordBatch) -> list[bytes]:
+    """Serialized tf.Examples, one a row; a missing value is a feature without a list."""
+    arrays = [_as_feature(column) for column in batch.columns]
+    return RecordBatchToExamplesEncoder().encode(
+        pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    )
+
+
+def _as_feature(column: pa.Array) -> pa.Array:
+    """The column as a list array of bytes, int64 or float32, null where it is missing."""
+    if pa.types.is_list(column.type):
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        values = column.flatten()
+    else:
+        lengths = column.is_valid().to_numpy(zero_copy_only=False)
+        values = column.drop_null() if column.null_count else column
+    if pa.types.is_string(values.type):
+        values = values.cast(pa.binary())
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing = np.append(lengths == 0, False)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, mask=missing if missing.any() else None), values
+    )
+
+
+def tf_records(records: Sequence[bytes]) -> bytes:
+    """The records in TFRecord framing: length, its CRC, data, its CRC."""
+    lengths = np.fromiter(map(len, records), dtype="<u8", count=len(records))
+    raw = lengths.tobytes()
+    head = np.empty(len(records), dtype=[("length", "<u8"), ("crc", "<u4")])
+    head["length"] = lengths
+    head["crc"] = _masked_crc([raw[i : i + 8] for i in range(0, len(raw), 8)])
+    heads, tails = head.tobytes(), _masked_crc(records).tobytes()
+    framed: list[bytes] = []
+    for i, record in enumerate(records):
+        framed += (heads[12 * i : 12 * i + 12], record, tails[4 * i : 4 * i + 4])
+    return b"".join(framed)
+
+
+def _masked_crc(chunks: Sequence[bytes]) -> np.ndarray:
+    crc = np.fromiter(map(google_crc32c.value, chunks), dtype="<u4", count=len(chunks))
+    return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + _CRC_MASK_DELTA
+
+
+def _write_examples(path: str, table: pa.Table, order: np.ndarray) -> None:
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+    with create(path) as file, futures.ThreadPoolExecutor(1) as pool:
+
+        def write(records: Sequence[bytes]) -> None:
+            file.write(compressor.compress(tf_records(records)))
+
+        # zlib lets go of the interpreter: the next rows are encoded meanwhile.
+        written: futures.Future[None] | None = None
+        for start in range(0, len(order), _ENCODED_ROWS):
+            rows = table.take(pa.array(order[start : start + _ENCODED_ROWS]))
+            records = encode_examples(rows.combine_chunks().to_batches()[0])
+            if written is not None:
+                written.result()
+            written = pool.submit(write, records)
+        if written is not None:
+            written.result()
+        file.write(compressor.flush())

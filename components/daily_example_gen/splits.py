@@ -1,0 +1,176 @@
+"""Which shards of which days a run trains on, and whether the days are good enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+
+from components.daily_example_gen.day_store import StoredDay, is_local
+from components.run_plan import RunPlan
+from schemas.errors import BadDataError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainDay:
+    """What a run takes of a window day.
+
+    Attributes:
+        date: the day.
+        share: wanted share of its events.
+        shards: the shards taken.
+        events: how many events these hold.
+    """
+
+    date: datetime.date
+    share: float
+    shards: tuple[int, ...]
+    events: int
+
+
+def choose_shards(
+    shards: int, share: float, day: datetime.date, run_date: datetime.date, seed: int
+) -> tuple[int, ...]:
+    """Chooses the shards of a day that a run trains on.
+
+    The shards lie on a circle in an order of the day's own. Each run date takes the next
+    `ceil(share * shards)` of them, so that the replays of a day differ for as long as it
+    has shards.
+
+    Args:
+        shards: number of the day's shards.
+        share: share of the day's events wanted, 0 to 1.
+        day: the day.
+        run_date: date of the run, after `day`.
+        seed: `training.seed`.
+
+    Returns:
+        Numbers of the shards, ascending.
+    """
+    # A product such as 0.1 * 30 = 3.0000000000000004 is not to take another shard.
+    count = min(shards, math.ceil(share * shards - 1e-9))
+    if not count:
+        return ()
+    circle = np.random.default_rng((seed, day.toordinal())).permutation(shards)
+    start = (run_date - day).days * count
+    return tuple(sorted(int(circle[(start + i) % shards]) for i in range(count)))
+
+
+def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[TrainDay]:
+    """What the run takes of each window day that is stored, oldest first."""
+    taken = []
+    for date in plan.window:
+        if date not in days:
+            continue
+        counts = days[date].manifest.shards
+        share = plan.train_share(date)
+        chosen = choose_shards(len(counts), share, date, plan.run_date, plan.spec.training.seed)
+        taken.append(TrainDay(date, share, chosen, sum(counts[i] for i in chosen)))
+    return taken
+
+
+def check_days(
+    plan: RunPlan, days: Mapping[datetime.date, StoredDay], training: list[TrainDay], logs_root: str
+) -> list[str]:
+    """Holds a run's days against the spec's limits.
+
+    Args:
+        plan: the run's plan.
+        days: the stored days by date.
+        training: what the run trains on.
+        logs_root: where the logs are, for messages.
+
+    Returns:
+        Notes on what is missing but does not stop the run.
+
+    Raises:
+        BadDataError: with what is wrong, where, and what to do.
+    """
+    limit = plan.spec.events.max_quarantined
+    too_malformed = [
+        _too_malformed(day, limit)
+        for _, day in sorted(days.items())
+        if day.manifest.quarantined > limit * _lines(day)
+    ]
+    if too_malformed:
+        raise BadDataError("\n".join(too_malformed))
+
+    run_day = days.get(plan.run_date)
+    run_dir = os.path.join(logs_root, plan.run_date.isoformat())
+    if run_day is None or not run_day.manifest.events:
+        what = "holds no log files" if run_day is None else "its log files hold no events"
+        raise BadDataError(
+            f"{run_dir}: {what}, and the model would be evaluated on them. Deliver the day's "
+            "logs, or run another date"
+        )
+    fewest = plan.spec.validation.min_events
+    if run_day.manifest.events < fewest:
+        raise BadDataError(
+            f"{run_dir}: {_number(run_day.manifest.events)} events, fewer than the "
+            f"{_number(fewest)} of validation.min_events. Are the day's logs complete?"
+        )
+
+    with_events = [date for date in plan.window if date in days and days[date].manifest.events]
+    gaps = [date.isoformat() for date in plan.window if date not in with_events]
+    needed = plan.spec.training.min_window_days
+    if len(with_events) < needed:
+        raise BadDataError(
+            f"{logs_root}: {len(with_events)} of the {len(plan.window)} days before "
+            f"{plan.run_date} hold events, fewer than the {needed} of training.min_window_days; "
+            f"without events: {', '.join(gaps) or 'none'}. Deliver their logs, or lower the limit"
+        )
+    events = sum(day.events for day in training)
+    if not events:
+        shares = ", ".join(f"{day.date}: {day.share:g}" for day in training) or "no days"
+        raise BadDataError(
+            f"{logs_root}: no events to train on before {plan.run_date}. The served version was "
+            f"trained on the newest day already, and none is replayed (shares: {shares}). "
+            "Deliver the newest day's logs, or raise training.exposures"
+        )
+    if events < fewest:
+        raise BadDataError(
+            f"{logs_root}: {_number(events)} events to train on before {plan.run_date}, fewer "
+            f"than the {_number(fewest)} of validation.min_events. Are the logs of "
+            f"{', '.join(str(day.date) for day in training if day.share)} complete?"
+        )
+    notes = [note for _, day in sorted(days.items()) for note in day.manifest.notes]
+    return [f"{date}: no events, a gap in the window" for date in gaps] + notes
+
+
+def put(source: str, target: str) -> None:
+    """Puts a stored file into an artifact: by hard link where that is possible."""
+    if is_local(source) and is_local(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            FileSystems.copy([source], [target])
+        return
+    FileSystems.copy([source], [target])
+
+
+def _lines(day: StoredDay) -> int:
+    manifest = day.manifest
+    return manifest.events + manifest.duplicates + manifest.quarantined
+
+
+def _too_malformed(day: StoredDay, limit: float) -> str:
+    quarantined, lines = day.manifest.quarantined, _lines(day)
+    found = f"{_number(quarantined)} of {_number(lines)} lines are malformed"
+    reasons = "".join(f"\n  {reason}" for reason in day.manifest.reasons)
+    return (
+        f"{day.manifest.date}: {found} ({100 * quarantined / lines:.3g} %, limit "
+        f"{100 * limit:.3g} %):{reasons}\n  all of them: {day.quarantine}\n"
+        "Mend the logs and run again, or raise events.max_quarantined"
+    )
+
+
+def _number(value: int) -> str:
+    return f"{value:,}".replace(",", " ")

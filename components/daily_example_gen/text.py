@@ -1,0 +1,148 @@
+"""Text logs in blocks of whole lines, plain or gzip, from any Beam file system."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+BLOCK_BYTES = 8 << 20
+MAX_LINE_BYTES = 16 << 20
+_READ_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class UnreadableError(Exception):
+    """A log file that breaks off or is not of the format its name says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole lines of a file.
+
+    Attributes:
+        data: the lines, each ended by a newline.
+        lines: how many.
+        first_line: number of the first one, from 1 where the byte range starts.
+        too_long: the block is the head of one line longer than `MAX_LINE_BYTES`.
+    """
+
+    data: bytes
+    lines: int
+    first_line: int
+    too_long: bool = False
+
+
+def open_raw(path: str) -> BinaryIO:
+    """Opens a file for reading, without Beam's decompression.
+
+    Beam's own takes a gzip file that breaks off for a whole one.
+    """
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def first_line(path: str) -> bytes:
+    """The first line of a text log, without its newline; empty for an empty file."""
+    block = next(read_blocks(path), None)
+    return b"" if block is None else block.data[: block.data.index(b"\n")].rstrip(b"\r")
+
+
+def read_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[Block]:
+    """Reads the lines that begin in a byte range of a text log.
+
+    Args:
+        path: file name; ends in `.gz` for a gzip file, which has no ranges.
+        start: first byte of the range.
+        end: byte after the range; None for the end of the file.
+
+    Yields:
+        Blocks of about `BLOCK_BYTES`, in the order of the file.
+
+    Raises:
+        UnreadableError: the gzip stream is corrupt or breaks off.
+    """
+    with open_raw(path) as file:
+        chunks = _decompressed(file) if path.endswith(".gz") else _byte_range(file, start, end)
+        for block in _whole_lines(chunks):
+            if start == 0 and block.first_line == 1 and block.data.startswith(_BYTE_ORDER_MARK):
+                block = dataclasses.replace(block, data=block.data[len(_BYTE_ORDER_MARK) :])
+            yield block
+
+
+def _decompressed(file: BinaryIO) -> Iterator[bytes]:
+    stream = None
+    try:
+        while data := file.read(_READ_BYTES):
+            while data:
+                stream = stream or zlib.decompressobj(wbits=31)
+                yield stream.decompress(data, BLOCK_BYTES)
+                data = stream.unconsumed_tail
+                if stream.eof:
+                    data, stream = stream.unused_data.lstrip(b"\0"), None
+    except zlib.error as error:
+        raise UnreadableError(f"the gzip stream is corrupt ({error})") from error
+    if stream is not None:
+        yield stream.flush()
+        if not stream.eof:
+            raise UnreadableError("the gzip stream breaks off")
+
+
+def _byte_range(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
+    position = max(start - 1, 0)
+    file.seek(position)
+    skipping = start > 0
+    while data := file.read(_READ_BYTES):
+        if skipping:
+            newline = data.find(b"\n")
+            if newline < 0:
+                position += len(data)
+                continue
+            skipping = False
+            position += newline + 1
+            data = data[newline + 1 :]
+            if end is not None and position >= end:
+                return
+        if end is not None and position + len(data) >= end:
+            newline = data.find(b"\n", max(end - 1 - position, 0))
+            if newline >= 0:
+                yield data[: newline + 1]
+                return
+        yield data
+        position += len(data)
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[Block]:
+    line = 1
+    pending: list[bytes] = []
+    size = 0
+    skipping = False
+    for chunk in chunks:
+        if skipping:
+            newline = chunk.find(b"\n")
+            if newline < 0:
+                continue
+            chunk, skipping = chunk[newline + 1 :], False
+        pending.append(chunk)
+        size += len(chunk)
+        if size < BLOCK_BYTES:
+            continue
+        data = b"".join(pending)
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            block = Block(data[:cut], data.count(b"\n"), line)
+            yield block
+            line += block.lines
+            data = data[cut:]
+        elif size > MAX_LINE_BYTES:
+            yield Block(data[:_READ_BYTES] + b"\n", 1, line, too_long=True)
+            line += 1
+            data, skipping = b"", True
+        pending, size = [data], len(data)
+    data = b"".join(pending)
+    if data:
+        data = data if data.endswith(b"\n") else data + b"\n"
+        yield Block(data, data.count(b"\n"), line)

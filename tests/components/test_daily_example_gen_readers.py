@@ -1,0 +1,361 @@
+import csv
+import gzip
+import io
+import json
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.daily_example_gen import readers, text
+from components.daily_example_gen.fields import Field
+from components.daily_example_gen.text import UnreadableError
+
+FIELDS = (
+    Field("event_id", "id", required=True),
+    Field("user", "string", required=True),
+    Field("topics", "string", multivalued=True),
+    Field("hour", "int"),
+    Field("codes", "int", multivalued=True),
+    Field("age", "number"),
+    Field("clicked", "binary", required=True),
+    Field("rating", "number"),
+)
+GOOD = {
+    "event_id": "e",
+    "user": "u",
+    "topics": ["a", "b"],
+    "hour": 3,
+    "codes": [1, 2],
+    "age": 1.5,
+    "clicked": 1,
+    "rating": None,
+}
+
+
+def event(number, **changes):
+    return {**GOOD, "event_id": f"e{number}", **changes}
+
+
+def as_csv_line(values):
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(
+        "|".join(map(str, v)) if isinstance(v, list) else v for v in values
+    )
+    return buffer.getvalue().encode()
+
+
+def read(path, start=0, end=None):
+    parts = list(readers.read_events(str(path), FIELDS, start, end))
+    rows = [row for part in parts for row in part.batch.to_pylist()]
+    malformed, offset = [], 0
+    for part in parts:
+        malformed.extend(part.malformed)
+        offset += part.lines
+    return rows, malformed, offset
+
+
+def read_lines(directory, lines, name="a.jsonl", header=None):
+    content = b"".join(line + b"\n" for line in ([] if header is None else [header]) + lines)
+    path = directory / name
+    path.write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+    return read(path)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("logs")
+
+
+def test_all_formats_give_the_same_events(tmp_path):
+    events = [
+        event(0),
+        event(1, topics=[], codes=[], hour=None, age=None),
+        event(2, topics=["x y"], user='q"uo,te', rating=-2.25, clicked=0),
+        event(3, user="žluť", age=1e-3, hour=-(2**62)),
+    ]
+    lines = [json.dumps(e).encode() for e in events]
+    header = as_csv_line(GOOD)
+    cells = [as_csv_line(e.values()) for e in events]
+    expected, malformed, _ = read_lines(tmp_path, lines)
+    assert not malformed
+    assert [row["event_id"] for row in expected] == ["e0", "e1", "e2", "e3"]
+    assert expected[3]["hour"] == -(2**62)
+    pq.write_table(pa.Table.from_pylist(events), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet")[0] == expected
+    assert read_lines(tmp_path, lines, "a.jsonl.gz")[0] == expected
+    assert read_lines(tmp_path, cells, "a.csv", header)[0] == expected
+    assert read_lines(tmp_path, cells, "a.csv.gz", header)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"age": "n/a"}, "field 'age': expected a number, got \"n/a\""),
+        ({"age": True}, "field 'age': expected a number, got true"),
+        ({"age": math.nan}, "field 'age': expected a finite float32, got NaN"),
+        ({"age": math.inf}, "field 'age': expected a finite float32, got Infinity"),
+        ({"age": 1e39}, "field 'age': expected a finite float32, got 1e+39"),
+        ({"age": [1.0]}, "field 'age': expected a number, got [1.0]"),
+        ({"clicked": 2}, "field 'clicked': expected 0 or 1, got 2"),
+        ({"clicked": None}, "field 'clicked': missing, and it is required"),
+        ({"clicked": "1"}, "field 'clicked': expected 0 or 1, got \"1\""),
+        ({"user": 7}, "field 'user': expected a string, got 7"),
+        ({"user": ""}, "field 'user': missing, and it is required"),
+        ({"user": "\ud800"}, "field 'user': not valid UTF-8"),
+        ({"event_id": None}, "field 'event_id': missing, and it is required"),
+        ({"event_id": 1.5}, "field 'event_id': expected a string or an integer, got 1.5"),
+        ({"hour": 1.5}, "field 'hour': expected an integer, got 1.5"),
+        ({"hour": 2**63}, f"field 'hour': expected an integer, got {2**63}"),
+        ({"topics": "a"}, "field 'topics': expected a list, got \"a\""),
+        ({"topics": ["a", None]}, "field 'topics': a list element is missing"),
+        ({"topics": ["a", 1]}, "field 'topics': expected a string, got 1"),
+        ({"codes": [1, 1.5]}, "field 'codes': expected an integer, got 1.5"),
+    ],
+)
+def test_wrong_value_is_quarantined_with_its_line_and_reason(tmp_path, changes, reason):
+    events = [event(0), event(1), event(2, **changes), event(3)]
+    rows, malformed, lines = read_lines(tmp_path, [json.dumps(e).encode() for e in events])
+    assert [row["event_id"] for row in rows] == ["e0", "e1", "e3"]
+    assert [(bad.line, bad.reason) for bad in malformed] == [(3, reason)]
+    assert lines == 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "reason"),
+    [
+        ("age", "n/a", "field 'age': expected a number, got \"n/a\""),
+        ("age", "nan", "field 'age': expected a number, got \"nan\""),
+        ("age", "inf", "field 'age': expected a number, got \"inf\""),
+        ("hour", "0x10", "field 'hour': expected an integer, got \"0x10\""),
+        ("codes", "1||2", "field 'codes': a list element is missing"),
+        ("clicked", "", "field 'clicked': missing, and it is required"),
+        ("clicked", "yes", "field 'clicked': expected 0 or 1, got \"yes\""),
+    ],
+)
+def test_wrong_cell_is_quarantined_with_its_line_and_reason(tmp_path, cell, value, reason):
+    lines = [as_csv_line(event(0).values()), as_csv_line(event(1, **{cell: value}).values())]
+    rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
+    assert [row["event_id"] for row in rows] == ["e0"]
+    assert [(bad.line, bad.reason) for bad in malformed] == [(3, reason)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'e1,u,"a', "not valid CSV (a quote is left open)"),
+        (b"e1,u", "expected 8 cells, got 2"),
+        (b"\xff,u,a,1,1,1,1,", "not valid UTF-8"),
+        (b"e1,u,a,1,1,1,1,\0", "not valid CSV (a control character)"),
+    ],
+)
+def test_broken_csv_line_takes_no_other_line_with_it(tmp_path, line, reason):
+    good = [as_csv_line(event(n).values()) for n in range(4)]
+    lines = [*good[:2], line, *good[2:]]
+    rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
+    assert [row["event_id"] for row in rows] == ["e0", "e1", "e2", "e3"]
+    assert [(bad.line, bad.reason) for bad in malformed] == [(4, reason)]
+
+
+def test_column_of_another_type_in_parquet_is_malformed_not_null(tmp_path):
+    table = pa.Table.from_pylist([event(0, age="n/a"), event(1, age=None)])
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, malformed, _ = read(tmp_path / "a.parquet")
+    assert [row["event_id"] for row in rows] == ["e1"]
+    assert malformed[0].reason == "field 'age': expected a number, got \"n/a\""
+
+
+def test_parquet_takes_dictionaries_binary_and_narrow_types(tmp_path):
+    table = pa.table(
+        {
+            "event_id": pa.array([1, 2], pa.uint32()),
+            "user": pa.array([b"u", b"\xff"], pa.binary()),
+            "topics": pa.array([["a"], None], pa.large_list(pa.string())),
+            "hour": pa.array([3.0, None], pa.float64()),
+            "clicked": pa.array([True, False]),
+            "age": pa.array([1, 2], pa.int8()),
+        }
+    ).set_column(2, "topics", pa.array([["a"], None], pa.large_list(pa.large_string())))
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, malformed, _ = read(tmp_path / "a.parquet")
+    assert [(r["event_id"], r["topics"], r["hour"], r["clicked"]) for r in rows] == [
+        ("1", ["a"], 3, 1.0)
+    ]
+    assert [(bad.line, bad.reason) for bad in malformed] == [(2, "field 'user': not valid UTF-8")]
+
+
+def test_types_that_vary_from_line_to_line_are_all_read(tmp_path):
+    events = [
+        event(0),
+        event(1, event_id=7, clicked=True, hour=5.0, codes=[1.0, 2]),
+        event(2, event_id=2**70, clicked=0.0, hour=2**60 + 1),
+    ]
+    rows, malformed, _ = read_lines(tmp_path, [json.dumps(e).encode() for e in events])
+    assert not malformed
+    assert [row["event_id"] for row in rows] == ["e0", "7", str(2**70)]
+    assert [row["clicked"] for row in rows] == [1.0, 1.0, 0.0]
+    assert [row["hour"] for row in rows] == [3, 5, 2**60 + 1]
+
+
+def test_blank_lines_and_carriage_returns_and_byte_order_mark_are_no_events(tmp_path):
+    line = json.dumps(event(0)).encode()
+    rows, malformed, lines = read_lines(
+        tmp_path, [b"\xef\xbb\xbf" + line + b"\r", b"", b"  \r", json.dumps(event(1)).encode()]
+    )
+    assert len(rows) == 2
+    assert not malformed
+    assert lines == 4
+
+
+def test_two_objects_on_a_line_and_one_object_on_two_lines_are_malformed(tmp_path):
+    one = json.dumps(event(0)).encode()
+    half = one.index(b', "hour"')
+    rows, malformed, _ = read_lines(tmp_path, [one + one, one[:half], one[half:], one])
+    assert len(rows) == 1
+    assert [bad.line for bad in malformed] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz"])
+def test_line_numbers_hold_across_blocks(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(text, "_READ_BYTES", 300)
+    bad = {1, 57, 58, 199}
+    is_csv = ".csv" in name
+    lines = [
+        b"oops"
+        if n in bad
+        else (as_csv_line(event(n).values()) if is_csv else json.dumps(event(n)).encode())
+        for n in range(1, 200)
+    ]
+    header = as_csv_line(GOOD) if is_csv else None
+    rows, malformed, _ = read_lines(tmp_path, lines, name, header)
+    assert {m.line - is_csv for m in malformed} == bad
+    assert len(rows) == 195
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_byte_ranges_cover_each_line_once(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(text, "_READ_BYTES", 100)
+    lines = [
+        as_csv_line(event(n).values()) if suffix == "csv" else json.dumps(event(n)).encode()
+        for n in range(30)
+    ]
+    if suffix == "csv":
+        lines = [as_csv_line(GOOD), *lines]
+    path = tmp_path / f"a.{suffix}"
+    content = b"\n".join(lines)
+    path.write_bytes(content)
+    for width in (1, 7, len(lines[1]) + 1, 400, len(content)):
+        ranges = range(0, len(content), width)
+        parts = [read(path, start, min(start + width, len(content))) for start in ranges]
+        ids = [row["event_id"] for rows, _, _ in parts for row in rows]
+        assert ids == [f"e{n}" for n in range(30)]
+        assert sum(count for _, _, count in parts) == len(lines)
+
+
+def test_line_without_end_is_cut_off_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text, "MAX_LINE_BYTES", 4000)
+    monkeypatch.setattr(text, "_READ_BYTES", 500)
+    good = json.dumps(event(0)).encode()
+    rows, malformed, lines = read_lines(tmp_path, [good, b"x" * 50_000, good])
+    assert len(rows) == 2
+    assert [bad.line for bad in malformed] == [2]
+    assert len(malformed[0].raw) <= 2000
+    assert lines == 3
+
+
+@pytest.mark.parametrize("cut", [5, -20])
+def test_gzip_that_breaks_off_is_unreadable(tmp_path, cut):
+    content = b"\n".join(json.dumps(event(n)).encode() for n in range(1000))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(content)[:cut])
+    with pytest.raises(UnreadableError, match="breaks off"):
+        read(path)
+
+
+def test_gzip_members_are_read_one_after_the_other(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(
+        b"".join(gzip.compress(json.dumps(event(n)).encode() + b"\n") for n in range(3))
+    )
+    assert len(read(path)[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
+def test_file_of_another_format_is_unreadable(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"this is neither" * 10)
+    with pytest.raises(UnreadableError):
+        read(path)
+
+
+JUNK = st.binary(max_size=40).map(lambda b: b.replace(b"\n", b""))
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0, 1, 0.0, 1.0, 1e39, 5.0]),
+    st.floats(width=32),
+    st.text(max_size=5),
+    st.lists(st.one_of(st.text(max_size=3), st.integers(0, 9), st.none(), st.just(2.0)), max_size=3),
+)
+CHANGED = st.dictionaries(st.sampled_from([*GOOD, "unknown"]), VALUES, max_size=3)
+JSON_LINES = st.one_of(
+    st.just(json.dumps(GOOD).encode()),
+    CHANGED.map(lambda changes: json.dumps({**GOOD, **changes}).encode()),
+    CHANGED.map(lambda changes: json.dumps({**GOOD, **changes}, ensure_ascii=True)[:-3].encode()),
+    JUNK,
+)
+CELLS = st.one_of(
+    st.sampled_from(["", "1", "0", "true", "False", "1.", ".5", "-0", "1e5", "0x1F", " 2", "5.0"]),
+    st.sampled_from(["007", "1e400", "-", "+1", "nan", "a|b", "1|2", '"', '"a"b', 'a"b', "\t3"]),
+    st.text(st.characters(blacklist_characters="\n", blacklist_categories=["Cs"]), max_size=4),
+)
+CSV_LINES = st.one_of(
+    st.just(as_csv_line(GOOD.values())),
+    st.dictionaries(st.sampled_from(list(GOOD)), CELLS, max_size=3).map(
+        lambda changes: as_csv_line({**GOOD, **changes}.values()).replace(b"\n", b"")
+    ),
+    st.lists(CELLS, min_size=8, max_size=8).map(lambda cells: ",".join(cells).encode()),
+    JUNK,
+)
+
+
+def assert_fate_of_each_line_is_its_own(directory, lines, name, header):
+    """The lines together give what each gives alone, where it is parsed by itself."""
+    alone = []
+    for line in lines:
+        parser = (
+            readers._JsonLines(FIELDS) if header is None else readers._CsvLines(FIELDS, header)
+        )
+        alone.append(parser.check_lines([line], 1))
+    rows, malformed, count = read_lines(directory, lines, name, header)
+    shift = 1 if header is None else 2
+    assert count == len(lines) + shift - 1
+    assert [(bad.line, bad.reason) for bad in malformed] == [
+        (n, bad.reason) for n, part in enumerate(alone, shift) for bad in part.malformed
+    ]
+    assert rows == [row for part in alone for row in part.batch.to_pylist()]
+    blank = sum(not line.strip() for line in lines)
+    assert len(rows) + len(malformed) + blank == len(lines)
+
+
+SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@SETTINGS
+@given(lines=st.lists(JSON_LINES, max_size=8))
+def test_fate_of_a_json_line_does_not_depend_on_its_neighbours(scratch, lines):
+    assert_fate_of_each_line_is_its_own(scratch, lines, "h.jsonl", None)
+
+
+@SETTINGS
+@given(lines=st.lists(CSV_LINES, max_size=8))
+def test_fate_of_a_csv_line_does_not_depend_on_its_neighbours(scratch, lines):
+    assert_fate_of_each_line_is_its_own(scratch, lines, "h.csv", as_csv_line(GOOD))
