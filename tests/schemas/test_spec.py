@@ -1,0 +1,269 @@
+import os
+
+import hypothesis.strategies as st
+import pytest
+import yaml
+from hypothesis import given, settings
+
+import schemas
+from schemas.errors import ExitCode, SpecError
+from schemas.spec import PRESETS, RankingSpec, load_spec, parse_spec
+
+DEMO = os.path.join(os.path.dirname(schemas.__file__), "demo.yaml")
+
+
+def demo(*overrides: str) -> RankingSpec:
+    return load_spec(DEMO, overrides)
+
+
+def without(path: str) -> RankingSpec:
+    with open(DEMO, encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    *parents, last = path.split(".")
+    node = content
+    for key in parents:
+        node = node[key]
+    del node[last]
+    return parse_spec(yaml.safe_dump(content, sort_keys=False), "edited")
+
+
+def reordered(section: str) -> RankingSpec:
+    with open(DEMO, encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    content[section] = dict(reversed(content[section].items()))
+    return parse_spec(yaml.safe_dump(content, sort_keys=False), "edited")
+
+
+def test_demo_has_the_six_tasks():
+    spec = demo()
+    assert list(spec.tasks) == ["click", "long_view", "like", "share", "watch_time", "rating"]
+    assert [task.kind for task in spec.tasks.values()] == ["binary"] * 4 + ["regression"] * 2
+    assert set(spec.categorical) | set(spec.dense) == set(spec.features)
+    assert spec.table_of("recent_items") == spec.table_of("item_id") == "item_id"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1", "training.learning_rat: no such field"),
+        ("colour=red", "colour: no such field"),
+        ("training.batch_size=0", "training.batch_size: Input should be greater than or equal"),
+        ("training.batch_size=many", "training.batch_size: Input should be a valid integer"),
+        ("training.optimizer.name=sgd", "training.optimizer.name: Input should be 'clippy_adag"),
+        ("tasks.click.gate.min_auc=1.5", "tasks.click.gate.min_auc: Input should be less than"),
+        ("tasks.click.gate=null", "tasks.click.gate: Input should be a valid dictionary"),
+        ("tasks.click.kind=ternary", "tasks.click: Input tag 'ternary'"),
+        ("tasks.rating.gate.min_auc=0.6", "tasks.rating.gate.min_auc: no such field"),
+        ("features.topic.buckets=1", "features.topic.buckets: Input should be greater"),
+        ("features.topic.buckets=null", "features.topic: needs both 'buckets' and 'embedding'"),
+        ("features.topic.table=device", "features.topic: takes 'buckets' and 'embedding' from"),
+        ("features.recent_items.table=hours", "features.recent_items.table: 'hours' is no cat"),
+        ("features.recent_items.table=item_length", "'item_length' is no categorical feature"),
+        ("features.Topic={type: dense}", "features.Topic"),
+        ("features.clicked={type: dense}", "'clicked' is already features.clicked"),
+        ("features.event_id={type: dense}", "'event_id' is already events.id"),
+        ("tasks.like.label=clicked", "tasks.like.label: the event field 'clicked' is already"),
+        ("slices=[item_length]", "slices: 'item_length' is no single-valued categorical"),
+        ("slices=[recent_items]", "slices: 'recent_items' is no single-valued categorical"),
+        ("tasks.click.gate.slices={age: {min_auc: 0.5}}", "tasks.click.gate.slices: 'age' is no"),
+        ("model.preset=huge", "model: preset 'huge' is none of tiny, laptop"),
+        ("model={shared: []}", "model.shared: "),
+        ("model.dropout=1.0", "model.dropout: Input should be less than 1"),
+        ("training.min_window_days=4", "training: 'min_window_days' is larger"),
+        ("serving.score=click + clik", "serving.score: unknown name 'clik'"),
+        ("tasks.score={kind: binary, label: x, gate: {min_auc: 0.5}}", "tasks.score: the name is"),
+        ("validation.severity={DRIFT: FATAL}", "validation.severity.DRIFT: "),
+        ("name=My Ranker", "name: String should match pattern"),
+    ],
+)
+def test_an_error_names_file_and_field(override, message):
+    with pytest.raises(SpecError) as error:
+        demo(override)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{DEMO}: ") for line in lines)
+    assert message in str(error.value)
+
+
+def test_all_errors_are_listed_at_once():
+    with pytest.raises(SpecError) as error:
+        demo("training.batch_size=0", "serving.keep_versions=0", "colour=red")
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("path", ["name", "features", "tasks", "model", "serving", "serving.score"])
+def test_a_missing_required_field_is_named(path):
+    with pytest.raises(SpecError, match=f"edited: {path}: Field required"):
+        without(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("a: [1, 2", "not valid YAML"),
+        ("features: {a: {type: dense}}\n\tb: 1", "not valid YAML"),
+    ],
+)
+def test_a_document_that_is_no_mapping_is_refused(text, message):
+    with pytest.raises(SpecError, match=f"broken.yaml: {message}"):
+        parse_spec(text, "broken.yaml")
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    absent = str(tmp_path / "absent.yaml")
+    with pytest.raises(SpecError, match=r"absent\.yaml: cannot be read") as error:
+        load_spec(absent)
+    assert error.value.exit_code is ExitCode.BAD_SPEC
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(SpecError, match=r"binary\.yaml: cannot be read"):
+        load_spec(str(binary))
+
+
+def test_overrides_apply_in_order_and_are_yaml():
+    spec = demo(
+        "training.learning_rate=0.2",
+        "training.learning_rate = 0.3",
+        "features.topic.max_drift=null",
+        "slices=[topic]",
+        "tasks.click.gate.slices.topic.min_auc=0.5",
+        "events.id=impression",
+    )
+    assert spec.training.learning_rate == 0.3
+    assert spec.categorical["topic"].max_drift is None
+    assert spec.slices == ("topic",)
+    assert spec.tasks["click"].gate.slices["topic"].min_auc == 0.5
+    assert spec.events.id == "impression"
+    assert spec.training.batch_size == demo().training.batch_size
+
+
+@pytest.mark.parametrize("override", ["training.seed", "=1", ".seed=1", "training..seed=1", ""])
+def test_an_override_that_is_no_assignment_is_refused(override):
+    with pytest.raises(SpecError, match=r"expected FIELD\.FIELD=VALUE"):
+        demo(override)
+
+
+def test_an_override_below_a_value_is_refused():
+    with pytest.raises(SpecError, match=r"'name.first=x': name has no fields"):
+        demo("name.first=x")
+
+
+def test_an_override_that_is_no_yaml_is_refused():
+    with pytest.raises(SpecError, match="the value is not valid YAML"):
+        demo("slices=[device")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_expanded(preset):
+    assert demo(f"model={{preset: {preset}}}").model == PRESETS[preset]
+
+
+def test_fields_beside_a_preset_win():
+    spec = demo("model={preset: large_dcn, dropout: 0.1, tower: [8]}")
+    assert spec.model.shared == (4096,) * 4
+    assert (spec.model.cross_layers, spec.model.dropout, spec.model.tower) == (1, 0.1, (8,))
+
+
+EVENTS, MODEL, TASKS = "events_fingerprint", "model_fingerprint", "tasks_fingerprint"
+
+
+def changed(spec: RankingSpec) -> set[str]:
+    base = demo()
+    return {
+        name for name in (EVENTS, MODEL, TASKS) if getattr(spec, name)() != getattr(base, name)()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "fingerprints"),
+    [
+        ("name=other", set()),
+        ("training.learning_rate=0.9", set()),
+        ("training.optimizer.name=adagrad", set()),
+        ("training.window_days=9", set()),
+        ("tasks.click.gate.min_auc=0.9", set()),
+        ("tasks.click.loss_weight=3", set()),
+        ("slices=[]", set()),
+        ("serving.score=click", set()),
+        ("validation.stop_at=NEVER", set()),
+        ("model.dropout=0.2", set()),
+        ("features.topic.max_drift=0.9", set()),
+        ("features.topic.max_skew=null", set()),
+        ("features.item_length.minimum=null", set()),
+        ("features.item_length.maximum=1000", set()),
+        ("events.id=impression", {EVENTS}),
+        ("features.topic.required=true", {EVENTS}),
+        ("tasks.click.optional=true", {EVENTS}),
+        ("features.topic.buckets=128", {MODEL}),
+        ("features.topic.embedding=4", {MODEL}),
+        ("features.recent_items.pooling=sum", {MODEL}),
+        ("features.item_length.scale=none", {MODEL}),
+        ("features.item_length.default=1.0", {MODEL}),
+        ("model.preset=tiny", {MODEL}),
+        ("model.cross_layers=1", {MODEL}),
+        ("features.hour.dtype=string", {EVENTS, MODEL}),
+        ("features.hour.multivalued=true", {EVENTS, MODEL}),
+        ("features.language={type: dense}", {EVENTS, MODEL}),
+        ("tasks.watch_time.transform=none", {MODEL, TASKS}),
+        ("tasks.click.label=clicked_once", {EVENTS, MODEL, TASKS}),
+        (
+            "tasks.follow={kind: binary, label: followed, gate: {min_auc: 0.5}}",
+            {EVENTS, MODEL, TASKS},
+        ),
+    ],
+)
+def test_fingerprints_change_with_what_they_stand_for(override, fingerprints):
+    assert changed(demo(override)) == fingerprints
+
+
+@pytest.mark.parametrize("section", ["features", "tasks"])
+def test_order_counts_for_the_weights_only(section):
+    assert changed(reordered(section)) == {MODEL}
+
+
+def test_a_removed_feature_changes_events_and_model():
+    assert changed(without("features.user_activity")) == {EVENTS, MODEL}
+
+
+def test_fingerprints_do_not_depend_on_how_a_spec_is_written():
+    assert changed(demo("model={shared: [256, 128], tower: [32]}")) == set()
+
+
+def test_resolved_yaml_reads_back_as_the_same_spec():
+    spec = demo("training.learning_rate=0.25", "model={preset: small, dropout: 0.5}")
+    again = parse_spec(spec.to_yaml(), "resolved")
+    assert again == spec
+    assert list(again.features) == list(spec.features)
+    assert list(again.tasks) == list(spec.tasks)
+    assert again.to_yaml() == spec.to_yaml()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rate=st.floats(1e-8, 1e3),
+    epsilon=st.floats(1e-20, 1.0),
+    seed=st.integers(-(2**40), 2**40),
+    layers=st.lists(st.integers(1, 4096), min_size=1, max_size=4),
+)
+def test_numbers_survive_the_round_trip(rate, epsilon, seed, layers):
+    spec = demo(
+        f"training.learning_rate={rate!r}",
+        f"training.optimizer.epsilon={epsilon!r}",
+        f"training.seed={seed}",
+        f"model={{shared: {layers}}}",
+    )
+    assert spec.training.learning_rate == rate
+    assert parse_spec(spec.to_yaml(), "resolved") == spec
+
+
+@pytest.mark.parametrize(
+    ("days", "exposures", "share"), [(1, 3.0, 0.0), (7, 1.0, 0.0), (7, 1.6, 0.1), (3, 9.0, 1.0)]
+)
+def test_replay_share_gives_the_exposures(days, exposures, share):
+    spec = demo(
+        f"training.window_days={days}",
+        "training.min_window_days=1",
+        f"training.exposures={exposures}",
+    )
+    assert spec.training.replay_share == pytest.approx(share)

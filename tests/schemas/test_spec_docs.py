@@ -1,0 +1,90 @@
+import pathlib
+import re
+
+import pydantic
+import pytest
+import yaml
+
+from schemas import formula, spec
+
+TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
+
+
+def declared() -> list[type[pydantic.BaseModel]]:
+    """The parts of a spec that a file can hold; a gate's slices repeat the gate's bounds."""
+    models = [
+        value
+        for name, value in vars(spec).items()
+        if isinstance(value, type)
+        and issubclass(value, pydantic.BaseModel)
+        and value.__module__ == spec.__name__
+        and not name.startswith("_")
+    ]
+    return [model for model in models if not any(model in other.__bases__ for other in models)]
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The first table below the heading that contains `heading`: cells by first cell."""
+    section = re.search(rf"^#+ [^\n]*{re.escape(heading)}.*?(?=^#+ |\Z)", TEXT, re.M | re.S)
+    assert section, f"docs/spec.md has no section for {heading}"
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", section[0], re.M)
+    return {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
+
+
+@pytest.mark.parametrize("model", declared(), ids=lambda model: model.__name__)
+def test_table_lists_the_fields_and_their_defaults(model):
+    rows = table(f"(`{model.__name__}`)")
+    presets = set(spec.PRESETS) if model is spec.Architecture else set()
+    assert [name for name in rows if name not in presets] == list(model.model_fields)
+    for name, field in model.model_fields.items():
+        _, default, meaning = rows[name]
+        assert meaning
+        if field.is_required():
+            assert default == "required", name
+        elif isinstance(field.default, pydantic.BaseModel):
+            assert default == "see below", name
+        else:
+            shown = yaml.safe_load(default.strip("`"))
+            actual = list(field.default) if isinstance(field.default, tuple) else field.default
+            # YAML 1.1 reads 1e-07 as a string; so does a spec, and pydantic then converts it.
+            assert (float(shown) if isinstance(actual, float) else shown) == actual, name
+
+
+def test_table_lists_the_presets():
+    rows = table("(`Architecture`)")
+    for name, preset in spec.PRESETS.items():
+        shared, tower, cross_layers = (yaml.safe_load(cell.strip("`")) for cell in rows[name])
+        assert (tuple(shared), tuple(tower), cross_layers) == (
+            preset.shared,
+            preset.tower,
+            preset.cross_layers,
+        )
+
+
+def test_every_function_of_the_formula_is_named():
+    for name in formula.FUNCTIONS:
+        assert f"`{name}(" in TEXT
+
+
+def test_quoted_errors_are_real():
+    demo = (pathlib.Path(spec.__file__).parent / "demo.yaml").read_text(encoding="utf-8")
+    for override in ("tasks.click.gate.min_auc=1.5", "training.learningrate=1"):
+        with pytest.raises(spec.SpecError) as error:
+            spec.parse_spec(demo, "my.yaml", [override])
+        assert str(error.value) in TEXT
+
+
+def test_quoted_overrides_and_additions_are_valid():
+    demo = (pathlib.Path(spec.__file__).parent / "demo.yaml").read_text(encoding="utf-8")
+    section = TEXT.split("## Overrides")[1].split("##")[0]
+    overrides = re.findall(r"^ {4}(\S+=.*)$", section, re.M)
+    assert len(overrides) == 5
+    spec.parse_spec(demo, "demo.yaml", overrides)
+    for kind in ("features", "tasks"):
+        block = re.search(rf"^ {{4}}{kind}:\n(?: {{6}}.*\n)+", TEXT, re.M)
+        assert block
+        content = yaml.safe_load(demo)
+        added = yaml.safe_load(block[0])[kind]
+        content[kind].update(added)
+        parsed = spec.parse_spec(yaml.safe_dump(content), "demo.yaml")
+        assert set(added) < set(getattr(parsed, kind))
