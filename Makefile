@@ -41,6 +41,6 @@ lock:  ## regenerate locks/ from setup.py (needs uv; UPGRADE=1 takes newer versi
 	$(COMPILE) --universal --python-version 3.11 setup.py \
 	  --extra test --extra bench --output-file locks/tfx-1.21.txt
 
-clean:  ## delete what the tools and `make run` leave; .venv stays
-	rm -rf work build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## delete what the tools and `make run` leave; .venv and other workspaces stay
+	rm -rf work/demo build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
