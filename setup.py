@@ -28,6 +28,8 @@ RUNTIME = [
     f"kfp-pipeline-spec>=2.14; {TFX_1_21}",
     f"tensorflow>=2.16.2,<2.17; {TFX_1_16}",
     f"tensorflow>=2.21,<2.22; {TFX_1_21}",
+    # TensorFlow 2.21 no longer brings it, and tf.summary needs it.
+    "tensorboard>=2.16",
     "keras>=3.12,<4",
     f"numpy>=1.26,<2; {TFX_1_16}",
     f"numpy>=2,<3; {TFX_1_21}",
