@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import tensorflow_model_analysis as tfma
 
@@ -58,8 +58,6 @@ def _task_metrics(name: str, task: Task, compare: bool) -> tfma.MetricsSpec:
     metrics = [
         _gated(class_name, task.gate, task.gate.slices, compare),
         _calibration(task.gate, task.gate.slices),
-        tfma.MetricConfig(class_name="MeanLabel"),
-        tfma.MetricConfig(class_name="MeanPrediction"),
         tfma.MetricConfig(class_name="WeightedExampleCount"),
     ]
     return tfma.MetricsSpec(output_names=[name], metrics=metrics)
@@ -79,14 +77,14 @@ def _finite_metrics() -> tfma.MetricsSpec:
 def _gated(
     class_name: str,
     bounds: BinaryBounds | RegressionBounds,
-    slices: dict[str, Any],
+    slices: Mapping[str, BinaryBounds | RegressionBounds],
     compare: bool,
 ) -> tfma.MetricConfig:
+    by_slice = {None: bounds, **slices}
     return tfma.MetricConfig(
         class_name=class_name,
-        threshold=_threshold(bounds, compare),
         per_slice_thresholds=[
-            _per_slice(name, _threshold(item, compare)) for name, item in slices.items()
+            _per_slice(name, _threshold(item, compare)) for name, item in by_slice.items()
         ],
     )
 
@@ -108,15 +106,18 @@ def _threshold(bounds: BinaryBounds | RegressionBounds, compare: bool) -> tfma.M
 
 
 def _calibration(
-    bounds: BinaryBounds | RegressionBounds, slices: dict[str, Any]
+    bounds: BinaryBounds | RegressionBounds,
+    slices: Mapping[str, BinaryBounds | RegressionBounds],
 ) -> tfma.MetricConfig:
-    config = tfma.MetricConfig(class_name="Calibration")
-    if bounds.calibration is not None:
-        config.threshold.CopyFrom(_range(*bounds.calibration))
-    for name, item in slices.items():
-        if item.calibration is not None:
-            config.per_slice_thresholds.append(_per_slice(name, _range(*item.calibration)))
-    return config
+    by_slice = {None: bounds, **slices}
+    return tfma.MetricConfig(
+        class_name="Calibration",
+        per_slice_thresholds=[
+            _per_slice(name, _range(*item.calibration))
+            for name, item in by_slice.items()
+            if item.calibration is not None
+        ],
+    )
 
 
 def _range(low: float, high: float) -> tfma.MetricThreshold:
@@ -127,7 +128,9 @@ def _range(low: float, high: float) -> tfma.MetricThreshold:
     )
 
 
-def _per_slice(feature: str, threshold: tfma.MetricThreshold) -> tfma.PerSliceMetricThreshold:
-    return tfma.PerSliceMetricThreshold(
-        slicing_specs=[tfma.SlicingSpec(feature_keys=[feature])], threshold=threshold
-    )
+def _per_slice(
+    feature: str | None, threshold: tfma.MetricThreshold
+) -> tfma.PerSliceMetricThreshold:
+    """Applies a threshold to each value of a feature, or, for None, to all events only."""
+    slicing = tfma.SlicingSpec(feature_keys=[feature] if feature else [])
+    return tfma.PerSliceMetricThreshold(slicing_specs=[slicing], threshold=threshold)
