@@ -49,12 +49,11 @@ def check_event(fields: tuple[Field, ...], event: Mapping[str, Any]) -> list[Any
 
 
 def _check_value(field: Field, value: Any) -> Any:
-    if value is None or (value == "" and field.kind in ("id", "string")):
-        value = [] if field.multivalued else None
-    if value in (None, []):
+    empty: Any = [] if field.multivalued else ("" if field.kind in ("id", "string") else None)
+    if value is None or value == empty:
         if field.required:
             raise MalformedError(f"field '{field.name}': missing, and it is required")
-        return value
+        return [] if field.multivalued else None
     if not field.multivalued:
         return _check_one(field, value)
     if not isinstance(value, list):

@@ -147,10 +147,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def _describe(examples: types.Artifact, run: RunExamples) -> None:
-    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
-    examples_utils.set_file_format(
-        examples, write_split.to_file_format_str(example_gen_pb2.FileFormat.FORMAT_TFRECORDS_GZIP)
-    )
+    tf_example = example_gen_pb2.FORMAT_TF_EXAMPLE  # type: ignore[attr-defined]
+    gzip = example_gen_pb2.FORMAT_TFRECORDS_GZIP  # type: ignore[attr-defined]
+    examples_utils.set_payload_format(examples, tf_example)
+    examples_utils.set_file_format(examples, write_split.to_file_format_str(gzip))
     date = run.run_date
     examples.span = example_gen_utils.date_to_span_number(date.year, date.month, date.day)
     examples.set_string_custom_property("run_date", date.isoformat())

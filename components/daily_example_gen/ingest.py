@@ -21,7 +21,7 @@ from schemas.errors import BadDataError
 MIN_SHARDS = 16
 _MAX_SHARDS = 4096
 _SHARD_BYTES = 64 << 20
-_PIECE_BYTES = 128 << 20
+_PIECE_BYTES = 32 << 20
 # Bytes of text that a byte of a file stands for, by suffix; plain text counts as itself.
 _EXPANSION = {".gz": 6, ".parquet": 4}
 

@@ -294,7 +294,6 @@ class _CsvLines(_Lines):
             read_options=pa.csv.ReadOptions(
                 use_threads=False, block_size=len(data) + 1, column_names=unique
             ),
-            parse_options=pa.csv.ParseOptions(ignore_empty_lines=False),
             convert_options=pa.csv.ConvertOptions(
                 column_types={name: self._type(self._by_name[name]) for name in present},
                 include_columns=present,

@@ -1,0 +1,496 @@
+import collections
+import datetime
+import json
+import os
+import shutil
+
+import apache_beam as beam
+import pytest
+import tensorflow as tf
+from tfx.orchestration import data_types
+from tfx.types import artifact_utils, channel_utils, standard_artifacts
+
+from components import artifacts
+from components.daily_example_gen import day_store, ingest, splits
+from components.daily_example_gen.component import DailyExampleGen
+from components.daily_example_gen.day_store import DayStore, list_logs
+from components.daily_example_gen.executor import Executor, make_examples
+from components.daily_example_gen.fields import event_fields
+from components.run_plan import RunPlan
+from schemas.errors import BadDataError
+from schemas.spec import parse_spec
+
+SPEC = """
+name: test
+events: {max_quarantined: 0.1}
+features:
+  user: {type: categorical, buckets: 10, embedding: 2, required: true}
+  topics: {type: categorical, multivalued: true, buckets: 10, embedding: 2}
+  hour: {type: categorical, dtype: int, buckets: 24, embedding: 2}
+  age: {type: dense}
+tasks:
+  click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
+  rate: {kind: regression, label: rating, optional: true, gate: {max_rmse: 9}}
+model: {preset: tiny}
+training: {window_days: 3, min_window_days: 2, exposures: 1.5}
+serving: {score: click}
+"""
+DAYS = [datetime.date(2026, 1, day) for day in range(1, 5)]
+RUN_DATE = DAYS[-1]
+
+
+def make_pipeline():
+    return beam.Pipeline(argv=["--runner=DirectRunner", "--direct_running_mode=in_memory"])
+
+
+def no_pipeline():
+    raise AssertionError("something was parsed")
+
+
+def event(number, **changes):
+    return {
+        "event_id": f"e{number}",
+        "user": f"u{number}",
+        "topics": ["a", "b"],
+        "hour": number % 24,
+        "age": 1.5,
+        "clicked": number % 2,
+        "rating": 2.5 if number % 5 == 0 else None,
+        **changes,
+    }
+
+
+def write_day(logs, date, lines, name="part-0.jsonl"):
+    directory = logs / date.isoformat()
+    directory.mkdir(parents=True, exist_ok=True)
+    text = "".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines)
+    (directory / name).write_text(text)
+    return directory / name
+
+
+def plan(base_trained_through=None, window=None, **overrides):
+    spec = parse_spec(SPEC, "test", [f"{k.replace('__', '.')}={v}" for k, v in overrides.items()])
+    return RunPlan(
+        spec=spec,
+        run_date=RUN_DATE,
+        window=tuple(DAYS[:-1] if window is None else window),
+        base_version=None if base_trained_through is None else 1,
+        base_trained_through=base_trained_through,
+        start_reason="",
+        baseline_version=None,
+        baseline_reason="",
+    )
+
+
+@pytest.fixture(scope="module")
+def _template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("template")
+    for i, date in enumerate(DAYS):
+        write_day(root / "logs", date, [event(1000 * i + n) for n in range(100)])
+    run(plan(), root, root / "out", make_pipeline)
+    shutil.rmtree(root / "out")
+    return root
+
+
+@pytest.fixture
+def root(_template, tmp_path):
+    """Four days of 100 events in `logs`, all of them in `store`; times are kept."""
+    shutil.copytree(_template, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def run(plan, root, out=None, make_pipeline=no_pipeline):
+    out = out or root / "out"
+    return make_examples(
+        plan,
+        str(root / "logs"),
+        str(root / "store"),
+        {"train": str(out / "Split-train"), "eval": str(out / "Split-eval")},
+        str(out / "quarantine"),
+        make_pipeline,
+    )
+
+
+def records(directory):
+    files = sorted(map(str, directory.glob("*")))
+    raw = tf.data.TFRecordDataset(files, compression_type="GZIP") if files else []
+    return [tf.train.Example.FromString(record.numpy()).features.feature for record in raw]
+
+
+def users(directory):
+    return [record["user"].bytes_list.value[0].decode() for record in records(directory)]
+
+
+def stored(root, date):
+    store = DayStore(str(root / "store"), plan().spec.events_fingerprint())
+    return store.find(list_logs(str(root / "logs"), date))
+
+
+def ingest_day(root, date, make_pipeline=make_pipeline):
+    spec = plan().spec
+    return ingest.ingest_days(
+        str(root / "logs"),
+        [date],
+        event_fields(spec),
+        DayStore(str(root / "store"), spec.events_fingerprint()),
+        make_pipeline,
+    ).get(date)
+
+
+# Splits
+
+
+def test_train_is_the_window_and_eval_the_run_date(root):
+    run(plan(), root)
+    train, evaluated = users(root / "out/Split-train"), users(root / "out/Split-eval")
+    assert sorted(train) == sorted(f"u{1000 * i + n}" for i in range(3) for n in range(100))
+    assert sorted(evaluated) == sorted(f"u{3000 + n}" for n in range(100))
+
+
+def test_example_holds_features_and_labels_as_logged(root):
+    run(plan(), root)
+    by_user = {r["user"].bytes_list.value[0]: r for r in records(root / "out/Split-eval")}
+    record = by_user[b"u3005"]
+    assert set(record) == {"user", "topics", "hour", "age", "clicked", "rating"}
+    assert list(record["topics"].bytes_list.value) == [b"a", b"b"]
+    assert list(record["hour"].int64_list.value) == [3005 % 24]
+    assert list(record["age"].float_list.value) == [1.5]
+    assert list(record["clicked"].float_list.value) == [1.0]
+    assert list(record["rating"].float_list.value) == [2.5]
+    assert by_user[b"u3001"]["rating"].WhichOneof("kind") is None
+
+
+def test_events_are_shuffled_over_shards_and_no_event_is_in_two(root):
+    day = stored(root, RUN_DATE)
+    directory = root / "shards"
+    directory.mkdir()
+    order = []
+    for number in range(len(day.manifest.shards)):
+        shutil.copy(day.shard(number), directory / f"{number:05d}")
+    order = users(directory)
+    assert len(order) == len(set(order)) == 100
+    assert order != sorted(order, key=lambda user: int(user[1:]))
+    assert sum(count > 0 for count in day.manifest.shards) > 8
+
+
+def test_same_logs_give_the_same_shards_in_the_same_order(root, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(root / "logs", other / "logs")
+    run(plan(), root)
+    run(plan(), other, make_pipeline=make_pipeline)
+    for split in ("Split-train", "Split-eval"):
+        assert users(root / "out" / split) == users(other / "out" / split)
+
+
+def test_warm_start_takes_new_days_whole_and_a_share_of_seen_ones(root):
+    result = run(plan(base_trained_through=DAYS[1]), root)
+    shards = {day.date: len(day.shards) for day in result.training}
+    assert shards == {DAYS[0]: 4, DAYS[1]: 4, DAYS[2]: 16}
+    names = collections.Counter(p.name[:10] for p in (root / "out/Split-train").glob("*"))
+    assert names == {date.isoformat(): count for date, count in shards.items()}
+    assert len(users(root / "out/Split-train")) == sum(day.events for day in result.training)
+
+
+def test_replayed_shards_rotate_until_all_of_a_day_were_seen():
+    day = DAYS[0]
+    chosen = [
+        splits.choose_shards(16, 0.25, day, day + datetime.timedelta(days=age), seed=0)
+        for age in range(1, 5)
+    ]
+    assert [len(shards) for shards in chosen] == [4] * 4
+    assert sorted(shard for shards in chosen for shard in shards) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("shards", "share", "count"), [(16, 0.0, 0), (16, 1.0, 16), (16, 0.01, 1), (30, 0.1, 3)]
+)
+def test_share_of_shards_is_rounded_up(shards, share, count):
+    chosen = splits.choose_shards(shards, share, DAYS[0], RUN_DATE, seed=3)
+    assert len(chosen) == len(set(chosen)) == count
+    assert chosen == splits.choose_shards(shards, share, DAYS[0], RUN_DATE, seed=3)
+
+
+def test_artifact_files_are_hard_links_into_the_store(root):
+    run(plan(), root)
+    day = stored(root, RUN_DATE)
+    linked = root / f"out/Split-eval/{RUN_DATE}-00003-of-00016.gz"
+    assert os.path.samefile(linked, day.shard(3))
+
+
+# The day store
+
+
+def test_stored_days_are_not_parsed_again(root):
+    run(plan(), root)
+    run(plan(base_trained_through=DAYS[2]), root, root / "again")
+
+
+@pytest.mark.parametrize("change", ["same size", "late file", "removed file"])
+def test_changed_day_alone_is_parsed_again_and_its_old_form_removed(root, monkeypatch, change):
+    before = stored(root, DAYS[1]).directory
+    late = write_day(root / "logs", DAYS[1], [event(7777)], "part-1.jsonl")
+    if change == "late file":
+        expected = 101
+    else:
+        before = ingest_day(root, DAYS[1]).directory
+        expected = 100
+        if change == "removed file":
+            late.unlink()
+        else:
+            expected = 101
+            write_day(root / "logs", DAYS[1], [event(8888)], "part-1.jsonl")
+    parsed = []
+    original = ingest.pieces_of
+    monkeypatch.setattr(
+        ingest, "pieces_of", lambda logs: parsed.append(logs.date) or original(logs)
+    )
+    result = run(plan(), root, make_pipeline=make_pipeline)
+    assert set(parsed) == {DAYS[1]}
+    assert result.days[DAYS[1]].manifest.events == expected
+    if change == "same size":
+        assert "u8888" in users(root / "out/Split-train")
+        assert "u7777" not in users(root / "out/Split-train")
+    assert not os.path.exists(before)
+    assert len(list((root / "store").glob(f"*/{DAYS[1]}/*"))) == 1
+
+
+def test_events_encoded_otherwise_are_stored_apart(root):
+    changed = plan(features__age__required="true")
+    run(changed, root, make_pipeline=make_pipeline)
+    run(changed, root, root / "again")
+    run(plan(), root, root / "third")
+
+
+def test_killed_run_leaves_no_day_that_looks_whole(root, monkeypatch):
+    path = write_day(root / "logs", DAYS[0], [event(1)])
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(day_store, "_publish", die)
+    with pytest.raises(KeyboardInterrupt):
+        ingest_day(root, DAYS[0])
+    assert stored(root, DAYS[0]) is None
+    monkeypatch.undo()
+    assert ingest_day(root, DAYS[0]).manifest.events == 1
+    assert path.exists()
+    assert not list((root / "store").glob("*/.work/*"))
+
+
+def test_of_two_runs_storing_a_day_at_once_both_get_a_whole_one(root, monkeypatch):
+    write_day(root / "logs", DAYS[0], [event(n) for n in range(20)])
+    publish = day_store._publish
+
+    def publish_second(staged, final):
+        if not os.path.exists(final):
+            shutil.copytree(staged, final)
+        publish(staged, final)
+
+    monkeypatch.setattr(day_store, "_publish", publish_second)
+    day = ingest_day(root, DAYS[0])
+    assert day.manifest.events == 20
+    assert len(os.listdir(day.directory)) == 16 + 2
+
+
+def test_logs_that_change_while_they_are_read_are_an_error(root, monkeypatch):
+    write_day(root / "logs", DAYS[0], [event(1)])
+    original = ingest._run
+
+    def run_slowly(*args):
+        result = original(*args)
+        write_day(root / "logs", DAYS[0], [event(2)], "part-9.jsonl")
+        return result
+
+    monkeypatch.setattr(ingest, "_run", run_slowly)
+    with pytest.raises(BadDataError, match="changed while they were read"):
+        ingest_day(root, DAYS[0])
+
+
+def test_work_left_by_a_killed_run_is_removed_after_days(root):
+    old = next((root / "store").glob("*")) / ".work" / "20200101T000000-dead"
+    old.mkdir(parents=True)
+    (old / "x.arrow").write_text("")
+    write_day(root / "logs", DAYS[0], [event(1)])
+    ingest_day(root, DAYS[0])
+    assert not old.exists()
+
+
+# Duplicates, empty files, other files
+
+
+def test_last_event_in_file_order_counts_of_those_with_one_id(root):
+    write_day(root / "logs", DAYS[0], [event(1, user="b1"), event(2, user="b2")], "b.jsonl")
+    write_day(
+        root / "logs", DAYS[0], [event(1, user="a1"), event(3, user="x"), event(3)], "a.jsonl"
+    )
+    (root / f"logs/{DAYS[0]}/part-0.jsonl").unlink()
+    day = ingest_day(root, DAYS[0])
+    assert (day.manifest.events, day.manifest.duplicates) == (3, 2)
+    run(plan(), root)
+    train = users(root / "out/Split-train")
+    assert {"b1", "b2", "u3"} <= set(train)
+    assert not {"a1", "x"} & set(train)
+
+
+def test_formats_mix_in_a_day_and_ids_compare_as_text(root):
+    write_day(root / "logs", DAYS[0], [event(0, event_id=7)])
+    write_day(root / "logs", DAYS[0], ["event_id,user,clicked", "7,u,1", "8,v,0"], "q.csv")
+    day = ingest_day(root, DAYS[0])
+    assert (day.manifest.events, day.manifest.duplicates) == (2, 1)
+
+
+def test_empty_and_unknown_files_are_noted_and_markers_are_not(root):
+    for name in ("empty.jsonl", "readme.txt", "_SUCCESS", ".hidden.jsonl"):
+        write_day(root / "logs", RUN_DATE, [], name)
+    result = run(plan(), root, make_pipeline=make_pipeline)
+    notes = "\n".join(result.notes)
+    assert "empty.jsonl: empty" in notes
+    assert "readme.txt: ignored" in notes
+    assert "_SUCCESS" not in notes
+    assert ".hidden" not in notes
+    assert result.evaluated.manifest.events == 100
+
+
+def test_large_file_is_cut_into_ranges_with_line_numbers_of_the_file(root, monkeypatch):
+    monkeypatch.setattr(ingest, "_PIECE_BYTES", 1000)
+    lines = [event(n) for n in range(100)]
+    lines[57] = "oops"
+    path = write_day(root / "logs", DAYS[0], lines)
+    assert len(ingest.pieces_of(list_logs(str(root / "logs"), DAYS[0]))) > 5
+    day = ingest_day(root, DAYS[0])
+    assert day.manifest.events == 99
+    with open(day.quarantine, encoding="utf-8") as file:
+        (record,) = map(json.loads, file)
+    assert record["file"] == str(path)
+    assert record["line"] == 58
+    assert record["raw"] == "oops"
+
+
+# Bad data
+
+
+def test_malformed_lines_below_the_limit_are_counted_and_quarantined(root):
+    lines = [event(n) for n in range(99)]
+    lines.insert(11, event(500, age="n/a"))
+    path = write_day(root / "logs", DAYS[2], lines)
+    result = run(plan(), root, make_pipeline=make_pipeline)
+    assert (result.total("quarantined"), result.total("events")) == (1, 399)
+    (line,) = (root / f"out/quarantine/{DAYS[2]}.jsonl").read_text().splitlines()
+    reason = "field 'age': expected a number, got \"n/a\""
+    assert json.loads(line) == {
+        "file": str(path),
+        "line": 12,
+        "reason": reason,
+        "raw": json.dumps(event(500, age="n/a")),
+    }
+
+
+def test_malformed_lines_above_the_limit_fail_the_run_and_stay_in_the_store(root):
+    path = write_day(root / "logs", DAYS[2], [event(1), "oops", event(2, clicked=3)])
+    with pytest.raises(BadDataError) as error:
+        run(plan(), root, make_pipeline=make_pipeline)
+    message = str(error.value)
+    assert "2 of 3 lines are malformed (66.7 %, limit 10 %)" in message
+    assert f"{path}:3: field 'clicked': expected 0 or 1, got 3" in message
+    quarantine = stored(root, DAYS[2]).quarantine
+    assert quarantine in message
+    with open(quarantine, encoding="utf-8") as file:
+        assert len(file.readlines()) == 2
+    with pytest.raises(BadDataError, match="2 of 3 lines"):
+        run(plan(), root)
+    assert run(plan(events__max_quarantined=1.0), root).total("quarantined") == 2
+
+
+@pytest.mark.parametrize("how", ["missing", "empty directory", "empty file"])
+def test_run_date_without_events_is_an_error(root, how):
+    shutil.rmtree(root / f"logs/{RUN_DATE}")
+    if how == "empty directory":
+        (root / f"logs/{RUN_DATE}").mkdir()
+    if how == "empty file":
+        write_day(root / "logs", RUN_DATE, [])
+    with pytest.raises(BadDataError, match=rf"{RUN_DATE}: .* no (log files|events)"):
+        run(plan(), root, make_pipeline=make_pipeline)
+
+
+def test_gap_in_the_window_is_noted_and_the_run_goes_on(root):
+    shutil.rmtree(root / f"logs/{DAYS[1]}")
+    result = run(plan(), root)
+    assert [day.date for day in result.training] == [DAYS[0], DAYS[2]]
+    assert f"{DAYS[1]}: no events, a gap in the window" in result.notes
+
+
+def test_fewer_window_days_than_wanted_are_an_error_that_names_them(root):
+    for date in DAYS[:2]:
+        shutil.rmtree(root / f"logs/{date}")
+    with pytest.raises(BadDataError, match=r"1 of the 3 days .* 2026-01-01, 2026-01-02"):
+        run(plan(), root)
+
+
+def test_nothing_to_train_on_is_an_error(root):
+    with pytest.raises(BadDataError, match="no events to train on"):
+        run(plan(base_trained_through=DAYS[2], training__exposures=1.0), root)
+
+
+@pytest.mark.parametrize(("fewest", "what"), [(101, "100 events"), (1, None)])
+def test_too_few_events_on_the_run_date_are_an_error(root, fewest, what):
+    limited = plan(validation__min_events=fewest)
+    if what is None:
+        run(limited, root)
+    else:
+        with pytest.raises(BadDataError, match=f"{RUN_DATE}: {what}, fewer than the {fewest}"):
+            run(limited, root)
+
+
+def test_too_few_events_to_train_on_are_an_error(root):
+    limited = plan(DAYS[2], validation__min_events=90, training__exposures=1.01)
+    with pytest.raises(BadDataError, match="events to train on before"):
+        run(limited, root)
+
+
+def test_corrupt_file_is_an_error_and_other_days_are_kept(root):
+    (root / f"logs/{DAYS[0]}/cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    write_day(root / "logs", DAYS[1], [event(n) for n in range(50)])
+    with pytest.raises(BadDataError, match=r"cut\.jsonl\.gz: the gzip stream breaks off"):
+        run(plan(), root, make_pipeline=make_pipeline)
+    assert stored(root, DAYS[0]) is None
+    assert stored(root, DAYS[1]).manifest.events == 50
+
+
+# The TFX component
+
+
+def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
+    plan().save(str(root / "plan"))
+    given = {"plan": [artifacts.RunPlan()]}
+    given["plan"][0].uri = str(root / "plan")
+    outputs = {
+        "examples": [standard_artifacts.Examples()],
+        "quarantine": [artifacts.QuarantinedEvents()],
+    }
+    for name, (artifact,) in outputs.items():
+        artifact.uri = str(root / name)
+    properties = {"logs_root": str(root / "logs"), "day_store": str(root / "store")}
+    Executor().Do(given, outputs, properties)
+    (examples,) = outputs["examples"]
+    assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval"]
+    assert examples.get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
+    assert examples.get_string_custom_property("file_format") == "tfrecords_gzip"
+    assert examples.span == (RUN_DATE - datetime.date(1970, 1, 1)).days
+    assert examples.get_int_custom_property("train_events") == 300
+    assert examples.get_int_custom_property("eval_events") == 100
+    days = json.loads(examples.get_string_custom_property("days"))
+    assert [day["date"] for day in days] == [str(date) for date in DAYS[:3]]
+    assert len(list((root / "examples/Split-train").iterdir())) == 48
+    assert sorted(p.name for p in (root / "quarantine").iterdir()) == [
+        f"{date}.jsonl" for date in DAYS
+    ]
+
+
+def test_component_takes_runtime_parameters():
+    component = DailyExampleGen(
+        plan=channel_utils.as_channel([artifacts.RunPlan()]),
+        logs_root=data_types.RuntimeParameter(name="logs", ptype=str),
+        day_store="store",
+    )
+    assert set(component.outputs) == {"examples", "quarantine"}
+    assert isinstance(component.exec_properties["logs_root"], data_types.RuntimeParameter)
