@@ -45,13 +45,13 @@ def rates_and_counts(rows: pd.DataFrame) -> pd.DataFrame:
         its smoothed rate, and `<entity>_<mean>`, its smoothed mean. float32 [rows].
     """
     signals = rows[[*BINARY, *MEANS]].fillna(0.0).to_numpy(np.float64)
-    days = _days(rows)
-    overall = _before(np.zeros(len(rows), np.int64), days, signals)
+    days = days_of(rows)
+    overall = totals_before(np.zeros(len(rows), np.int64), days, signals)
     prior = _smoothed(overall, _PRIOR, np.full(len(_PRIOR), _PRIOR_STRENGTH))
     columns = {}
     for entity, names in ENTITIES.items():
         codes = rows.groupby(list(names), sort=False, dropna=False).ngroup().to_numpy()
-        totals = _before(codes, days, signals)
+        totals = totals_before(codes, days, signals)
         smoothed = _smoothed(totals, prior, _strengths(entity))
         columns[f"{entity}_count"] = totals[:, 0]
         for i, task in enumerate(BINARY):
@@ -78,7 +78,7 @@ def recent(rows: pd.DataFrame, chosen: pd.Series, column: str, size: int) -> pd.
     picked = chosen.to_numpy(bool)
     result = np.empty(len(rows), object)
     newest: dict[Any, list[Any]] = {}
-    for today in _days(rows):
+    for today in days_of(rows):
         for position in today:
             result[position] = newest.get(users[position], [])
         for position in today[picked[today]]:
@@ -88,13 +88,13 @@ def recent(rows: pd.DataFrame, chosen: pd.Series, column: str, size: int) -> pd.
     return pd.Series(result, index=rows.index)
 
 
-def _days(rows: pd.DataFrame) -> list[np.ndarray]:
-    """Positions of each day's rows, oldest day first."""
+def days_of(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Returns the positions of each day's rows, oldest day first."""
     numbers = pd.factorize(rows["date"], sort=True)[0]
     return [np.flatnonzero(numbers == day) for day in range(int(numbers.max(initial=-1)) + 1)]
 
 
-def _before(codes: np.ndarray, days: Sequence[np.ndarray], signals: np.ndarray) -> np.ndarray:
+def totals_before(codes: np.ndarray, days: Sequence[np.ndarray], signals: np.ndarray) -> np.ndarray:
     """Sums over earlier days of the rows with the same code.
 
     Args:
