@@ -7,6 +7,8 @@ import shutil
 import apache_beam as beam
 import pytest
 import tensorflow as tf
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.localfilesystem import LocalFileSystem
 from tfx.orchestration import data_types
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
@@ -313,6 +315,73 @@ def test_work_left_by_a_killed_run_is_removed_after_days(root):
     write_day(root / "logs", DAYS[0], [event(1)])
     ingest_day(root, DAYS[0])
     assert not old.exists()
+
+
+class ObjectStore(LocalFileSystem):
+    """`objects://<local path>`: no directories to make, no renaming of directories."""
+
+    @classmethod
+    def scheme(cls):
+        return "objects"
+
+    @staticmethod
+    def _key(url):
+        return url.removeprefix("objects://")
+
+    def _list(self, dir_or_prefix):
+        for directory, _, names in os.walk(self._key(dir_or_prefix)):
+            for path in (os.path.join(directory, name) for name in names):
+                url = "objects://" + path
+                yield FileMetadata(url, os.path.getsize(path), os.path.getmtime(path))
+
+    def _path_open(self, path, *args, **kwargs):
+        return super()._path_open(self._key(path), *args, **kwargs)
+
+    def create(self, path, *args, **kwargs):
+        return super().create(self._key(path), *args, **kwargs)
+
+    def exists(self, path):
+        return os.path.isfile(self._key(path)) or path.endswith("/")
+
+    def rename(self, source_file_names, destination_file_names):
+        self.copy(source_file_names, destination_file_names)
+        self.delete(source_file_names)
+
+    def copy(self, source_file_names, destination_file_names):
+        for source, destination in zip(source_file_names, destination_file_names, strict=True):
+            assert os.path.isfile(self._key(source))
+            os.makedirs(os.path.dirname(self._key(destination)), exist_ok=True)
+            shutil.copy(self._key(source), self._key(destination))
+
+    def delete(self, paths):
+        for path in paths:
+            os.remove(self._key(path))
+
+
+def test_logs_and_store_may_be_remote(root):
+    def ingest_remotely(make_pipeline):
+        return make_examples(
+            plan(),
+            f"objects://{root}/logs",
+            f"objects://{root}/remote",
+            {"train": str(root / "out/Split-train"), "eval": f"objects://{root}/out/Split-eval"},
+            str(root / "out/quarantine"),
+            make_pipeline,
+        )
+
+    result = ingest_remotely(make_pipeline)
+    assert result.total("events") == 400
+    former = result.days[DAYS[0]].directory.removeprefix("objects://")
+    assert len(os.listdir(former)) == 16 + 2
+    assert len(users(root / "out/Split-train")) == 300
+    assert len(users(root / "out/Split-eval")) == 100
+    shutil.rmtree(root / "out")
+    ingest_remotely(no_pipeline)
+    write_day(root / "logs", DAYS[0], [event(1)])
+    shutil.rmtree(root / "out")
+    assert ingest_remotely(make_pipeline).total("events") == 301
+    assert not os.path.isdir(former) or not os.listdir(former)
+    assert not [path for path in (root / "remote").glob("*/.work/*/*") if path.is_file()]
 
 
 # Duplicates, empty files, other files
