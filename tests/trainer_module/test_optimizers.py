@@ -281,6 +281,18 @@ def test_clippy_takes_other_dtypes_as_it_takes_float32(dtype):
     np.testing.assert_allclose(*ends, atol=tolerance)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_square_that_overflows_the_slot_is_skipped(jit_compile):
+    for dtype, gradient in (("float16", 300.0), ("bfloat16", 1.9e19), ("float32", 1.9e19)):
+        for make in (ClippyAdagrad, ClippedAdagrad):
+            w = variable(np.ones((2, 2)), dtype)
+            optimizer = built(make(0.1, jit_compile=jit_compile), w)
+            optimizer.apply([keras.ops.full((2, 2), gradient, dtype)], [w])
+            assert optimizer.skipped_steps == 1
+            assert np.all(np.isfinite(array(optimizer._slots[0][0])))
+            np.testing.assert_array_equal(array(w), np.ones((2, 2)))
+
+
 def test_zero_threshold_stops_a_layer_with_an_update():
     w = variable([0.0, 1.0])
     optimizer = ClippyAdagrad(

@@ -192,6 +192,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             ops.cast(self.iterations + 1, dtype),
             None if model_norm is None else ops.cast(model_norm, dtype),
             decay,
+            [slot.dtype for slot in slots],
         )
         self.assign(variable, _backend.with_rows(ops.cast(new_w, variable.dtype), rows))
         for slot, value in zip(slots, new_slots, strict=True):
@@ -214,15 +215,19 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         iteration: Tensor,
         model_norm: Tensor | None,
         decay: float | None,
+        stored: Sequence[str],
     ) -> tuple[Tensor, list[Tensor], Tensor, Mapping[str, Tensor], Tensor]:
-        """The step as a pure function; returns weights, slots, sigma, rule state, finite."""
+        """The step as a pure function; returns weights, slots, sigma, rule state, finite.
+
+        `stored` are the dtypes in which the slots are kept.
+        """
         decayed = w if decay is None else w - w * decay * eta
         r, p, slots_after = self.direction_and_slots(g, slots, iteration)
         sigma, new_state = rule.factor_and_state(Step(decayed, g, r, p, eta, model_norm), state)
         new_slots = slots_after(sigma)
         finite = all_finite(sigma)
-        for slot in new_slots:
-            finite = finite & all_finite(slot)
+        for slot, dtype in zip(new_slots, stored, strict=True):
+            finite = finite & all_finite(slot, dtype)
         sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
         return (
             ops.where(finite, decayed - (eta * sigma) * r, w),

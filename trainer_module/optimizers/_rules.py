@@ -40,10 +40,20 @@ class Step(NamedTuple):
     model_norm: Tensor = None
 
 
-def all_finite(x: Tensor) -> Tensor:
-    """Whether every number is finite, as a boolean scalar."""
-    bits, infinity = _bits(ops.abs(x))
-    return _row_by_row(ops.max, bits, x.dtype, initial=0) < infinity
+LARGEST_BITS = {
+    "float16": 0x477FE000,
+    "bfloat16": 0x7F7F0000,
+    "float32": 0x7F7FFFFF,
+    "float64": 0x7FEFFFFFFFFFFFFF,
+}
+"""The bits of the largest finite number of each dtype: as float32, of float64 as float64."""
+
+
+def all_finite(x: Tensor, dtype: str | None = None) -> Tensor:
+    """Whether every number is finite, also when it is stored as `dtype`, as a boolean scalar."""
+    bits, _ = _bits(ops.abs(x))
+    limit = LARGEST_BITS[keras.backend.standardize_dtype(dtype or x.dtype)]
+    return _row_by_row(ops.max, bits, x.dtype, initial=0) <= limit
 
 
 def smallest(x: Tensor) -> Tensor:
