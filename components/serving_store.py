@@ -64,13 +64,20 @@ def list_versions(serving_dir: str) -> tuple[ServedVersion, ...]:
     """
     if not fileio.exists(serving_dir):
         return ()
-    names = [name.rstrip("/") for name in fileio.listdir(serving_dir)]
+    names = [name for name in map(_base, fileio.listdir(serving_dir)) if name.isdecimal()]
     versions = []
-    for number in sorted(int(name) for name in names if name.isdecimal()):
-        path = os.path.join(serving_dir, str(number))
-        # An object store has no atomic rename: there, saved_model.pb is written last.
-        if fileio.exists(os.path.join(path, _SAVED_MODEL)):
-            versions.append(ServedVersion(number, path, _read_info(path)))
+    for name in sorted(names, key=int):
+        path = os.path.join(serving_dir, name)
+        try:
+            if _is_whole(path):
+                versions.append(ServedVersion(int(name), path, _read_info(path)))
+                continue
+        except ServingStoreError:
+            if _is_whole(path):
+                raise
+        if not fileio.exists(path):
+            # A push removed the version since it was listed.
+            return list_versions(serving_dir)
     return tuple(versions)
 
 
@@ -119,7 +126,7 @@ def push(model_dir: str, serving_dir: str, info: ModelInfo, keep_versions: int) 
     else:
         _copy_model(model_dir, path, info)
     for old in list_versions(serving_dir)[:-keep_versions]:
-        fileio.rmtree(old.path)
+        _remove_version(old.path)
     return ServedVersion(version, path, info)
 
 
@@ -149,15 +156,16 @@ def rollback(serving_dir: str, version: int, keep_versions: int) -> ServedVersio
 
 
 def copy_files(source: str, target: str, skip: str | None = None) -> None:
-    """Copies a folder's files, any file systems, leaving out those under `skip`.
+    """Copies a folder's files, any file systems, leaving out the file or folder `skip`.
 
     `saved_model.pb` is copied last.
     """
     files = []
     for folder, _, names in fileio.walk(source):
         inside = os.path.relpath(folder, source)
-        if skip is None or not (inside + os.sep).startswith(skip + os.sep):
-            files.extend(os.path.normpath(os.path.join(inside, name)) for name in names)
+        files.extend(os.path.normpath(os.path.join(inside, name)) for name in names)
+    if skip is not None:
+        files = [file for file in files if not (file + os.sep).startswith(skip + os.sep)]
     for file in sorted(files, key=lambda file: (file == _SAVED_MODEL, file)):
         destination = os.path.join(target, file)
         fileio.makedirs(os.path.dirname(destination))
@@ -167,9 +175,29 @@ def copy_files(source: str, target: str, skip: str | None = None) -> None:
 def _copy_model(model_dir: str, path: str, info: ModelInfo) -> None:
     version_file = os.path.join(path, VERSION_FILE)
     fileio.makedirs(os.path.dirname(version_file))
-    copy_files(model_dir, path, skip=VERSION_FILE)
     with fileio.open(version_file, "w") as file:
         file.write(json.dumps(dataclasses.asdict(info), default=str, indent=2))
+    copy_files(model_dir, path, skip=VERSION_FILE)
+
+
+def _remove_version(path: str) -> None:
+    """Takes a version out of the readers' sight at once, then removes its files."""
+    try:
+        if _is_local(path):
+            hidden = os.path.join(os.path.dirname(path), f"{_STAGING_PREFIX}{uuid.uuid4().hex}")
+            os.rename(path, hidden)
+            path = hidden
+        else:
+            fileio.remove(os.path.join(path, _SAVED_MODEL))
+        fileio.rmtree(path)
+    except (FileNotFoundError, fileio.NotFoundError):
+        # Another push removed it; the end is the same.
+        return
+
+
+def _is_whole(path: str) -> bool:
+    # An object store has no atomic rename: there, saved_model.pb is written last.
+    return fileio.exists(os.path.join(path, _SAVED_MODEL))
 
 
 def _read_info(path: str) -> ModelInfo:

@@ -1,0 +1,355 @@
+import dataclasses
+import datetime
+import json
+import os
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils
+
+from components import artifacts, serving_store
+from components.plan.executor import Executor
+from components.plan.planning import make_plan
+from components.run_plan import load_plan
+from components.serving_store import ModelInfo, ServedVersion
+from schemas.errors import RankerError, ServingStoreError, SpecError
+from schemas.spec import parse_spec
+from schemas.tfdv_schema import tfdv_schema
+
+SPEC = """
+name: test
+features:
+  user: {type: categorical, buckets: 10, embedding: 2}
+  age: {type: dense}
+tasks:
+  click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
+  rate: {kind: regression, label: rating, gate: {max_rmse: 9}}
+model: {preset: tiny}
+training: {window_days: 3, exposures: 1.5}
+serving: {score: click}
+"""
+FEATURE_ADDED = "features.topic={type: categorical, buckets: 4, embedding: 2}"
+TASK_ADDED = "tasks.like={kind: binary, label: liked, gate: {min_auc: 0.5}}"
+
+
+def spec_with(*overrides):
+    return parse_spec(SPEC, "spec", overrides)
+
+
+SPEC_NOW = spec_with()
+
+
+def day(number):
+    return datetime.date(2026, 1, 1) + datetime.timedelta(days=number)
+
+
+def version(number, run_day, spec=SPEC_NOW, rolled_back_to=None, trained_through=None):
+    return ServedVersion(
+        number,
+        f"serving/{number}",
+        ModelInfo(
+            run_date=day(run_day),
+            trained_through=day(run_day - 1 if trained_through is None else trained_through),
+            model_fingerprint=spec.model_fingerprint(),
+            tasks_fingerprint=spec.tasks_fingerprint(),
+            model_uri=f"model/{number}",
+            rolled_back_to=rolled_back_to,
+        ),
+    )
+
+
+dates = st.dates(datetime.date(2000, 1, 1), datetime.date(2100, 1, 1))
+
+
+@settings(deadline=None)
+@given(run_date=dates, window_days=st.integers(1, 60))
+def test_window_is_the_days_just_before_the_run_date_oldest_first(run_date, window_days):
+    window = make_plan(spec_with(f"training.window_days={window_days}"), run_date, []).window
+    assert len(window) == window_days
+    assert window[-1] == run_date - datetime.timedelta(days=1)
+    assert window[0] == run_date - datetime.timedelta(days=window_days)
+    assert list(window) == sorted(set(window))
+
+
+@settings(deadline=None)
+@given(
+    run_days=st.lists(st.integers(0, 6), max_size=6).map(sorted),
+    run_day=st.integers(0, 8),
+)
+def test_weights_never_come_from_the_run_date_or_later(run_days, run_day):
+    versions = [version(i + 1, d) for i, d in enumerate(run_days)]
+    if versions and run_days[-1] > run_day:
+        with pytest.raises(RankerError, match="is before that of the served version"):
+            make_plan(SPEC_NOW, day(run_day), versions)
+        return
+    plan = make_plan(SPEC_NOW, day(run_day), versions)
+    earlier = [item for item in versions if item.info.run_date < day(run_day)]
+    assert plan.base_version == (earlier[-1].version if earlier else None)
+    assert plan.baseline_version == (versions[-1].version if versions else None)
+    assert plan.warm_start == bool(earlier)
+    assert plan.warm_start == (plan.base_trained_through is not None)
+    if plan.warm_start:
+        assert plan.base_trained_through < plan.run_date
+
+
+@pytest.mark.parametrize(
+    ("versions", "run_day", "base", "baseline", "trained_through"),
+    [
+        pytest.param([], 5, None, None, None, id="first day"),
+        pytest.param([version(1, 5)], 6, 1, 1, 4, id="day after a push"),
+        pytest.param([version(1, 5)], 9, 1, 1, 4, id="after blocked or failed days"),
+        pytest.param([version(1, 5)], 5, None, 1, None, id="same day again, nothing older"),
+        pytest.param([version(1, 5), version(2, 6)], 6, 1, 2, 4, id="same day again"),
+        pytest.param(
+            [version(1, 5), version(2, 6), version(3, 6)], 6, 1, 3, 4, id="same day a third time"
+        ),
+        pytest.param(
+            [version(1, 5), version(2, 6), version(3, 5, rolled_back_to=1)],
+            7,
+            3,
+            3,
+            4,
+            id="next day after a rollback",
+        ),
+        pytest.param(
+            [version(1, 5), version(2, 6), version(3, 5, rolled_back_to=1)],
+            6,
+            3,
+            3,
+            4,
+            id="the day that was rolled back again",
+        ),
+    ],
+)
+def test_start_and_baseline_follow_from_what_was_pushed(
+    versions, run_day, base, baseline, trained_through
+):
+    plan = make_plan(SPEC_NOW, day(run_day), versions)
+    assert plan.base_version == base
+    assert plan.baseline_version == baseline
+    assert plan.base_trained_through == (None if trained_through is None else day(trained_through))
+    word = "cold start: no version of an earlier day" if base is None else "warm start from version"
+    assert plan.start_reason.startswith(word)
+
+
+def test_older_date_than_the_served_one_is_refused_with_what_to_do():
+    with pytest.raises(
+        RankerError, match=r"2026-01-05 is before .* version 2 \(2026-01-06\); roll back"
+    ):
+        make_plan(SPEC_NOW, day(4), [version(1, 4), version(2, 5)])
+
+
+@pytest.mark.parametrize(
+    ("change", "warm", "compared"),
+    [
+        ("training.learning_rate=0.5", True, True),
+        ("training.window_days=9", True, True),
+        ("tasks.click.gate.min_auc=0.9", True, True),
+        ("tasks.click.loss_weight=3", True, True),
+        ("features.age.maximum=99", True, True),
+        ("model.dropout=0.1", True, True),
+        ("serving.score=click * 2", True, True),
+        (FEATURE_ADDED, False, True),
+        ("features.user.buckets=11", False, True),
+        ("features.user.embedding=3", False, True),
+        ("features.age.scale=log1p", False, True),
+        ("model.preset=laptop", False, True),
+        (TASK_ADDED, False, False),
+        ("tasks.rate.transform=log1p", False, False),
+        ("tasks.click.label=tapped", False, False),
+    ],
+)
+def test_change_of_the_spec_decides_on_warm_start_and_comparison(change, warm, compared):
+    plan = make_plan(spec_with(change), day(6), [version(3, 5)])
+    assert plan.warm_start == warm
+    if not warm:
+        assert plan.base_trained_through is None
+        assert plan.start_reason == (
+            "cold start: the spec's features, tasks or model differ from those of version 3, "
+            "so its weights have another meaning"
+        )
+    assert (plan.baseline_version == 3) == compared
+    if not compared:
+        assert plan.baseline_reason == (
+            "absolute bounds only: the tasks differ from those of the served version 3"
+        )
+
+
+def test_changed_spec_starts_cold_even_if_an_older_version_would_fit():
+    versions = [version(1, 4), version(2, 5, spec=spec_with(FEATURE_ADDED))]
+    plan = make_plan(SPEC_NOW, day(6), versions)
+    assert not plan.warm_start
+    assert plan.baseline_version == 2
+
+
+def a_plan(**changes):
+    return dataclasses.replace(make_plan(SPEC_NOW, day(6), [version(3, 5)]), **changes)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        a_plan(),
+        make_plan(SPEC_NOW, day(6), []),
+        make_plan(spec_with(TASK_ADDED, "training.window_days=1"), day(6), [version(2, 5)]),
+        a_plan(start_reason='reason with\nlines, "quotes" and ünïcode'),
+    ],
+    ids=["warm", "first", "changed", "any text"],
+)
+def test_saved_plan_is_read_back_as_it_was(tmp_path, plan):
+    plan.save(str(tmp_path / "plan"))
+    loaded = load_plan(str(tmp_path / "plan"))
+    assert loaded == plan
+    assert loaded.spec.model_fingerprint() == plan.spec.model_fingerprint()
+
+
+@settings(deadline=None)
+@given(
+    window_days=st.integers(1, 20),
+    exposures=st.floats(1, 30),
+    offset=st.integers(-30, 30),
+    through=st.none() | st.integers(-30, 30),
+)
+def test_unseen_days_count_in_full_and_seen_ones_by_the_replay_share(
+    window_days, exposures, offset, through
+):
+    spec = spec_with(f"training.window_days={window_days}", f"training.exposures={exposures!r}")
+    trained_through = None if through is None else day(through)
+    plan = a_plan(spec=spec, base_trained_through=trained_through)
+    share = plan.train_share(day(offset))
+    if through is None or offset > through:
+        assert share == 1.0
+    else:
+        assert share == spec.training.replay_share
+        assert 0.0 <= share <= 1.0
+
+
+@settings(deadline=None)
+@given(window_days=st.integers(2, 30), exposures=st.floats(1, 5))
+def test_event_is_seen_exposures_times_over_its_stay_in_the_window(window_days, exposures):
+    spec = spec_with(f"training.window_days={window_days}", f"training.exposures={exposures!r}")
+    event_day = day(0)
+    seen = 0.0
+    for run_day in range(1, window_days + 1):
+        plan = make_plan(spec, day(run_day), [version(1, run_day - 1)])
+        assert event_day in plan.window
+        trained_through = day(run_day - 2)
+        seen += dataclasses.replace(plan, base_trained_through=trained_through).train_share(
+            event_day
+        )
+    assert seen == pytest.approx(min(exposures, window_days))
+
+
+def artifact(cls, path):
+    instance = cls()
+    instance.uri = str(path)
+    return [instance]
+
+
+def run_executor(folder, serving, run_date="2026-01-07", overrides=(), spec_path=None):
+    if spec_path is None:
+        spec_path = folder / "spec.yaml"
+        folder.mkdir(exist_ok=True)
+        spec_path.write_text(SPEC)
+    outputs = {
+        "plan": artifact(artifacts.RunPlan, folder / "plan"),
+        "schema": artifact(standard_artifacts.Schema, folder / "schema"),
+        "base_model": artifact(standard_artifacts.Model, folder / "base"),
+        "baseline_model": artifact(standard_artifacts.Model, folder / "baseline"),
+    }
+    properties = {
+        "spec_path": str(spec_path),
+        "overrides": json.dumps(list(overrides)),
+        "run_date": run_date,
+        "serving_dir": str(serving),
+    }
+    Executor().Do({}, outputs, properties)
+    return {name: item[0] for name, item in outputs.items()}
+
+
+def files_under(folder):
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def push_version(folder, serving, run_day=5, spec=SPEC_NOW):
+    model = folder / "model"
+    for name in ("saved_model.pb", "variables/v", "assets.extra/training_state/state.npz"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(name)
+    info = version(1, run_day, spec).info
+    return serving_store.push(str(model), str(serving), info, 5)
+
+
+def test_first_run_writes_plan_schema_and_notes_on_what_is_absent(tmp_path):
+    done = run_executor(tmp_path / "run", tmp_path / "serving", overrides=["training.seed=7"])
+    plan = load_plan(done["plan"].uri)
+    assert plan == make_plan(spec_with("training.seed=7"), datetime.date(2026, 1, 7), [])
+    assert done["plan"].get_string_custom_property("run_date") == "2026-01-07"
+    assert done["plan"].get_string_custom_property("start") == plan.start_reason
+    assert done["plan"].get_string_custom_property("baseline") == plan.baseline_reason
+    schema = io_utils.parse_pbtxt_file(
+        os.path.join(done["schema"].uri, "schema.pbtxt"), schema_pb2.Schema()
+    )
+    assert schema == tfdv_schema(plan.spec)
+    for name, reason in (
+        ("base_model", plan.start_reason),
+        ("baseline_model", plan.baseline_reason),
+    ):
+        assert files_under(done[name].uri) == ["ABSENT"]
+        with open(os.path.join(done[name].uri, "ABSENT")) as file:
+            assert file.read() == reason
+
+
+def test_later_run_gets_the_training_state_to_start_from_and_the_model_to_compare_with(tmp_path):
+    serving = tmp_path / "serving"
+    push_version(tmp_path, serving)
+    done = run_executor(tmp_path / "run", serving)
+    assert files_under(done["base_model"].uri) == [
+        "Format-Serving/assets.extra/training_state/state.npz"
+    ]
+    assert files_under(done["baseline_model"].uri) == [
+        "Format-Serving/assets.extra/version.json",
+        "Format-Serving/saved_model.pb",
+        "Format-Serving/variables/v",
+    ]
+    for name in ("base_model", "baseline_model"):
+        assert done[name].get_string_custom_property("pushed_version") == "1"
+
+
+def test_changed_model_is_compared_with_but_not_started_from_the_served_one(tmp_path):
+    serving = tmp_path / "serving"
+    push_version(tmp_path, serving)
+    done = run_executor(tmp_path / "run", serving, overrides=[FEATURE_ADDED])
+    assert files_under(done["base_model"].uri) == ["ABSENT"]
+    assert "Format-Serving/saved_model.pb" in files_under(done["baseline_model"].uri)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"run_date": "tomorrow"}, RankerError, r"'tomorrow': expected a day as YYYY-MM-DD"),
+        ({"run_date": "2026-01-01"}, RankerError, r"is before that of the served version 1"),
+        ({"overrides": ["training.speed=9"]}, SpecError, r"training\.speed: no such field"),
+        ({"spec_path": "nowhere.yaml"}, SpecError, r"nowhere\.yaml: cannot be read"),
+    ],
+)
+def test_run_that_cannot_be_planned_fails_with_a_readable_error(tmp_path, changes, error, message):
+    serving = tmp_path / "serving"
+    push_version(tmp_path, serving)
+    with pytest.raises(error, match=message):
+        run_executor(tmp_path / "run", serving, **changes)
+
+
+def test_served_version_that_cannot_be_told_stops_the_run(tmp_path):
+    serving = tmp_path / "serving"
+    pushed = push_version(tmp_path, serving)
+    os.remove(os.path.join(pushed.path, serving_store.VERSION_FILE))
+    with pytest.raises(ServingStoreError, match="cannot tell what this version is"):
+        run_executor(tmp_path / "run", serving)

@@ -1,0 +1,355 @@
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import threading
+
+import pytest
+
+from components import serving_store
+from components.serving_store import (
+    TRAINING_STATE,
+    VERSION_FILE,
+    ModelInfo,
+    list_versions,
+    push,
+    rollback,
+    served_version,
+)
+from schemas.errors import ServingStoreError
+
+INFO = ModelInfo(
+    run_date=datetime.date(2026, 1, 4),
+    trained_through=datetime.date(2026, 1, 3),
+    model_fingerprint="model",
+    tasks_fingerprint="tasks",
+    model_uri="artifacts/Trainer/model/6",
+)
+
+
+def make_model(folder, content="weights"):
+    for name in (
+        "saved_model.pb",
+        os.path.join("variables", "variables.index"),
+        os.path.join("assets.extra", "notes.txt"),
+        os.path.join(TRAINING_STATE, "state.npz"),
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content} {name}")
+    return str(folder)
+
+
+def files_of(folder, *, without=()):
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            with open(path) as file:
+                found[os.path.relpath(path, folder)] = file.read()
+    return {name: text for name, text in found.items() if name not in without}
+
+
+@pytest.fixture
+def serving(tmp_path):
+    return str(tmp_path / "serving")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_model(tmp_path / "model")
+
+
+def numbers(serving):
+    return [item.version for item in list_versions(serving)]
+
+
+def fail_while_copying(monkeypatch, file_name):
+    copy = serving_store.fileio.copy
+
+    def failing(source, *args, **kwargs):
+        if source.endswith(file_name):
+            raise KeyboardInterrupt
+        copy(source, *args, **kwargs)
+
+    monkeypatch.setattr(serving_store.fileio, "copy", failing)
+
+
+def test_nothing_is_served_before_the_first_push(serving):
+    assert list_versions(serving) == ()
+    assert served_version(serving) is None
+
+
+def test_pushed_version_holds_the_whole_model_and_what_it_is(serving, model):
+    pushed = push(model, serving, INFO, keep_versions=3)
+    assert served_version(serving) == pushed
+    assert pushed.info == INFO
+    assert files_of(pushed.path, without={VERSION_FILE}) == files_of(model)
+    assert os.listdir(serving) == ["1"]
+
+
+def test_versions_increase_and_only_the_newest_are_kept(serving, model):
+    assert [push(model, serving, INFO, 2).version for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert numbers(serving) == [4, 5]
+    assert sorted(os.listdir(serving)) == ["4", "5"]
+
+
+def test_a_number_is_not_used_again_after_what_holds_it_was_found_incomplete(serving, model):
+    os.makedirs(os.path.join(serving, "7", "variables"))
+    assert numbers(serving) == []
+    assert push(model, serving, INFO, 2).version == 8
+
+
+def test_fewer_versions_kept_than_before_removes_the_others(serving, model):
+    for _ in range(4):
+        push(model, serving, INFO, 10)
+    push(model, serving, INFO, 1)
+    assert numbers(serving) == [5]
+
+
+@pytest.mark.parametrize(
+    "file_name", ["notes.txt", "state.npz", "variables.index", "saved_model.pb"]
+)
+@pytest.mark.parametrize("is_local", [True, False], ids=["local", "object store"])
+def test_push_that_dies_while_copying_leaves_nothing_visible(
+    serving, model, monkeypatch, file_name, is_local
+):
+    first = push(model, serving, INFO, 5)
+    monkeypatch.setattr(serving_store, "_is_local", lambda path: is_local)
+    with monkeypatch.context() as patch:
+        fail_while_copying(patch, file_name)
+        with pytest.raises(KeyboardInterrupt):
+            push(model, serving, INFO, 5)
+    assert list_versions(serving) == (first,)
+    second = push(model, serving, INFO, 5)
+    assert second.version > first.version
+    assert list_versions(serving) == (first, second)
+
+
+def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
+    serving, model, monkeypatch
+):
+    monkeypatch.setattr(serving_store, "_is_local", lambda path: False)
+    copy = serving_store.fileio.copy
+    seen = []
+
+    def watched(*args, **kwargs):
+        copy(*args, **kwargs)
+        seen.append(list_versions(serving))
+
+    monkeypatch.setattr(serving_store.fileio, "copy", watched)
+    pushed = push(model, serving, INFO, 5)
+    assert seen == [()] * (len(seen) - 1) + [(pushed,)]
+
+    push(model, serving, INFO, 5)
+    del seen[:]
+    back = rollback(serving, 1, 5)
+    assert seen[-1][-1] == back
+    assert {versions[-1].version for versions in seen[:-1]} == {2}
+
+
+def test_on_an_object_store_old_versions_are_removed_too(serving, model, monkeypatch):
+    monkeypatch.setattr(serving_store, "_is_local", lambda path: False)
+    for _ in range(3):
+        push(model, serving, INFO, 2)
+    assert sorted(os.listdir(serving)) == ["2", "3"]
+
+
+def test_reader_never_sees_half_a_version_while_versions_come_and_go(serving, model):
+    pushes = 60
+    push(model, serving, INFO, 2)
+    done = threading.Event()
+    problems, seen = [], []
+
+    def read():
+        while not done.is_set():
+            try:
+                versions = list_versions(serving)
+                if not versions:
+                    problems.append("no version at all")
+                    continue
+                newest = versions[-1]
+                seen.append(newest.version)
+                missing = files_of(model).keys() - files_of(newest.path).keys()
+                if missing and newest in list_versions(serving):
+                    problems.append((newest.version, missing))
+            except FileNotFoundError:
+                # The version went out of the window between listing and reading it.
+                continue
+            except Exception as error:
+                problems.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(pushes):
+            push(model, serving, INFO, 2)
+    finally:
+        done.set()
+        reader.join()
+    assert problems == []
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 1
+
+
+def test_of_concurrent_pushes_each_gets_a_version_or_a_clear_error(tmp_path, serving):
+    models = [make_model(tmp_path / f"model{i}", f"weights {i}") for i in range(2)]
+    barrier = threading.Barrier(2)
+    pushed, errors = [], []
+
+    def worker(model):
+        for _ in range(10):
+            barrier.wait()
+            try:
+                pushed.append((push(model, serving, INFO, 3), model))
+            except ServingStoreError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=worker, args=[model]) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    versions = [version.version for version, _ in pushed]
+    assert len(versions) == len(set(versions))
+    assert len(pushed) + len(errors) == 20
+    assert all("another push took this version" in str(error) for error in errors)
+    kept = list_versions(serving)
+    assert [item.version for item in kept] == sorted(versions)[-3:]
+    by_version = {version.version: model for version, model in pushed}
+    for item in kept:
+        assert files_of(item.path, without={VERSION_FILE}) == files_of(by_version[item.version])
+    assert sorted(os.listdir(serving)) == sorted(str(item.version) for item in kept)
+
+
+def test_push_beaten_to_its_version_leaves_the_other_and_no_rest(serving, model, monkeypatch):
+    def taken(source, target):
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(serving_store.os, "rename", taken)
+    with pytest.raises(ServingStoreError, match=r"1: another push took this version.*run the push"):
+        push(model, serving, INFO, 5)
+    assert os.listdir(serving) == []
+
+
+def test_folder_without_a_saved_model_is_not_pushed(serving, tmp_path):
+    with pytest.raises(ServingStoreError, match=r"no saved_model\.pb; nothing was pushed"):
+        push(str(tmp_path), serving, INFO, 5)
+    assert not os.path.exists(serving)
+
+
+@pytest.mark.parametrize(
+    ("age", "remains"),
+    [(datetime.timedelta(hours=1), True), (datetime.timedelta(days=2), False)],
+    ids=["young, maybe alive", "old, dead"],
+)
+def test_staging_folder_of_a_killed_push_is_removed_once_it_is_dead(serving, model, age, remains):
+    staging = os.path.join(serving, ".staging-0123")
+    make_model(pathlib.Path(staging))
+    then = (datetime.datetime.now() - age).timestamp()
+    os.utime(staging, (then, then))
+    assert numbers(serving) == []
+    push(model, serving, INFO, 5)
+    assert os.path.exists(staging) == remains
+    assert numbers(serving) == [1]
+
+
+def test_rollback_serves_the_old_content_as_a_new_version(serving, tmp_path):
+    for i in range(3):
+        push(make_model(tmp_path / f"m{i}", f"weights {i}"), serving, INFO, 5)
+    old, *_ = list_versions(serving)
+    back = rollback(serving, 1, 5)
+    assert served_version(serving) == back
+    assert back.version == 4
+    assert back.info == dataclasses.replace(old.info, rolled_back_to=1)
+    without = {VERSION_FILE}
+    assert files_of(back.path, without=without) == files_of(old.path, without=without)
+
+
+def test_rollback_to_the_oldest_kept_version_copies_it_before_it_goes(serving, tmp_path):
+    for i in range(2):
+        push(make_model(tmp_path / f"m{i}", f"weights {i}"), serving, INFO, 2)
+    back = rollback(serving, 1, 2)
+    assert numbers(serving) == [2, 3]
+    assert files_of(back.path)["saved_model.pb"] == "weights 0 saved_model.pb"
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, r"version 2 is being served already"),
+        (9, r"no version 9; there is: 1, 2"),
+        (0, r"no version 0; there is: 1, 2"),
+    ],
+)
+def test_rollback_to_what_cannot_be_rolled_back_to_changes_nothing(
+    serving, model, version, message
+):
+    push(model, serving, INFO, 5)
+    push(model, serving, INFO, 5)
+    before = files_of(serving)
+    with pytest.raises(ServingStoreError, match=message):
+        rollback(serving, version, 5)
+    assert files_of(serving) == before
+
+
+def test_rollback_before_the_first_push_says_that_there_is_no_version(serving):
+    with pytest.raises(ServingStoreError, match=r"no version 1; there is: none"):
+        rollback(serving, 1, 5)
+
+
+def without_field(field):
+    content = {**dataclasses.asdict(INFO)}
+    del content[field]
+    return json.dumps(content, default=str)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        without_field("run_date"),
+        without_field("model_uri"),
+        json.dumps({**dataclasses.asdict(INFO), "run_date": "yesterday"}, default=str),
+        json.dumps({**dataclasses.asdict(INFO), "unknown": 1}, default=str),
+    ],
+)
+def test_unreadable_version_file_is_an_error_that_names_it(serving, model, content):
+    pushed = push(model, serving, INFO, 5)
+    path = os.path.join(pushed.path, VERSION_FILE)
+    pathlib.Path(path).write_text(content)
+    with pytest.raises(ServingStoreError, match="cannot tell what this version is") as caught:
+        list_versions(serving)
+    assert path in str(caught.value)
+
+
+def test_missing_version_file_is_an_error(serving, model):
+    os.remove(os.path.join(push(model, serving, INFO, 5).path, VERSION_FILE))
+    with pytest.raises(ServingStoreError, match="cannot tell what this version is"):
+        served_version(serving)
+
+
+def test_files_and_folders_that_are_no_version_are_ignored(serving, model):
+    pushed = push(model, serving, INFO, 5)
+    for name in ("README", "v2", "-3", "4.5", ".staging-x"):
+        os.makedirs(os.path.join(serving, name))
+    assert list_versions(serving) == (pushed,)
+
+
+@pytest.mark.parametrize(
+    ("skip", "left_out"),
+    [
+        (None, set()),
+        (TRAINING_STATE, {os.path.join(TRAINING_STATE, "state.npz")}),
+        (os.path.join("assets.extra", "notes.txt"), {os.path.join("assets.extra", "notes.txt")}),
+        (os.path.join("assets.extra", "notes"), set()),
+    ],
+)
+def test_copy_leaves_out_exactly_the_skipped_file_or_folder(tmp_path, model, skip, left_out):
+    target = str(tmp_path / "copy")
+    serving_store.copy_files(model, target, skip=skip)
+    assert files_of(target) == files_of(model, without=left_out)
