@@ -307,6 +307,7 @@ def main():
                 entry[f"{kind}_floor_ms"] = round(1000 * size * streams / bytes_per_second, 2)
         report["cases"][case] = entry
         print(case, json.dumps(entry, indent=1))
+        write(report)
     if not arguments.no_training:
         case = f"training_{arguments.batch}"
         row = measure(workers, case, arguments.training_repetitions)
@@ -317,6 +318,10 @@ def main():
         print(case, json.dumps(row))
     for worker in workers.values():
         worker.close()
+    write(report)
+
+
+def write(report):
     report["load_average_at_end"] = round(os.getloadavg()[0], 1)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
