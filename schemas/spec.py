@@ -188,11 +188,14 @@ class Validation(_Model):
 
     Attributes:
         min_events: fewest events that the run date and the training days may have.
+        max_eval_events: evaluate on a random sample of the run date of about this size; on
+            the whole day if it is not given.
         stop_at: smallest severity that stops the run before training.
         severity: severity by TFDV anomaly type (`AnomalyInfo.Type`), in place of TFDV's.
     """
 
     min_events: int = Field(default=1, ge=1)
+    max_eval_events: int | None = Field(default=None, ge=1)
     stop_at: Literal["WARNING", "ERROR", "NEVER"] = "ERROR"
     severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = {}
 

@@ -22,7 +22,13 @@ from tfx.types import artifact_utils
 from components.daily_example_gen.day_store import DayStore, StoredDay
 from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.ingest import ingest_days
-from components.daily_example_gen.splits import TrainDay, check_days, plan_training, put
+from components.daily_example_gen.splits import (
+    TrainDay,
+    check_days,
+    choose_eval_shards,
+    plan_training,
+    put,
+)
 from components.run_plan import RunPlan, load_plan
 from schemas.errors import BadDataError
 
@@ -37,18 +43,15 @@ class RunExamples:
         training: what is trained on, by window day, oldest first.
         days: the stored days, run date included, by date.
         run_date: the day that is evaluated on.
+        eval_events: how many of its events are.
         notes: gaps, empty and ignored files.
     """
 
     training: tuple[TrainDay, ...]
     days: dict[datetime.date, StoredDay]
     run_date: datetime.date
+    eval_events: int
     notes: tuple[str, ...]
-
-    @property
-    def evaluated(self) -> StoredDay:
-        """The run date."""
-        return self.days[self.run_date]
 
     def total(self, count: str) -> int:
         """Sum of one of the manifests' counts over all days."""
@@ -90,11 +93,14 @@ def make_examples(
     notes = check_days(plan, days, training, logs_root)
     for note in notes:
         logging.warning("%s", note)
+    evaluated = days[plan.run_date]
+    eval_shards = choose_eval_shards(
+        evaluated.manifest.shards, plan.spec.validation.max_eval_events
+    )
     try:
         for day in training:
             _put_shards(days[day.date], day.shards, split_dirs[TRAIN])
-        evaluated = days[plan.run_date]
-        _put_shards(evaluated, range(len(evaluated.manifest.shards)), split_dirs[EVAL])
+        _put_shards(evaluated, eval_shards, split_dirs[EVAL])
         for date, stored in days.items():
             put(stored.quarantine, os.path.join(quarantine_dir, f"{date}.jsonl"))
     except FileNotFoundError as error:
@@ -102,7 +108,8 @@ def make_examples(
             f"{error.filename}: gone from the day store while it was in use, since the day's logs "
             "changed and another run ingested them. Run again"
         ) from error
-    return RunExamples(tuple(training), days, plan.run_date, tuple(notes))
+    eval_events = sum(evaluated.manifest.shards[number] for number in eval_shards)
+    return RunExamples(tuple(training), days, plan.run_date, eval_events, tuple(notes))
 
 
 def _put_shards(day: StoredDay, shards: range | tuple[int, ...], directory: str) -> None:
@@ -169,7 +176,7 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
         ),
     )
     examples.set_int_custom_property("train_events", sum(day.events for day in run.training))
-    examples.set_int_custom_property("eval_events", run.evaluated.manifest.events)
+    examples.set_int_custom_property("eval_events", run.eval_events)
     for count in ("events", "quarantined", "duplicates"):
         examples.set_int_custom_property(count, run.total(count))
     examples.set_string_custom_property("notes", "\n".join(run.notes))

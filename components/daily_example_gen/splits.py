@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
@@ -72,6 +72,28 @@ def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> lis
         chosen = choose_shards(len(counts), share, date, plan.run_date, plan.spec.training.seed)
         taken.append(TrainDay(date, share, chosen, sum(counts[i] for i in chosen)))
     return taken
+
+
+def choose_eval_shards(counts: Sequence[int], wanted: int | None) -> range:
+    """Chooses the shards of the run date that the model is evaluated on.
+
+    Shards are random samples of their day, so any of them will do.
+
+    Args:
+        counts: events by shard.
+        wanted: fewest events to evaluate on; all if None.
+
+    Returns:
+        Numbers of the shards.
+    """
+    if wanted is None:
+        return range(len(counts))
+    total = 0
+    for number, count in enumerate(counts):
+        total += count
+        if total >= wanted:
+            return range(number + 1)
+    return range(len(counts))
 
 
 def check_days(

@@ -58,8 +58,10 @@ def _task_metrics(name: str, task: Task, compare: bool) -> tfma.MetricsSpec:
     metrics = [
         _gated(class_name, task.gate, task.gate.slices, compare),
         _calibration(task.gate, task.gate.slices),
-        tfma.MetricConfig(class_name="WeightedExampleCount"),
     ]
+    if task.optional:
+        # Of the others every event carries the label.
+        metrics.append(tfma.MetricConfig(class_name="WeightedExampleCount"))
     return tfma.MetricsSpec(output_names=[name], metrics=metrics)
 
 
