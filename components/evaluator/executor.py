@@ -64,7 +64,8 @@ def _judge(
         name: tasks.get("", {}).get("example_count", 0.0)
         for name, tasks in metrics["candidate"].items()
     }
-    verdict = decide(results.load_failures(path), infra_reasons, events, plan.spec.min_slice_events)
+    failures = results.load_failures(path) + results.unlabelled(metrics["candidate"])
+    verdict = decide(failures, infra_reasons, events, plan.spec.min_slice_events)
     return verdict, metrics
 
 

@@ -12,7 +12,7 @@ from components.evaluator.verdict import OVERALL, Failure
 from trainer_module import signatures
 
 Metrics = dict[str, dict[str, dict[str, float]]]
-"""Values by slice, task (empty for the whole model) and TFMA's metric name."""
+"""Finite values by slice, task (empty for the whole model) and TFMA's metric name."""
 
 
 def load_failures(path: str) -> list[Failure]:
@@ -53,6 +53,15 @@ def load_metrics(path: str) -> dict[str, Metrics]:
     return {CANDIDATE: _metrics(result), BASELINE: _metrics(baseline)}
 
 
+def unlabelled(metrics: Metrics) -> list[Failure]:
+    """Finds the tasks of which no event carries a label: TFMA gives them an RMSE of 0."""
+    return [
+        Failure(OVERALL, task, "weighted_example_count", 0.0, "at least 1", False)
+        for task, values in metrics.get(OVERALL, {}).items()
+        if values.get("weighted_example_count") == 0.0
+    ]
+
+
 def _compared(path: str) -> bool:
     return len(tfma.load_eval_results([path]).get_results()) > 1
 
@@ -65,9 +74,10 @@ def _metrics(result: Any) -> Metrics:
             if task == signatures.FINITE:
                 continue
             tasks[task] = {
-                name: value["doubleValue"]
+                name: float(value["doubleValue"])
                 for name, value in by_class.get("", {}).items()
-                if "doubleValue" in value
+                # What is NaN or infinite comes as text.
+                if math.isfinite(float(value.get("doubleValue", math.nan)))
             }
     return metrics
 
@@ -78,6 +88,9 @@ def _failure(slice_name: str, failure: Any) -> Failure:
     value = math.nan
     if failure.HasField("metric_value"):
         value = failure.metric_value.double_value.value
+    if failure.metric_key.name == "auc" and not is_change and value == 0.0:
+        # TFMA's word for labels that are all the same, or for none.
+        value = math.nan
     return Failure(
         slice_name=slice_name,
         task=failure.metric_key.output_name,

@@ -1,0 +1,329 @@
+"""The gate on planted predictions: each event carries what the model is to answer."""
+
+import datetime
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils
+
+from components import artifacts
+from components.evaluator.executor import VERDICT_FILE, Executor
+from components.run_plan import RunPlan
+from schemas.spec import parse_spec
+from schemas.tfdv_schema import tfdv_schema
+from trainer_module import signatures
+from trainer_module.export import export_model
+
+SPEC = """
+name: planted
+features:
+  device: {type: categorical, buckets: 8, embedding: 2}
+  click_logit: {type: dense}
+  rate_answer: {type: dense}
+  served_click_logit: {type: dense}
+  served_rate_answer: {type: dense}
+tasks:
+  click:
+    kind: binary
+    label: clicked
+    gate: {min_auc: 0.7, max_auc_drop: 0.02, slices: {device: {min_auc: 0.6}}}
+  rate:
+    kind: regression
+    label: rating
+    optional: true
+    gate: {max_rmse: 1.0, max_rmse_rise: 0.1}
+min_slice_events: 50
+model: {preset: tiny}
+serving: {score: click}
+"""
+SPEC_OF_TEST = parse_spec(SPEC, "spec")
+EVENTS = 400
+FINITE_BOUND = "all_finite: mean_prediction is {}, must be at least 1 (all events)"
+
+
+class PlantedModel(tf.Module):
+    """Answers what the event says, in the space of the loss."""
+
+    def __init__(self, prefix=""):
+        super().__init__()
+        self._prefix = prefix
+
+    def __call__(self, features, training=False):
+        return {
+            "click": features[f"{self._prefix}click_logit"],
+            "rate": features[f"{self._prefix}rate_answer"],
+        }
+
+
+def one_column(value):
+    return tf.sparse.to_dense(tf.sparse.reset_shape(value, [value.dense_shape[0], 1]))
+
+
+class RawTransform:
+    """In place of a transform graph: values as they are, label weights by presence."""
+
+    def transform_features_layer(self):
+        return self._transform
+
+    def _transform(self, raw):
+        answer = {}
+        for name, value in raw.items():
+            if value.dtype == tf.float32:
+                answer[name] = one_column(value)
+        for name, task in SPEC_OF_TEST.tasks.items():
+            if task.label in raw:
+                present = tf.sparse.map_values(tf.ones_like, raw[task.label])
+                answer[signatures.label_key(name)] = answer[task.label]
+                answer[signatures.weight_key(name)] = one_column(present)
+        answer["device"] = tf.sparse.to_dense(raw["device"], default_value="")
+        return answer
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, prefix in (("candidate", ""), ("served", "served_")):
+        target = folder / name / "Format-Serving"
+        export_model(PlantedModel(prefix), RawTransform(), SPEC_OF_TEST, str(target))
+    return folder
+
+
+def good_events():
+    """Columns of a day on which a model does well: click AUC about 0.9, rate RMSE 0.3."""
+    generator = np.random.default_rng(0)
+    clicked = (generator.random(EVENTS) < 0.4).astype(float)
+    rating = generator.normal(3.0, 1.0, EVENTS)
+    return {
+        "device": np.where(np.arange(EVENTS) % 2, "phone", "desktop"),
+        "clicked": clicked,
+        "rating": rating,
+        "click_logit": 2.0 * clicked + generator.normal(-1.0, 1.0, EVENTS),
+        "rate_answer": rating + generator.normal(0.0, 0.3, EVENTS),
+    }
+
+
+def write_examples(folder, columns, absent):
+    """Writes the columns as encoded events; `absent` tells which labels are missing."""
+    os.makedirs(folder)
+    columns = {
+        "served_click_logit": columns["click_logit"],
+        "served_rate_answer": columns["rate_answer"],
+        **columns,
+    }
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(os.path.join(folder, "data-00000-of-00001.gz"), options) as writer:
+        for row in range(EVENTS):
+            example = tf.train.Example()
+            for name, values in columns.items():
+                if name in absent and absent[name][row]:
+                    continue
+                feature = example.features.feature[name]
+                if name == "device":
+                    feature.bytes_list.value.append(str(values[row]).encode())
+                else:
+                    feature.float_list.value.append(values[row])
+            writer.write(example.SerializeToString())
+
+
+def artifact(cls, path, **properties):
+    instance = cls()
+    instance.uri = str(path)
+    for name, value in properties.items():
+        instance.set_string_custom_property(name, value)
+    return [instance]
+
+
+def evaluate(folder, models, columns, *, absent=None, compare=False, infra_reasons="", model=None):
+    """Runs the executor; returns (blessing artifact, content of the verdict file)."""
+    RunPlan(
+        spec=SPEC_OF_TEST,
+        run_date=datetime.date(2026, 1, 4),
+        window=(),
+        base_version=None,
+        base_trained_through=None,
+        start_reason="",
+        baseline_version=1 if compare else None,
+        baseline_reason="",
+    ).save(str(folder / "plan"))
+    io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), tfdv_schema(SPEC_OF_TEST))
+    write_examples(str(folder / "examples" / "Split-eval"), columns, absent or {})
+    examples = artifact(
+        standard_artifacts.Examples,
+        folder / "examples",
+        payload_format="FORMAT_TF_EXAMPLE",
+        file_format="tfrecords_gzip",
+    )
+    examples[0].split_names = '["eval"]'
+    outputs = {
+        "evaluation": artifact(standard_artifacts.ModelEvaluation, folder / "evaluation"),
+        "blessing": artifact(standard_artifacts.ModelBlessing, folder / "blessing"),
+    }
+    context = BaseBeamExecutor.Context(
+        beam_pipeline_args=["--direct_running_mode=in_memory"],
+        tmp_dir=str(folder / "tmp"),
+        unique_id="1",
+    )
+    Executor(context).Do(
+        {
+            "plan": artifact(artifacts.RunPlan, folder / "plan"),
+            "examples": examples,
+            "model": artifact(standard_artifacts.Model, model or models / "candidate"),
+            "baseline_model": artifact(standard_artifacts.Model, models / "served"),
+            "infra_blessing": artifact(
+                standard_artifacts.InfraBlessing, folder / "infra", reasons=infra_reasons
+            ),
+            "schema": artifact(standard_artifacts.Schema, folder / "schema"),
+        },
+        outputs,
+        {"example_splits": "null"},
+    )
+    with open(folder / "evaluation" / VERDICT_FILE) as file:
+        verdict = json.load(file)
+    return outputs["blessing"][0], verdict
+
+
+def assert_published(blessing, verdict, *, blessed):
+    assert verdict["blessed"] == blessed
+    assert blessing.get_int_custom_property("blessed") == int(blessed)
+    assert os.listdir(blessing.uri) == ["BLESSED" if blessed else "NOT_BLESSED"]
+    assert blessing.get_string_custom_property("reasons").splitlines() == verdict["reasons"]
+
+
+def auc(labels, scores):
+    ranks = np.argsort(np.argsort(scores)) + 1.0
+    positives = labels == 1
+    count = positives.sum()
+    below = ranks[positives].sum() - count * (count + 1) / 2
+    return below / (count * (len(labels) - count))
+
+
+def test_good_model_is_blessed_and_masked_labels_and_unjudgeable_slices_do_not_count(
+    tmp_path, models
+):
+    columns = good_events()
+    absent = np.arange(EVENTS) % 4 == 0
+    columns["rate_answer"] = np.where(absent, 1e6, columns["rate_answer"])
+    row = np.arange(EVENTS)
+    columns["device"] = np.select([row < 20, row < 80], ["tv", "watch"], columns["device"])
+    columns["click_logit"][row < 20] = 0.0
+    columns["clicked"][(row >= 20) & (row < 80)] = 0.0
+    blessing, verdict = evaluate(tmp_path, models, columns, absent={"rating": absent})
+
+    assert verdict["reasons"] == []
+    assert_published(blessing, verdict, blessed=True)
+    assert sorted(verdict["notes"]) == [
+        "click: auc could not be measured, must be at least 0.6 (device=watch): not counted",
+        "click: auc is 0.5000, must be at least 0.6 (device=tv): not counted, 20 of 50 events",
+    ]
+    assert verdict["metrics"].keys() == {"candidate"}
+    metrics = verdict["metrics"]["candidate"]
+    assert metrics.keys() == {
+        "all events",
+        *(f"device={name}" for name in ("tv", "watch", "phone", "desktop")),
+    }
+    overall = metrics["all events"]
+    assert overall.keys() == {"", "click", "rate"}
+    assert overall[""]["example_count"] == EVENTS
+    assert overall["rate"]["weighted_example_count"] == EVENTS - absent.sum()
+    assert metrics["device=tv"][""]["example_count"] == 20
+    errors = (columns["rate_answer"] - columns["rating"])[~absent]
+    assert overall["rate"]["root_mean_squared_error"] == pytest.approx(
+        math.sqrt(np.mean(errors**2)), rel=1e-4
+    )
+    assert overall["click"]["auc"] == pytest.approx(
+        auc(columns["clicked"], columns["click_logit"]), abs=2e-3
+    )
+
+
+def test_weak_predictions_are_blocked_with_the_metric_and_the_bound(tmp_path, models):
+    columns = good_events()
+    phone = columns["device"] == "phone"
+    # Constant on phones, good elsewhere; and ratings too high by more than the bound.
+    columns["click_logit"] = np.where(phone, 0.0, columns["click_logit"])
+    columns["rate_answer"] = columns["rating"] + 1.5
+    blessing, verdict = evaluate(tmp_path, models, columns)
+
+    assert_published(blessing, verdict, blessed=False)
+    click, rate = sorted(line for line in verdict["reasons"])
+    assert click == "click: auc is 0.5000, must be at least 0.6 (device=phone)"
+    assert rate == "rate: root_mean_squared_error is 1.5000, must be at most 1 (all events)"
+
+
+def test_constant_and_not_finite_predictions_end_in_a_verdict_and_not_in_a_crash(tmp_path, models):
+    columns = good_events()
+    columns["click_logit"] = np.zeros(EVENTS)
+    columns["rate_answer"] = columns["rating"].copy()
+    columns["rate_answer"][:3] = [np.nan, np.inf, -np.inf]
+    columns["click_logit"][3] = np.nan
+    blessing, verdict = evaluate(
+        tmp_path,
+        models,
+        columns,
+        absent={"rating": np.arange(EVENTS) < 10},
+        infra_reasons="serving_default: rate is NaN or infinite for 3 of 400 events",
+    )
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"][0] == ("serving_default: rate is NaN or infinite for 3 of 400 events")
+    assert FINITE_BOUND.format(f"{(EVENTS - 4) / EVENTS:.4f}") in verdict["reasons"]
+    assert any(
+        line.startswith("click: auc is 0.") and line.endswith("at least 0.7 (all events)")
+        for line in verdict["reasons"]
+    )
+    assert not any(line.startswith("rate: ") for line in verdict["reasons"])
+
+
+def test_model_worse_than_the_served_one_is_blocked_though_above_the_absolute_bounds(
+    tmp_path, models
+):
+    columns = good_events()
+    columns["served_click_logit"] = 6.0 * columns["clicked"] - 3.0
+    columns["served_rate_answer"] = columns["rating"] + 0.3
+    columns["rate_answer"] = columns["rating"] + 0.35
+    blessing, verdict = evaluate(tmp_path, models, columns, compare=True)
+
+    assert_published(blessing, verdict, blessed=False)
+    (reason,) = verdict["reasons"]
+    assert verdict["metrics"].keys() == {"candidate", "baseline"}
+    candidate, baseline = (
+        verdict["metrics"][name]["all events"]["click"]["auc"] for name in ("candidate", "baseline")
+    )
+    assert baseline == pytest.approx(1.0, abs=1e-3)
+    assert reason == (
+        f"click: auc change against the served model is {candidate - baseline:.4f}, "
+        "must be at least -0.02 (all events)"
+    )
+
+
+def test_task_without_any_label_is_blocked_because_it_cannot_be_measured(tmp_path, models):
+    everything = np.ones(EVENTS, bool)
+    absent = {"clicked": everything, "rating": everything}
+    blessing, verdict = evaluate(tmp_path, models, good_events(), absent=absent)
+    assert_published(blessing, verdict, blessed=False)
+    assert sorted(verdict["reasons"]) == [
+        "click: auc could not be measured, must be at least 0.7 (all events)",
+        "rate: weighted_example_count is 0.0000, must be at least 1 (all events)",
+    ]
+
+
+@pytest.mark.parametrize("infra_reasons", ["", "the model cannot be loaded and called: x"])
+def test_model_that_cannot_be_evaluated_is_a_verdict_only_if_it_cannot_be_served(
+    tmp_path, models, infra_reasons
+):
+    def evaluate_nothing():
+        return evaluate(
+            tmp_path, models, good_events(), infra_reasons=infra_reasons, model=tmp_path / "none"
+        )
+
+    if not infra_reasons:
+        with pytest.raises(Exception, match="none"):
+            evaluate_nothing()
+        return
+    blessing, verdict = evaluate_nothing()
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"] == [infra_reasons]
