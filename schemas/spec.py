@@ -264,7 +264,8 @@ class Training(_Model):
             warm start too, since the data has moved on.
         embedding_learning_rate: learning rate of the embeddings, where it differs.
         optimizer: the optimizer and its thresholds.
-        steps_per_execution: steps run in the graph for each call from Python.
+        steps_per_execution: steps run in the graph for each call from Python; on several
+            replicas, one.
         checkpoint_steps: steps between checkpoints, from which a killed run resumes.
         shuffle_events: size of the shuffle buffer, on top of the order of the shards.
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.

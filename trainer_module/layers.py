@@ -99,19 +99,18 @@ class ClippedNormalization(keras.layers.Layer):
         """Builds mean and variance, [width], as zeros and ones."""
         shape = (input_shape[-1],)
         self.mean = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="mean", dtype="float32"
+            shape=shape, initializer="zeros", trainable=False, name="mean"
         )
         self.variance = self.add_weight(
-            shape=shape, initializer="ones", trainable=False, name="variance", dtype="float32"
+            shape=shape, initializer="ones", trainable=False, name="variance"
         )
         self.built = True
 
     def call(self, x: Any) -> Any:
-        """Normalises in float32, whatever the policy: raw values may overflow float16."""
-        x = ops.cast(x, "float32")
+        """Normalises."""
         # A feature that was constant at the cold start must not blow up when it moves.
         z = (x - self.mean) / ops.sqrt(ops.maximum(self.variance, 1e-6))
-        return ops.cast(ops.clip(z, -self.limit, self.limit), self.compute_dtype)
+        return ops.clip(z, -self.limit, self.limit)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""

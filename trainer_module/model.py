@@ -44,7 +44,8 @@ def build_model(spec: RankingSpec) -> keras.Model:
         dense = [keras.Input((1,), dtype="float32", name=name) for name in spec.dense]
         inputs.update(zip(spec.dense, dense, strict=True))
         numbers = keras.layers.Concatenate(dtype="float32")(dense) if len(dense) > 1 else dense[0]
-        parts.append(ClippedNormalization(name=_NORMALIZATION)(numbers))
+        # float32 whatever the policy: raw values may overflow float16.
+        parts.append(ClippedNormalization(dtype="float32", name=_NORMALIZATION)(numbers))
     x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
 
     if spec.model.cross_layers:

@@ -114,28 +114,27 @@ def train(
         raise TrainingError("there are no transformed examples to train on")
     training = spec.training
     keras.utils.set_random_seed(training.seed)
+    # On several replicas the conditional that ends Keras's loop over steps cannot be placed
+    # (Keras 3.12 on TensorFlow 2.16, with Keras's own optimizers too).
+    alone = strategy.num_replicas_in_sync == 1
+    steps_per_execution = training.steps_per_execution if alone else 1
+    batches = training_batches(files, feature_spec, spec)
     with _policy(training), strategy.scope():
         model = build_model(spec)
         model.compile(
             optimizer=make_optimizer(training),
             loss=losses(spec),
             loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
-            steps_per_execution=training.steps_per_execution,
+            steps_per_execution=steps_per_execution,
             # Ids come in rows of varying length; XLA would compile for each length anew.
             jit_compile=False,
         )
-    batches = training_batches(files, feature_spec, spec)
-    if warm_start_from is None:
-        sample = batches.take(max(1, _COLD_START_SAMPLE // training.batch_size))
-        initialise_from_data(model, sample.as_numpy_iterator(), spec)
-    else:
-        try:
-            restore_state(model, warm_start_from)
-        except (tf.errors.NotFoundError, AssertionError) as error:
-            raise TrainingError(
-                f"{warm_start_from}: the served model's training state cannot be restored: {error}"
-            ) from error
-    resume = ResumableTraining(model, checkpoint_dir, training.checkpoint_steps)
+        if warm_start_from is None:
+            sample = batches.take(max(1, _COLD_START_SAMPLE // training.batch_size))
+            initialise_from_data(model, sample.as_numpy_iterator(), spec)
+        else:
+            _warm_start(model, warm_start_from)
+        resume = ResumableTraining(model, checkpoint_dir, training.checkpoint_steps)
     if resume.step:
         _logger.info("resuming after %d steps", resume.step)
     model.fit(
@@ -149,3 +148,12 @@ def train(
         verbose=2,
     )
     return model
+
+
+def _warm_start(model: keras.Model, directory: str) -> None:
+    try:
+        restore_state(model, directory)
+    except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
+        raise TrainingError(
+            f"{directory}: the served model's training state cannot be restored: {error}"
+        ) from error

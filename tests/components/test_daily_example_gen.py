@@ -417,7 +417,7 @@ def test_empty_and_unknown_files_are_noted_and_markers_are_not(root):
     assert "readme.txt: ignored" in notes
     assert "_SUCCESS" not in notes
     assert ".hidden" not in notes
-    assert result.evaluated.manifest.events == 100
+    assert result.eval_events == 100
 
 
 def test_large_file_is_cut_into_ranges_with_line_numbers_of_the_file(root, monkeypatch):

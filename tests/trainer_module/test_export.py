@@ -1,0 +1,97 @@
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from events import encode, make_events, tiny_spec, transformed
+
+from trainer_module.export import export_model
+from trainer_module.inputs import model_inputs
+from trainer_module.model import build_model
+
+
+@pytest.fixture(scope="module")
+def exported(transform_output, tmp_path_factory):
+    spec = tiny_spec()
+    model = build_model(spec)
+    directory = str(tmp_path_factory.mktemp("export") / "model")
+    export_model(model, transform_output, spec, directory)
+    return model, tf.saved_model.load(directory), directory
+
+
+def _requests(events):
+    labels = ("clicked", "seconds", "rating")
+    return tf.constant(
+        [encode({k: v for k, v in event.items() if k not in labels}) for event in events]
+    )
+
+
+def test_serving_gives_probabilities_label_units_and_the_score(exported):
+    model, loaded, _ = exported
+    spec, events = tiny_spec(), make_events(20)
+    answer = loaded.signatures["serving_default"](examples=_requests(events))
+    outputs = model(model_inputs(transformed(events, spec), spec))
+    raw = {name: np.asarray(value).ravel() for name, value in outputs.items()}
+    click, watch = 1 / (1 + np.exp(-raw["click"])), np.expm1(raw["watch"])
+    np.testing.assert_allclose(answer["click"], click, rtol=1e-5)
+    np.testing.assert_allclose(answer["watch"], watch, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(answer["stars"], raw["stars"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(answer["score"], click * 2 + raw["watch"], rtol=1e-4, atol=1e-5)
+
+
+def test_named_features_answer_as_serialized_examples_do(exported):
+    _, loaded, _ = exported
+    events = make_events(3)
+    events[0]["hour"], events[1]["age"] = [], []
+    recent = [event["recent"] + [""] * (3 - len(event["recent"])) for event in events]
+    named = loaded.signatures["raw_features"](
+        user=tf.constant([event["user"][0] for event in events]),
+        hour=tf.constant([-1, *(event["hour"][0] for event in events[1:])], tf.int64),
+        recent=tf.constant(recent),
+        age=tf.constant([events[0]["age"][0], math.nan, events[2]["age"][0]], tf.float32),
+        price=tf.constant([event["price"][0] for event in events], tf.float32),
+    )
+    expected = loaded.signatures["serving_default"](examples=_requests(events))
+    for name, values in expected.items():
+        np.testing.assert_allclose(named[name], values, rtol=1e-5)
+
+
+def test_evaluation_labels_are_masked_and_in_the_space_of_the_loss(exported):
+    _, loaded, _ = exported
+    events = make_events(30)
+    answer = loaded.signatures["evaluation_labels"](
+        examples=tf.constant([encode(event) for event in events])
+    )
+    np.testing.assert_allclose(
+        answer["watch__label"], [math.log1p(e["seconds"][0]) for e in events], rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        answer["stars__weight"], [float("rating" in event) for event in events]
+    )
+
+
+def test_non_finite_predictions_are_zeroed_and_counted_for_evaluation(transform_output, tmp_path):
+    spec = tiny_spec()
+    model = build_model(spec)
+    model.get_layer("head_click").bias.assign([math.nan])
+    export_model(model, transform_output, spec, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    requests = _requests(make_events(5))
+    evaluated = loaded.signatures["evaluate"](examples=requests)
+    np.testing.assert_array_equal(evaluated["all_finite"], np.zeros(5))
+    np.testing.assert_array_equal(evaluated["click"], np.zeros(5))
+    served = loaded.signatures["serving_default"](examples=requests)
+    assert np.isnan(served["click"]).all()
+
+
+def test_model_is_served_without_the_project(exported, tmp_path):
+    _, _, directory = exported
+    script = (
+        "import sys, tensorflow as tf\n"
+        f"answer = tf.saved_model.load({directory!r}).signatures['serving_default']("
+        "examples=tf.constant([b'']))\n"
+        "assert 'score' in answer and 'trainer_module' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, capture_output=True)

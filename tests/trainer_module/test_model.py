@@ -1,0 +1,120 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from events import make_events, tiny_spec, transformed
+
+from schemas.spec import PRESETS
+from trainer_module.inputs import PADDING, model_inputs
+from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
+from trainer_module.model import build_model, initialise_from_data, losses
+
+
+def _batch(spec, count=64):
+    values = transformed(make_events(count), spec)
+    features = model_inputs(values, spec)
+    labels = {task: values[f"{task}__label"] for task in spec.tasks}
+    weights = {task: values[f"{task}__weight"] for task in spec.tasks}
+    return features, labels, weights
+
+
+@pytest.mark.parametrize(
+    ("pooling", "reference"),
+    [
+        ("mean", lambda rows: rows.mean(axis=0)),
+        ("sum", lambda rows: rows.sum(axis=0)),
+        ("sqrtn", lambda rows: rows.sum(axis=0) / np.sqrt(len(rows))),
+    ],
+)
+def test_pooling_matches_numpy(pooling, reference):
+    layer = PooledEmbedding(10, 3)
+    ids = np.array([[1, 4, PADDING], [9, PADDING, PADDING], [2, 2, 3]])
+    out = np.asarray(layer(ids, pooling=pooling))
+    table = np.asarray(layer.table.embeddings)
+    for row, values in zip(ids, out, strict=True):
+        np.testing.assert_allclose(values, reference(table[row[row != PADDING]]), rtol=1e-5)
+
+
+def test_no_ids_pool_to_zeros():
+    out = PooledEmbedding(10, 3)(np.full((2, 4), PADDING))
+    np.testing.assert_array_equal(np.asarray(out), np.zeros((2, 3)))
+
+
+def test_padding_never_gets_a_gradient():
+    layer = PooledEmbedding(10, 3)
+    layer.build((None, None))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(np.array([[4, PADDING, PADDING]])))
+    gradient = tf.convert_to_tensor(tape.gradient(total, layer.table.embeddings.value))
+    touched = np.flatnonzero(np.abs(gradient.numpy()).sum(axis=1))
+    np.testing.assert_array_equal(touched, [4])
+
+
+def test_cross_layer_matches_its_equation():
+    rng = np.random.default_rng(0)
+    x0, x = rng.normal(size=(2, 5, 4)).astype(np.float32)
+    layer = Cross()
+    out = np.asarray(layer(x0, x))
+    kernel, bias = map(np.asarray, (layer.dense.kernel, layer.dense.bias))
+    np.testing.assert_allclose(out, x0 * (x @ kernel + bias) + x, rtol=1e-5, atol=1e-6)
+
+
+def test_normalisation_is_clipped_and_survives_a_constant_feature():
+    layer = ClippedNormalization()
+    layer.build((None, 2))
+    layer.mean.assign([1.0, 5.0])
+    layer.variance.assign([4.0, 0.0])
+    out = np.asarray(layer(np.array([[3.0, 5.0], [1e9, 6.0]], np.float32)))
+    np.testing.assert_allclose(out, [[1.0, 0.0], [layer.limit, layer.limit]])
+
+
+def test_outputs_follow_the_tasks():
+    spec = tiny_spec()
+    outputs = build_model(spec)(_batch(spec)[0])
+    assert set(outputs) == set(spec.tasks)
+    assert all(value.shape == (64, 1) for value in outputs.values())
+
+
+def test_shared_table_is_one_variable():
+    names = [w.path for w in build_model(tiny_spec()).trainable_weights if "embedding" in w.path]
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("preset", ["tiny", "laptop"])
+@pytest.mark.parametrize("cross", [0, 2])
+def test_presets_build_and_answer(preset, cross):
+    spec = tiny_spec(f"model={{preset: {preset}, cross_layers: {cross}}}")
+    assert PRESETS[preset].shared == spec.model.shared
+    outputs = build_model(spec)(_batch(spec)[0])
+    assert all(np.isfinite(np.asarray(value)).all() for value in outputs.values())
+
+
+def test_cold_start_takes_statistics_and_base_rates_from_the_data():
+    spec = tiny_spec()
+    model = build_model(spec)
+    features, labels, weights = _batch(spec, 500)
+    initialise_from_data(model, [(features, labels, weights)], spec)
+    dense = np.concatenate([features["age"], features["price"]], axis=1)
+    layer = model.get_layer("normalization")
+    np.testing.assert_allclose(layer.mean, dense.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(layer.variance, dense.var(axis=0), rtol=1e-3)
+    click = 1 / (1 + np.exp(-np.asarray(model.get_layer("head_click").bias)))
+    np.testing.assert_allclose(click, np.mean(labels["click"]), rtol=1e-5)
+    rated = np.asarray(weights["stars"]) == 1
+    stars = np.asarray(labels["stars"])[rated].mean()
+    np.testing.assert_allclose(model.get_layer("head_stars").bias, [stars], rtol=1e-5)
+
+
+def test_masked_labels_do_not_count_in_the_loss():
+    loss = losses(tiny_spec())["stars"]
+    labels, outputs = np.array([[1.0], [7.0]]), np.array([[3.0], [100.0]])
+    masked = loss(labels, outputs, sample_weight=np.array([[1.0], [0.0]]))
+    assert float(masked) == pytest.approx(4.0)
+
+
+def test_binary_loss_is_log_loss_on_logits():
+    loss = losses(tiny_spec())["click"]
+    logits = np.array([[2.0], [-1.0]])
+    expected = np.log1p(np.exp([-2.0, -1.0])).mean()
+    assert float(loss(np.array([[1.0], [0.0]]), logits)) == pytest.approx(expected, rel=1e-5)
+    assert isinstance(loss, keras.losses.BinaryCrossentropy)

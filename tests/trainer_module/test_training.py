@@ -1,0 +1,201 @@
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
+
+from schemas.errors import TrainingError
+from trainer_module import training
+from trainer_module.inputs import training_batches
+from trainer_module.training import WarmUp, make_optimizer, make_strategy, train
+from trainer_module.training_state import ResumableTraining, save_state
+
+
+def _train(spec, files, folder, **kwargs):
+    arguments = {
+        "strategy": make_strategy(spec.training),
+        "warm_start_from": None,
+        "checkpoint_dir": str(folder / "checkpoints"),
+        "tensorboard_dir": str(folder / "tensorboard"),
+        **kwargs,
+    }
+    return train(spec, files, transformed_feature_spec(spec), **arguments)
+
+
+def _weights(model):
+    return [np.asarray(w) for w in model.weights]
+
+
+def _assert_same(left, right):
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _batches(spec, files):
+    return training_batches(files, transformed_feature_spec(spec), spec)
+
+
+def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
+    spec = tiny_spec("training.epochs=2", "training.batch_size=700")
+    first, second = (
+        np.asarray(features["price"]).ravel() for features, _, _ in _batches(spec, train_files)
+    )
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_order_depends_on_the_seed_alone(train_files):
+    def order(*overrides):
+        batch = next(iter(_batches(tiny_spec(*overrides), train_files)))
+        return np.asarray(batch[0]["price"]).ravel()
+
+    np.testing.assert_array_equal(order(), order())
+    assert not np.array_equal(order(), order("training.seed=1"))
+
+
+def test_training_learns_and_is_reproducible(train_files, tmp_path):
+    spec = tiny_spec("training.epochs=3")
+    one = _train(spec, train_files, tmp_path / "one")
+    two = _train(spec, train_files, tmp_path / "two")
+    _assert_same(_weights(one), _weights(two))
+    untrained = training.build_model(spec)
+    untrained.compile(loss=training.losses(spec))
+    data = _batches(spec, train_files)
+    before, after = (m.evaluate(data, verbose=0, return_dict=True) for m in (untrained, one))
+    assert after["loss"] < 0.9 * before["loss"]
+
+
+def test_killed_training_resumes_to_the_same_weights(train_files, tmp_path, monkeypatch):
+    spec = tiny_spec("training.epochs=2")
+    whole = _train(spec, train_files, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    save = ResumableTraining.on_train_batch_end
+
+    def save_then_die(self, batch, logs=None):
+        save(self, batch, logs)
+        if batch >= 15:
+            raise KilledError
+
+    monkeypatch.setattr(ResumableTraining, "on_train_batch_end", save_then_die)
+    with pytest.raises(KilledError):
+        _train(spec, train_files, tmp_path / "killed")
+    monkeypatch.setattr(ResumableTraining, "on_train_batch_end", save)
+    resumed = _train(spec, train_files, tmp_path / "killed")
+    _assert_same(_weights(whole), _weights(resumed))
+
+
+def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_steps(
+    train_files, tmp_path
+):
+    spec = tiny_spec()
+    base = _train(spec, train_files, tmp_path / "base")
+    save_state(base, str(tmp_path / "state"))
+    frozen = tiny_spec("training.learning_rate=1e-30")
+    warm = _train(
+        frozen, train_files[:1], tmp_path / "warm", warm_start_from=str(tmp_path / "state")
+    )
+    _assert_same(_weights(base), _weights(warm))
+    steps = len(list(_batches(frozen, train_files[:1])))
+    assert int(warm.optimizer.iterations) == steps
+    grown = [
+        np.asarray(after) - np.asarray(before)
+        for before, after in zip(base.optimizer.variables, warm.optimizer.variables, strict=True)
+        if "accumulator" in after.path
+    ]
+    assert grown
+    assert all((growth >= 0).all() for growth in grown)
+
+
+def test_state_of_another_architecture_is_refused(train_files, tmp_path):
+    save_state(_train(tiny_spec(), train_files, tmp_path / "a"), str(tmp_path / "state"))
+    other = tiny_spec("model.shared=[32, 8]")
+    with pytest.raises(TrainingError, match="cannot be restored"):
+        _train(other, train_files, tmp_path / "b", warm_start_from=str(tmp_path / "state"))
+
+
+def test_absent_state_is_a_clear_error(train_files, tmp_path):
+    with pytest.raises(TrainingError, match="cannot be restored"):
+        _train(tiny_spec(), train_files, tmp_path, warm_start_from=str(tmp_path / "nothing"))
+
+
+def test_no_files_is_a_clear_error(tmp_path):
+    with pytest.raises(TrainingError, match="no transformed examples"):
+        _train(tiny_spec(), [], tmp_path)
+
+
+def test_tensorboard_scalars_are_written(train_files, tmp_path):
+    _train(tiny_spec(), train_files, tmp_path)
+    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_diverging_training_ends_with_a_model_all_the_same(train_files, tmp_path):
+    spec = tiny_spec("training.optimizer.name=adagrad", "training.learning_rate=1e6")
+    model = _train(spec, train_files, tmp_path)
+    assert set(model.output) == set(spec.tasks)
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "rate"), [(0, 0, 0.5), (4, 0, 0.125), (4, 3, 0.5), (4, 100, 0.5)]
+)
+def test_warm_up_is_linear(steps, step, rate):
+    assert float(WarmUp(0.5, steps)(step)) == pytest.approx(rate)
+
+
+def test_clippy_bounds_what_a_step_moves_and_leaves_embeddings_alone():
+    spec = tiny_spec("training.learning_rate=10", "training.optimizer.absolute_threshold=0.01")
+    optimizer = make_optimizer(spec.training)
+    kernel = keras.Variable(np.ones((2, 2), np.float32), name="kernel")
+    table = keras.Variable(np.ones((3, 2), np.float32), name="embeddings")
+    optimizer.build([kernel, table])
+    optimizer.apply([tf.ones((2, 2)), tf.ones((3, 2))], [kernel, table])
+    assert np.abs(1 - np.asarray(kernel)).max() <= 0.51 + 1e-6
+    assert np.abs(1 - np.asarray(table)).max() > 5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_float32_weights_and_outputs(precision, train_files, tmp_path):
+    spec = tiny_spec(f"training.mixed_precision={precision}")
+    model = _train(spec, train_files, tmp_path)
+    assert {str(w.dtype) for w in model.trainable_weights} == {"float32"}
+    assert all(np.isfinite(np.asarray(w)).all() for w in model.trainable_weights)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_mirrored_training_over_two_devices_matches_one(tmp_path):
+    # With masked labels a mean over replicas of their means is another one than over all.
+    events = [{"rating": [2.0], **event} for event in make_events(400)]
+    files = write_transformed(events, tiny_spec(), tmp_path)
+    script = textwrap.dedent("""
+        import sys
+        import numpy as np, tensorflow as tf
+        cpus = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpus[0], two)
+        sys.path.insert(0, sys.argv[1])
+        from events import tiny_spec, transformed_feature_spec
+        from trainer_module.training import train
+        spec = tiny_spec("training.batch_size=100")
+        devices = ["CPU:0", "CPU:1"] if sys.argv[2] == "two" else ["CPU:0"]
+        model = train(
+            spec, sys.argv[4:], transformed_feature_spec(spec),
+            strategy=tf.distribute.MirroredStrategy(devices), warm_start_from=None,
+            checkpoint_dir=sys.argv[3] + "/c", tensorboard_dir=sys.argv[3] + "/t")
+        np.savez(sys.argv[3] + "/w.npz", *[np.asarray(w.value) for w in model.weights])
+    """)
+    results = []
+    for devices in ("one", "two"):
+        folder = tmp_path / devices
+        folder.mkdir()
+        here = str(__file__).rpartition("/")[0]
+        command = [sys.executable, "-c", script, here, devices, str(folder), *files]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        results.append(np.load(folder / "w.npz"))
+    for name in results[0].files:
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=2e-3, atol=2e-4)
