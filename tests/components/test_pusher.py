@@ -1,0 +1,136 @@
+import datetime
+import json
+import os
+
+import pytest
+from tfx.types import standard_artifacts
+
+from components import artifacts, serving_store
+from components.pusher.executor import Executor, newest_day
+from components.run_plan import RunPlan
+from schemas.errors import ServingStoreError
+from schemas.spec import parse_spec
+
+SPEC = parse_spec(
+    """
+name: test
+features:
+  age: {type: dense}
+tasks:
+  click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
+model: {preset: tiny}
+serving: {score: click, keep_versions: 2}
+""",
+    "spec",
+)
+RUN_DATE = datetime.date(2026, 1, 4)
+
+
+def artifact(cls, path):
+    instance = cls()
+    instance.uri = str(path)
+    return [instance]
+
+
+def write(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def execute(folder, *, gate=1, infra=1, shards=("2026-01-01", "2026-01-03", "2026-01-02")):
+    RunPlan(
+        spec=SPEC,
+        run_date=RUN_DATE,
+        window=(),
+        base_version=None,
+        base_trained_through=None,
+        start_reason="",
+        baseline_version=None,
+        baseline_reason="",
+    ).save(str(folder / "plan"))
+    write(folder / "model" / "Format-Serving" / "saved_model.pb", "weights")
+    for day in shards:
+        write(folder / "examples" / "Split-train" / f"{day}-00000-of-00002.gz")
+    inputs = {
+        "plan": artifact(artifacts.RunPlan, folder / "plan"),
+        "examples": artifact(standard_artifacts.Examples, folder / "examples"),
+        "model": artifact(standard_artifacts.Model, folder / "model"),
+        "model_blessing": artifact(standard_artifacts.ModelBlessing, folder / "gate"),
+        "infra_blessing": artifact(standard_artifacts.InfraBlessing, folder / "infra"),
+    }
+    inputs["examples"][0].split_names = '["train", "eval"]'
+    inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
+    inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
+    # TFX's check reads the InfraValidator's file or property, whichever its version uses.
+    inputs["infra_blessing"][0].set_string_custom_property(
+        "blessing_status", "INFRA_BLESSED" if infra else "INFRA_NOT_BLESSED"
+    )
+    outputs = {"pushed_model": artifact(standard_artifacts.PushedModel, folder / "pushed")}
+    Executor().Do(inputs, outputs, {"serving_dir": str(folder / "serving")})
+    return outputs["pushed_model"][0]
+
+
+def test_blessed_model_becomes_the_served_version_and_says_what_it_is(tmp_path):
+    pushed = execute(tmp_path)
+    served = serving_store.served_version(str(tmp_path / "serving"))
+    assert served.version == 1
+    assert served.info == serving_store.ModelInfo(
+        run_date=RUN_DATE,
+        trained_through=datetime.date(2026, 1, 3),
+        model_fingerprint=SPEC.model_fingerprint(),
+        tasks_fingerprint=SPEC.tasks_fingerprint(),
+        model_uri=str(tmp_path / "model"),
+    )
+    assert (tmp_path / "serving" / "1" / "saved_model.pb").read_text() == "weights"
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert pushed.get_string_custom_property("pushed_version") == "1"
+    assert pushed.get_string_custom_property("pushed_destination") == served.path
+    assert os.listdir(pushed.uri) == ["PUSHED"]
+
+
+@pytest.mark.parametrize(("gate", "infra"), [(0, 1), (1, 0), (0, 0)])
+def test_model_that_either_has_not_blessed_leaves_the_serving_folder_alone(tmp_path, gate, infra):
+    execute(tmp_path)
+    serving = tmp_path / "serving"
+    before = {path: path.stat().st_mtime_ns for path in serving.rglob("*")}
+    pushed = execute(tmp_path, gate=gate, infra=infra)
+    assert {path: path.stat().st_mtime_ns for path in serving.rglob("*")} == before
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert "NOT_PUSHED" in os.listdir(pushed.uri)
+
+
+def test_first_model_that_is_not_blessed_makes_no_serving_folder(tmp_path):
+    execute(tmp_path, gate=0)
+    assert not (tmp_path / "serving").exists()
+
+
+def test_as_many_versions_are_kept_as_the_spec_says(tmp_path):
+    versions = [execute(tmp_path).get_string_custom_property("pushed_version") for _ in range(4)]
+    assert versions == ["1", "2", "3", "4"]
+    assert sorted(os.listdir(tmp_path / "serving")) == ["3", "4"]
+
+
+def test_version_file_is_json_for_other_programs(tmp_path):
+    execute(tmp_path)
+    text = (tmp_path / "serving" / "1" / serving_store.VERSION_FILE).read_text()
+    assert json.loads(text)["trained_through"] == "2026-01-03"
+
+
+@pytest.mark.parametrize(
+    ("names", "newest"),
+    [
+        (["2026-01-02-00000-of-00016.gz"], "2026-01-02"),
+        (["2025-12-31-00015-of-00016.gz", "2026-01-01-00000-of-00001.gz"], "2026-01-01"),
+        (["2026-01-02-00000-of-00016.gz", "notes-2027-01-01.txt"], "2026-01-02"),
+    ],
+)
+def test_newest_day_is_told_by_the_shards(tmp_path, names, newest):
+    for name in names:
+        (tmp_path / name).touch()
+    assert newest_day(str(tmp_path)) == datetime.date.fromisoformat(newest)
+
+
+def test_split_whose_shards_tell_no_day_is_an_error(tmp_path):
+    (tmp_path / "data-00000-of-00001.gz").touch()
+    with pytest.raises(ServingStoreError, match="no shard tells the day it is of"):
+        newest_day(str(tmp_path))

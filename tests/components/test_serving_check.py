@@ -1,0 +1,269 @@
+import datetime
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.types import standard_artifacts
+
+from components import artifacts
+from components.run_plan import RunPlan
+from components.serving_check import executor, verdict
+from components.serving_check.executor import Executor, check, sample_requests
+from schemas.spec import parse_spec
+
+SPEC = """
+name: test
+features:
+  user: {type: categorical, buckets: 10, embedding: 2}
+  items: {type: categorical, multivalued: true, buckets: 10, embedding: 2}
+  hour: {type: categorical, dtype: int, buckets: 24, embedding: 2}
+  age: {type: dense}
+tasks:
+  click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
+  rate: {kind: regression, label: rating, optional: true, gate: {max_rmse: 9}}
+model: {preset: tiny}
+serving: {score: click + rate, check_events: 20}
+"""
+SPEC_OF_TEST = parse_spec(SPEC, "spec")
+GOOD = {"click": [0.1, 0.9], "rate": [1.0, 2.0], "score": [1.1, 2.9]}
+
+
+def answers(**changes):
+    return {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (GOOD, GOOD, []),
+        (GOOD, answers(extra=[np.nan, np.nan]), []),
+        (GOOD, answers(click=[0.1005, 0.9]), []),
+        (
+            answers(click=[np.nan, 0.9]),
+            GOOD,
+            ["serving_default: click is NaN or infinite for 1 of 2 events"],
+        ),
+        (
+            GOOD,
+            answers(rate=[np.inf, -np.inf]),
+            ["raw_features: rate is NaN or infinite for 2 of 2 events"],
+        ),
+        (
+            answers(click=[0.5, 0.5]),
+            answers(click=[0.5, 0.5]),
+            [
+                "serving_default: click is 0.5 for all of 2 events",
+                "raw_features: click is 0.5 for all of 2 events",
+            ],
+        ),
+        (answers(rate=None), GOOD, ["serving_default: no output 'rate'"]),
+        (GOOD, answers(score=None), ["raw_features: no output 'score'"]),
+        (
+            GOOD,
+            answers(click=[0.1, 0.8], score=[1.1, 2.8]),
+            [
+                "click: raw_features and serving_default answer differently",
+                "score: raw_features and serving_default answer differently",
+            ],
+        ),
+        (
+            answers(click=[0.1, 0.8], rate=[np.nan, 1.0]),
+            GOOD,
+            ["serving_default: rate is NaN or infinite for 1 of 2 events"],
+        ),
+    ],
+    ids=[
+        "good",
+        "outputs that are no task do not matter",
+        "float32 noise",
+        "NaN",
+        "infinite",
+        "constant",
+        "no task",
+        "no score",
+        "disagreement",
+        "disagreement is moot where an answer is not finite",
+    ],
+)
+def test_faults_of_the_answers(first, second, expected):
+    predictions = {"serving_default": first, "raw_features": second}
+    assert verdict.reasons(predictions, ["click", "rate"]) == expected
+
+
+def test_single_event_cannot_show_that_predictions_are_constant():
+    predictions = {"serving_default": {"click": [0.5], "score": [0.5]}}
+    assert verdict.reasons(predictions, ["click"]) == []
+
+
+class Model(tf.Module):
+    """Answers from the features; each argument plants a fault."""
+
+    def __init__(self, *, shift=0.0, nan_from_age=1e9, slope=1.0):
+        super().__init__()
+        self._shift = shift
+        self._nan_from_age = nan_from_age
+        self._slope = slope
+
+    def _answer(self, user, items, hour, age):
+        click = tf.sigmoid(self._slope * (age / 50.0 - 1.0 + 0.1 * items))
+        rate = tf.where(age >= self._nan_from_age, np.nan, age + hour + user)
+        return {"click": click, "rate": rate, "score": click + rate}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve_examples(self, examples):
+        parsed = tf.io.parse_example(
+            examples,
+            {
+                "user": tf.io.FixedLenFeature([], tf.string, default_value=""),
+                "items": tf.io.VarLenFeature(tf.string),
+                "hour": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
+                "age": tf.io.FixedLenFeature([], tf.float32, default_value=np.nan),
+            },
+        )
+        return self._raw(**{**parsed, "items": tf.sparse.to_dense(parsed["items"])})
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="user"),
+            tf.TensorSpec([None, None], tf.string, name="items"),
+            tf.TensorSpec([None], tf.int64, name="hour"),
+            tf.TensorSpec([None], tf.float32, name="age"),
+        ]
+    )
+    def serve_features(self, user, items, hour, age):
+        return self._raw(user, items, hour, age + self._shift)
+
+    def _raw(self, user, items, hour, age):
+        return self._answer(
+            tf.cast(tf.strings.length(user), tf.float32),
+            tf.reduce_sum(tf.cast(tf.not_equal(items, ""), tf.float32), axis=1),
+            tf.cast(hour, tf.float32),
+            tf.where(tf.math.is_nan(age), 0.0, age),
+        )
+
+
+def save(model, folder):
+    signatures = {"serving_default": model.serve_examples, "raw_features": model.serve_features}
+    tf.saved_model.save(model, str(folder), signatures=signatures)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    """Split folder with 60 events, some without each feature, in two shards."""
+    folder = tmp_path_factory.mktemp("examples") / "Split-eval"
+    folder.mkdir()
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    for shard in range(2):
+        path = str(folder / f"data-{shard:05}-of-00002.gz")
+        with tf.io.TFRecordWriter(path, options) as writer:
+            for row in range(30):
+                example = tf.train.Example()
+                feature = example.features.feature
+                if row % 5:
+                    feature["user"].bytes_list.value.append(b"u" * (row % 7 + 1))
+                feature["items"].bytes_list.value.extend([b"i"] * (row % 4))
+                if row % 6:
+                    feature["hour"].int64_list.value.append(row % 24)
+                if row % 8:
+                    feature["age"].float_list.value.append(20.0 + row)
+                feature["clicked"].float_list.value.append(row % 2)
+                feature["rating"].float_list.value.append(3.0)
+                writer.write(example.SerializeToString())
+    return str(folder)
+
+
+def test_requests_are_the_configured_number_of_events_without_labels(events):
+    requests = [tf.train.Example.FromString(item) for item in sample_requests(events, SPEC_OF_TEST)]
+    assert len(requests) == 20
+    names = {name for request in requests for name in request.features.feature}
+    assert names == {"user", "items", "hour", "age"}
+
+
+def test_fewer_events_than_configured_are_all_requested(events):
+    spec = parse_spec(SPEC, "spec", ["serving.check_events=1000"])
+    assert len(sample_requests(events, spec)) == 60
+
+
+def execute(folder, events):
+    RunPlan(
+        spec=SPEC_OF_TEST,
+        run_date=datetime.date(2026, 1, 4),
+        window=(),
+        base_version=None,
+        base_trained_through=None,
+        start_reason="",
+        baseline_version=None,
+        baseline_reason="",
+    ).save(str(folder / "plan"))
+
+    def artifact(cls, path):
+        instance = cls()
+        instance.uri = str(path)
+        return [instance]
+
+    examples = artifact(standard_artifacts.Examples, os.path.dirname(events))
+    examples[0].split_names = '["eval"]'
+    blessing = artifact(standard_artifacts.InfraBlessing, folder / "blessing")
+    inputs = {
+        "plan": artifact(artifacts.RunPlan, folder / "plan"),
+        "model": artifact(standard_artifacts.Model, folder),
+        "examples": examples,
+    }
+    Executor().Do(inputs, {"blessing": blessing}, {})
+    return blessing[0]
+
+
+def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, events):
+    save(Model(), tmp_path / "Format-Serving")
+    blessing = execute(tmp_path, events)
+    assert blessing.get_string_custom_property("reasons") == ""
+    assert blessing.get_int_custom_property("blessed") == 1
+    assert sorted(os.listdir(blessing.uri)) == ["INFRA_BLESSED", "report.json"]
+    latency = json.loads(blessing.get_string_custom_property("latency"))
+    assert latency.keys() == {
+        f"{name}/batch {batch}" for name in ("serving_default", "raw_features") for batch in (1, 20)
+    }
+    assert all(0.0 < item["p50"] <= item["max"] for item in latency.values())
+
+
+def test_faults_of_a_real_model_are_all_told(tmp_path, events):
+    model = Model(slope=0.0, nan_from_age=38.0)
+    report = check(save(model, tmp_path / "model"), events, SPEC_OF_TEST)
+    assert report["reasons"] == [
+        f"{name}: {fault}"
+        for name in ("serving_default", "raw_features")
+        for fault in (
+            "click is 0.5 for all of 20 events",
+            "rate is NaN or infinite for 2 of 20 events",
+            "score is NaN or infinite for 2 of 20 events",
+        )
+    ]
+
+
+def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path, events):
+    folder = tmp_path / "Format-Serving"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"half a model")
+    blessing = execute(tmp_path, events)
+    reasons = blessing.get_string_custom_property("reasons")
+    assert reasons.startswith("the model cannot be loaded and called: ")
+    assert len(reasons.splitlines()) == 1
+    assert blessing.get_int_custom_property("blessed") == 0
+    assert sorted(os.listdir(blessing.uri)) == ["INFRA_NOT_BLESSED", "report.json"]
+
+
+def test_signatures_that_answer_differently_are_told(tmp_path, events):
+    report = check(save(Model(shift=5.0), tmp_path / "model"), events, SPEC_OF_TEST)
+    assert report["reasons"] == [
+        f"{name}: raw_features and serving_default answer differently"
+        for name in ("click", "rate", "score")
+    ]
+
+
+def test_model_that_hangs_is_given_up(tmp_path, events, monkeypatch):
+    monkeypatch.setattr(executor, "_TIMEOUT_SECONDS", 0.05)
+    report = check(str(tmp_path), events, SPEC_OF_TEST)
+    assert report == {"reasons": ["the model did not answer within 0.05 s"], "latency": {}}
