@@ -130,7 +130,7 @@ def status(
     console = _console()
     console.print(report.day_table(runs, tasks, report.served_after(runs)))
     for line in report.served_lineage(_served(workspace), runs):
-        console.print(line)
+        console.print(line, markup=False)
 
 
 @app.command()

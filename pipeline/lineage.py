@@ -15,7 +15,6 @@ ERROR_PROPERTY = "error"
 """Custom property of a failed execution: what it failed with, for people."""
 
 _STATES = mlmd.Execution.State
-_DONE = (_STATES.COMPLETE, _STATES.CACHED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Run:
         metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
         version: the pushed version.
         model_uri: its Model artifact.
+        base_model_uri: the Model artifact whose weights it started from; empty if cold.
     """
 
     run_id: str
@@ -50,6 +50,7 @@ class Run:
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     version: int | None
     model_uri: str
+    base_model_uri: str
 
     def task_metric(self, task: str) -> float | None:
         """The AUC, or else the RMSE, that the candidate reached on a task."""
@@ -80,8 +81,15 @@ def latest_run(store: MetadataStore, run_date: str) -> Run | None:
 
 
 def set_error(store: MetadataStore, error: str) -> None:
-    """Notes on the newest failed execution what it failed with."""
-    failed = [e for e in store.get_executions() if e.last_known_state == _STATES.FAILED]
+    """Notes on the newest failed execution what it failed with, if nothing is noted yet.
+
+    A run may fail before its first execution; an older run's error is not to be replaced.
+    """
+    failed = [
+        e
+        for e in store.get_executions()
+        if e.last_known_state == _STATES.FAILED and ERROR_PROPERTY not in e.custom_properties
+    ]
     if failed:
         execution = max(failed, key=lambda e: e.id)
         execution.custom_properties[ERROR_PROPERTY].string_value = error
@@ -139,6 +147,7 @@ def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
         metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
         version=version,
         model_uri=str(outputs.get("Model", {}).get("uri", "")),
+        base_model_uri=str(plan.get("base_model", "")),
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.lineage import Run
@@ -44,7 +44,7 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str], served: Sequence[int | 
             *("-" if value is None else f"{value:.3f}" for value in metrics),
             _VERDICTS[run.outcome],
             "-" if version is None else f"v{version}",
-            why(run),
+            escape(why(run)),
         )
     return table
 
@@ -86,10 +86,8 @@ def served_lineage(served: tuple[int, str, str] | None, runs: Sequence[Run]) -> 
     number, path, model_uri = served
     lines = [f"serving version {number} ({path})"]
     by_uri = {run.model_uri: run for run in runs if run.model_uri}
-    by_version = {run.version: run for run in runs if run.version is not None}
     run = by_uri.get(model_uri)
     while run is not None:
         lines.append(f"  from the run of {run.run_date} ({run.run_id}): {run.start}")
-        base = re.match(r"warm start from version (\d+)", run.start)
-        run = by_version.get(int(base.group(1))) if base else None
+        run = by_uri.get(run.base_model_uri)
     return lines

@@ -52,8 +52,11 @@ class Executor(base_executor.BaseExecutor):
             tfdv_schema(spec),
         )
         by_version = {version.version: version for version in versions}
+        base = by_version.get(plan.base_version or 0)
+        if base is not None:
+            plan_artifact.set_string_custom_property("base_model", base.info.model_uri)
         _copy_served(
-            by_version.get(plan.base_version or 0),
+            base,
             artifact_utils.get_single_instance(output_dict["base_model"]),
             training_state=True,
             absent=plan.start_reason,

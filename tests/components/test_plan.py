@@ -321,6 +321,7 @@ def test_later_run_gets_the_training_state_to_start_from_and_the_model_to_compar
     ]
     for name in ("base_model", "baseline_model"):
         assert done[name].get_string_custom_property("pushed_version") == "1"
+    assert done["plan"].get_string_custom_property("base_model") == "model/1"
 
 
 def test_changed_model_is_compared_with_but_not_started_from_the_served_one(tmp_path):

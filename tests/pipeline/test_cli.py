@@ -1,0 +1,209 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from planted_runs import Store
+from typer.testing import CliRunner
+
+from pipeline import daily
+from pipeline.cli import app
+from schemas.errors import BadDataError, ExitCode, RankerError, SpecError
+
+DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
+RUN = ["run", "2026-01-03", "--logs", "logs", "--spec", DEMO]
+BACKFILL = ["backfill", "2026-01-03", "2026-01-04", "--logs", "logs", "--spec", DEMO]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def text_of(result):
+    parts = [result.output]
+    if getattr(result, "stderr_bytes", None):
+        parts.append(result.stderr)
+    return re.sub(r"\x1b\[[0-9;]*m", "", " ".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["backfill", "--help"], 0),
+        (["rollback", "--help"], 0),
+        (["nothing"], 2),
+        (["run", "yesterday", "--logs", "l", "--spec", "s"], 2),
+        (["rollback", "first"], 2),
+        (["run", "2026-01-03", "--logs", "l", "--spec", "nowhere.yaml"], 3),
+        (["run", "2026-01-03", "--logs", "l", "--spec", DEMO, "--set", "model.depth=1"], 3),
+    ],
+)
+def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path):
+    script = (
+        "import sys\nfrom pipeline.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'tfx', 'apache_beam', 'ml_metadata'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "AssertionError" not in done.stderr
+    assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "2026-01-03", "--spec", DEMO], "--logs"),
+        (["backfill", "2026-01-04", "2026-01-03", "-l", "l", "-s", DEMO], "is before"),
+        (["run", "2026-13-01", "-l", "l", "-s", DEMO], "2026-13-01"),
+        (["simulate", "-l", "l", "--start", "2026-01-01", "--days", "0"], "--days"),
+        (["rollback", "1", "--keep-versions", "1"], "--keep-versions"),
+    ],
+)
+def test_bad_call_names_the_argument(arguments, message):
+    result = invoke(*arguments)
+    assert result.exit_code == ExitCode.USAGE
+    assert message in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "message"),
+    [
+        ("name: [", [], "not valid YAML"),
+        ("name: test", [], "features"),
+        (None, ["training.batch_size=none"], "training.batch_size"),
+        (None, ["learning_rate"], "expected FIELD.FIELD=VALUE"),
+    ],
+)
+def test_bad_spec_is_told_before_anything_runs(tmp_path, spec, overrides, message):
+    path = tmp_path / "spec.yaml"
+    path.write_text(Path(DEMO).read_text() if spec is None else spec)
+    options = [item for override in overrides for item in ("--set", override)]
+    work = tmp_path / "work"
+    result = invoke("run", "2026-01-03", "-l", "logs", "-s", path, "-w", work, *options)
+    assert result.exit_code == ExitCode.BAD_SPEC
+    assert message in text_of(result)
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    "code", [ExitCode.PUSHED, ExitCode.BLOCKED, ExitCode.BAD_DATA, ExitCode.FAILED]
+)
+@pytest.mark.parametrize("arguments", [RUN, BACKFILL], ids=["run", "backfill"])
+def test_exit_code_is_that_of_the_days(tmp_path, monkeypatch, arguments, code):
+    monkeypatch.setattr(daily, "run_day", lambda *_: daily.DayResult(code, None, "the log"))
+    result = invoke(*arguments, "-w", tmp_path)
+    assert result.exit_code == code
+    assert ("the log" in text_of(result)) == (code in (ExitCode.BAD_DATA, ExitCode.FAILED))
+
+
+@pytest.mark.parametrize("error", [BadDataError, SpecError, RankerError])
+def test_error_for_people_ends_with_its_message_and_code(tmp_path, monkeypatch, error):
+    def run_day(*_):
+        raise error("what, where, what to do")
+
+    monkeypatch.setattr(daily, "run_day", run_day)
+    result = invoke(*RUN, "-w", tmp_path)
+    assert result.exit_code == error.exit_code
+    assert "error: what, where, what to do" in text_of(result)
+
+
+def test_run_asks_for_the_day_with_absolute_paths_and_its_overrides(tmp_path, monkeypatch):
+    asked = []
+
+    def run_day(request, on_progress):
+        asked.append(request)
+        return daily.DayResult(ExitCode.PUSHED, None, "")
+
+    monkeypatch.setattr(daily, "run_day", run_day)
+    monkeypatch.chdir(tmp_path)
+    override = "training.learning_rate=0.5"
+    invoke(*BACKFILL, "-w", "work", "--set", override, "--beam-arg", "--runner=FlinkRunner")
+    assert [request.run_date for request in asked] == ["2026-01-03", "2026-01-04"]
+    assert {request.workspace for request in asked} == {str(tmp_path / "work")}
+    assert {request.logs_root for request in asked} == {str(tmp_path / "logs")}
+    assert {request.overrides for request in asked} == {(override,)}
+    assert {request.beam_args for request in asked} == {("--runner=FlinkRunner",)}
+
+
+def test_remote_paths_stay_as_they_are(tmp_path, monkeypatch):
+    asked = []
+
+    def run_day(request, on_progress):
+        asked.append(request.logs_root)
+        return daily.DayResult(ExitCode.PUSHED, None, "")
+
+    monkeypatch.setattr(daily, "run_day", run_day)
+    invoke("run", "2026-01-03", "-l", "gs://bucket/logs", "-s", DEMO, "-w", tmp_path)
+    assert asked == ["gs://bucket/logs"]
+
+
+def test_status_before_the_first_run_says_so(tmp_path):
+    result = invoke("status", "-w", tmp_path)
+    assert (result.exit_code, "no runs yet" in text_of(result)) == (0, True)
+    assert json.loads(invoke("status", "-w", tmp_path, "--json").output) == []
+
+
+def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
+    store = Store(str(tmp_path / "metadata.sqlite"))
+    store.run("r1", "2026-01-03", version=1, auc=0.625)
+    store.run("r2", "2026-01-04", end="blocked", reasons="click: auc is [bad]", base="r1")
+    info = tmp_path / "serving" / "1" / "assets.extra" / "version.json"
+    info.parent.mkdir(parents=True)
+    info.write_text(json.dumps({"model_uri": "model/r1"}))
+
+    text = text_of(invoke("status", "-w", tmp_path))
+    for word in ("0.625", "pushed", "BLOCKED", "v1", "click: auc is [bad]", "serving version 1"):
+        assert word in text
+    assert "from the run of 2026-01-03 (r1)" in text
+
+    first, second = json.loads(invoke("status", "-w", tmp_path, "--json").output)
+    assert (first["outcome"], first["version"]) == ("pushed", 1)
+    assert (second["outcome"], second["reasons"]) == ("blocked", ["click: auc is [bad]"])
+
+
+@pytest.fixture
+def served(tmp_path):
+    import datetime
+
+    from components import serving_store
+
+    day = datetime.date(2026, 1, 3)
+    (tmp_path / "model").mkdir()
+    for content in ("first", "second"):
+        (tmp_path / "model" / "saved_model.pb").write_text(content)
+        info = serving_store.ModelInfo(day, day, "m", "t", content)
+        serving_store.push(str(tmp_path / "model"), str(tmp_path / "serving"), info, 5)
+    return tmp_path
+
+
+def test_rollback_serves_the_old_version_again(served):
+    result = invoke("rollback", "1", "-w", served)
+    assert result.exit_code == 0
+    assert "version 3 serves what version 1 did" in text_of(result)
+    assert (served / "serving" / "3" / "saved_model.pb").read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("2", "is being served already"), ("9", "no version 9")]
+)
+def test_rollback_that_cannot_be_done_fails_with_the_reason(served, version, message):
+    result = invoke("rollback", version, "-w", served)
+    assert result.exit_code == ExitCode.FAILED
+    assert message in text_of(result)
+
+
+def test_rollback_waits_for_no_run_but_refuses_beside_one(served):
+    from pipeline.workspace import Workspace
+
+    with daily.locked(Workspace(str(served))):
+        result = invoke("rollback", "1", "-w", served)
+    assert result.exit_code == ExitCode.FAILED
+    assert "another run is under way" in text_of(result)

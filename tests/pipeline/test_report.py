@@ -1,0 +1,90 @@
+import datetime
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from pipeline import report
+from pipeline.lineage import Run
+
+
+def run(date="2026-01-03", outcome="pushed", *, version=None, reasons=(), metrics=None):
+    return Run(
+        run_id=f"run of {date}",
+        run_date=date,
+        started=datetime.datetime(2026, 1, 3, 12, tzinfo=datetime.timezone.utc),
+        seconds=12.5,
+        components={"Plan": "COMPLETE"},
+        outcome=outcome,
+        reasons=tuple(reasons),
+        start="cold start: first",
+        baseline="",
+        metrics={"candidate": metrics or {}},
+        version=version,
+        model_uri="",
+        base_model_uri="",
+    )
+
+
+def printed(runs, tasks=("click", "rate")):
+    text = io.StringIO()
+    table = report.day_table(runs, tasks, report.served_after(runs))
+    Console(file=text, width=160, color_system=None).print(table)
+    return text.getvalue()
+
+
+def row(text, start):
+    (line,) = [line for line in text.splitlines() if line.strip("│┃ ").startswith(start)]
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "version", "reasons", "verdict", "serves", "why"),
+    [
+        ("pushed", 3, [], "pushed", "v3", "cold start: first"),
+        ("blocked", None, ["a", "b", "c"], "BLOCKED", "-", "a (and 2 more)"),
+        ("failed", None, ["one\ntwo"], "FAILED", "-", "one"),
+        ("running", None, [], "running", "-", "cold start: first"),
+    ],
+)
+def test_row_tells_metrics_verdict_version_and_reason(
+    outcome, version, reasons, verdict, serves, why
+):
+    metrics = {"click": {"auc": 0.70049}, "rate": {"root_mean_squared_error": 1.25}}
+    text = printed([run(outcome=outcome, version=version, reasons=reasons, metrics=metrics)])
+    assert row(text, "2026-01-03") == ["2026-01-03", "0.700", "1.250", verdict, serves, why]
+
+
+def test_metric_that_was_not_measured_is_a_dash():
+    text = printed([run(metrics={"click": {"calibration": 1.0}})])
+    assert row(text, "2026-01-03")[1:3] == ["-", "-"]
+
+
+def test_run_that_died_before_its_date_was_known_has_a_row():
+    assert row(printed([run(date="", outcome="failed")]), "?")[3] == "FAILED"
+
+
+def test_reason_with_brackets_is_printed_as_it_is():
+    reason = "spec.yaml: tasks.click: got [red], [/] and [0.1, 0.2]"
+    assert reason in printed([run(outcome="failed", reasons=[reason])])
+
+
+def test_blocked_and_failed_days_keep_the_version_of_before():
+    runs = [
+        run("2026-01-01", "failed"),
+        run("2026-01-02", version=1),
+        run("2026-01-03", "blocked"),
+        run("2026-01-04", "failed"),
+        run("2026-01-05", version=2),
+    ]
+    assert report.served_after(runs) == [None, 1, 1, 1, 2]
+
+
+def test_runs_as_json_hold_all_that_is_known():
+    metrics = {"click": {"auc": 0.7}}
+    (content,) = json.loads(json.dumps(report.as_json([run(version=1, metrics=metrics)])))
+    assert content["run_date"] == "2026-01-03"
+    assert content["started"] == "2026-01-03T12:00:00+00:00"
+    assert content["metrics"]["candidate"] == metrics
+    assert content["version"] == 1
