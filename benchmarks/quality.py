@@ -28,7 +28,6 @@ FIRST_TRAINED = pd.Timestamp("2022-04-26")
 EVALUATED = tuple(pd.date_range("2022-05-01", "2022-05-08"))
 RATES = ("user", "video", "author")
 
-Results = Mapping[str, Mapping[str, float]]
 """By task name: `auc` or `rmse`."""
 
 _LIGHTGBM = {"learning_rate": 0.05, "num_leaves": 31, "verbose": -1, "seed": 0}
@@ -130,10 +129,10 @@ def rates_results(
 def pipeline_results(
     path: str, spec: RankingSpec, days: Sequence[pd.Timestamp]
 ) -> dict[str, float]:
-    """Reads the pipeline's results: `{"YYYY-MM-DD": {task: {"auc": x}}}`, or `rmse`.
+    """Reads what `steadyrank status --json` printed.
 
     Args:
-        path: a JSON file with the results of each day.
+        path: the file; a day's last run counts.
         spec: the example's spec.
         days: the days that count.
 
@@ -144,12 +143,13 @@ def pipeline_results(
         BadDataError: the file cannot be read, or lacks one of the days or tasks.
     """
     try:
-        content: Mapping[str, Results] = json.loads(pathlib.Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadDataError(f"{path}: cannot be read: {error}") from error
+        runs = json.loads(pathlib.Path(path).read_text("utf-8"))
+        content = {run["run_date"]: run["metrics"].get("candidate", {}) for run in runs}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadDataError(f"{path}: not what `status --json` prints: {error!r}") from error
     results = {}
     for name, task in spec.tasks.items():
-        key = "auc" if isinstance(task, BinaryTask) else "rmse"
+        key = "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
         found = []
         for day in days:
             try:

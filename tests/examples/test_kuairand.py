@@ -213,10 +213,13 @@ def test_benchmark_skips_without_data(capsys, tmp_path):
 def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
     spec = load_spec(str(quality.SPEC))
     metrics = {
-        name: {"auc": 0.75} if task.kind == "binary" else {"rmse": 1.25}
+        name: {"auc": 0.75} if task.kind == "binary" else {"root_mean_squared_error": 1.25}
         for name, task in spec.tasks.items()
     }
-    content = {day: dict(metrics) for day in ("2022-05-01", "2022-05-02", "2022-05-04")}
+    content = [
+        {"run_date": day, "metrics": {"candidate": dict(metrics)}}
+        for day in ("2022-05-01", "2022-05-02", "2022-05-04")
+    ]
     results = folder / "results.json"
     results.write_text(json.dumps(content))
     arguments = ["--source", str(folder), "--results", str(results), "--no-lightgbm"]
@@ -224,7 +227,7 @@ def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
     output = capsys.readouterr().out
     assert "| ours | 0.7500 |" in output
     assert "ours - smoothed rates" in output
-    del content["2022-05-02"]["like"]
+    del content[1]["metrics"]["candidate"]["like"]
     results.write_text(json.dumps(content))
     assert quality.main(arguments) == 11
     assert "no auc of 'like'" in capsys.readouterr().err

@@ -110,7 +110,9 @@ def write_transformed(
     return files
 
 
-def write_transform_graph(spec: RankingSpec, folder: Path) -> tft.TFTransformOutput:
+def write_transform_graph(
+    spec: RankingSpec, folder: Path, events: Sequence[dict[str, Any]] | None = None
+) -> tft.TFTransformOutput:
     """Writes the TFT graph by tensorflow-transform's own analysis of a few events."""
     import apache_beam as beam
     import tensorflow_transform.beam as tft_beam
@@ -119,7 +121,7 @@ def write_transform_graph(spec: RankingSpec, folder: Path) -> tft.TFTransformOut
 
     from schemas.tfdv_schema import tfdv_schema
 
-    records = [encode(event) for event in make_events(8)]
+    records = [encode(event) for event in events or make_events(8)]
     with tf.io.TFRecordWriter(str(folder) + ".tfrecord") as writer:
         for record in records:
             writer.write(record)

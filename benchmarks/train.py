@@ -1,0 +1,151 @@
+"""Training throughput: this project's training against a plain Keras `fit`.
+
+The same model, batches and files: ours is `trainer_module.training.train` (Clippy Adagrad,
+several steps a call, checkpoints, TensorBoard); the peer is `compile` with Keras's own
+Adagrad and `fit`, as a Keras user writes it. Contenders take turns.
+
+    python -m benchmarks.train
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.simulate import simulate_days
+from schemas.spec import RankingSpec, load_spec
+from trainer_module.inputs import training_batches
+from trainer_module.model import build_model, losses
+from trainer_module.preprocessing import preprocess, raw_feature_spec
+from trainer_module.training import make_strategy, train
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "train.json"
+CASES = (("laptop", 128, 60_000), ("laptop", 1024, 120_000), ("small", 1024, 60_000))
+"""Preset, batch size, events."""
+
+
+def write_examples(events: int, spec: RankingSpec, folder: str) -> tuple[list[str], dict[str, Any]]:
+    """Writes simulated events as Transform would; returns the files and their parsing spec."""
+    day = next(iter(simulate_days(datetime.date(2026, 1, 1), 1, events)))
+    sparse = {}
+    for name, parsing in raw_feature_spec(spec).items():
+        column = [
+            [] if value is None else value if isinstance(value, list | tuple) else [value]
+            for value in day.columns[name]
+        ]
+        sparse[name] = tf.ragged.constant(column, parsing.dtype, ragged_rank=1).to_sparse()
+    values = preprocess(sparse, spec)
+    parsing_spec: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tf.SparseTensor):
+            parsing_spec[name] = tf.io.VarLenFeature(value.dtype)
+            columns[name] = tf.RaggedTensor.from_sparse(value).to_list()
+        else:
+            parsing_spec[name] = tf.io.FixedLenFeature([1], value.dtype)
+            columns[name] = value.numpy().tolist()
+    files = [os.path.join(folder, f"part-{part}.gz") for part in range(4)]
+    for part, file in enumerate(files):
+        with tf.io.TFRecordWriter(file, tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
+            for row in range(part, events, len(files)):
+                example = tf.train.Example()
+                for name, column in columns.items():
+                    feature = example.features.feature[name]
+                    is_id = parsing_spec[name].dtype == tf.int64
+                    target = feature.int64_list if is_id else feature.float_list
+                    target.value.extend(column[row])
+                writer.write(example.SerializeToString())
+    return files, parsing_spec
+
+
+def ours(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> None:
+    """Trains as the pipeline does."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            spec,
+            files,
+            parsing_spec,
+            strategy=make_strategy(spec.training),
+            warm_start_from=None,
+            checkpoint_dir=f"{folder}/checkpoints",
+            tensorboard_dir=f"{folder}/tensorboard",
+        )
+
+
+def plain(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> None:
+    """Trains as a Keras user does."""
+    keras.utils.set_random_seed(spec.training.seed)
+    model = build_model(spec)
+    model.compile(
+        optimizer=keras.optimizers.Adagrad(spec.training.learning_rate),
+        loss=losses(spec),
+        loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
+        jit_compile=False,
+    )
+    model.fit(training_batches(files, parsing_spec, spec), verbose=0)
+
+
+def seconds(work: Callable[..., None], *arguments: Any) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
+
+
+def measure(preset: str, batch_size: int, events: int, repetitions: int) -> dict[str, Any]:
+    """Measures one case.
+
+    A call's set-up (building, tracing) is the same for short and long trainings and is not
+    throughput: both contenders are timed on one and on three passes, and the difference counts.
+    """
+    overrides = [f"model.preset={preset}", f"training.batch_size={batch_size}"]
+    spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), overrides)
+    longer = load_spec(str(ROOT / "schemas" / "demo.yaml"), [*overrides, "training.epochs=3"])
+    rates: dict[str, list[float]] = {"ours": [], "plain Keras fit": []}
+    with tempfile.TemporaryDirectory() as folder:
+        files, parsing_spec = write_examples(events, spec, folder)
+        for _ in range(repetitions):
+            for name, work in (("ours", ours), ("plain Keras fit", plain)):
+                once = seconds(work, spec, files, parsing_spec)
+                thrice = seconds(work, longer, files, parsing_spec)
+                rates[name].append(2 * events / (thrice - once))
+    medians = {name: round(statistics.median(values)) for name, values in rates.items()}
+    ratios = [a / b for a, b in zip(rates["ours"], rates["plain Keras fit"], strict=True)]
+    return {
+        "case": f"{preset}, batch {batch_size}",
+        "events_per_second": medians,
+        "ratio": {
+            "median": round(statistics.median(ratios), 2),
+            "min": round(float(np.min(ratios)), 2),
+            "max": round(float(np.max(ratios)), 2),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    repetitions = parser.parse_args().repetitions
+    results = []
+    for case in CASES:
+        results.append(measure(*case, repetitions))
+        print(json.dumps(results[-1]), flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "cases": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
