@@ -26,8 +26,8 @@ format: env  ## rewrite the code as `check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: env  ## measure ingestion and training against the usual ways
-	@set -e; for script in benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: env  ## measure ingestion, training and optimizers against named peers
+	@set -e; for name in ingest train optimizers; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 docs: env  ## check the documents: links, and the spec's reference against the code
 	$(BIN)/pytest tests/test_docs.py tests/schemas/test_spec_docs.py

@@ -160,7 +160,7 @@ def copy_files(source: str, target: str, skip: str | None = None) -> None:
 
     `saved_model.pb` is copied last.
     """
-    files = []
+    files: list[str] = []
     for folder, _, names in fileio.walk(source):
         inside = os.path.relpath(folder, source)
         files.extend(os.path.normpath(os.path.join(inside, name)) for name in names)

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 DEMO_SPEC = str(Path(__file__).parent.parent / "schemas" / "demo.yaml")
 
+DEMO_DAYS = 7
+DEMO_FIRST_RUN = 2
+DEMO_DIVERGING_DAY = 4
+DIVERGING = (
+    "training.optimizer.name=adagrad",
+    "training.learning_rate=30",
+    "training.warmup_steps=0",
+)
+"""Plain Adagrad at a learning rate far beyond the stable one."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -179,17 +189,6 @@ def demo(
     _print_days(workspace, declared, {request.run_date for request in requests})
     # The blocked day is what the demo is there to show.
     raise typer.Exit(ExitCode.PUSHED if code == ExitCode.BLOCKED else code)
-
-
-DEMO_DAYS = 7
-DEMO_FIRST_RUN = 2
-DEMO_DIVERGING_DAY = 4
-DIVERGING = (
-    "training.optimizer.name=adagrad",
-    "training.learning_rate=30",
-    "training.warmup_steps=0",
-)
-"""Plain Adagrad at a learning rate far beyond the stable one."""
 
 
 def _request(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.dsl.components.base import base_node
@@ -19,7 +20,7 @@ from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer
 from components.transform.component import Transform
 
-Parameter = str | data_types.RuntimeParameter
+Parameter: TypeAlias = str | data_types.RuntimeParameter
 
 
 @dataclasses.dataclass(frozen=True)

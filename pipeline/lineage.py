@@ -114,14 +114,11 @@ def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
     if not executions:
         return None
     types = {t.id: t.name.rpartition(".")[2] for t in store.get_execution_types()}
-    components = {
-        types[e.type_id]: _STATES.Name(e.last_known_state).removeprefix("CACHED_")
-        for e in executions
-    }
+    components = {types[e.type_id]: _STATES.Name(e.last_known_state) for e in executions}
     outputs = _outputs(store, context)
     plan = outputs.get("RunPlan", {})
     pushed = outputs.get("PushedModel", {})
-    version = int(pushed["pushed_version"]) if pushed.get("pushed") == 1 else None
+    version = int(str(pushed["pushed_version"])) if pushed.get("pushed") == 1 else None
     errors = [
         e.custom_properties[ERROR_PROPERTY].string_value
         for e in executions

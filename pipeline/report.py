@@ -41,12 +41,19 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str], served: Sequence[int | 
         metrics = [run.task_metric(task) for task in tasks]
         table.add_row(
             run.run_date or "?",
-            *("-" if value is None else f"{value:.3f}" for value in metrics),
+            *map(_figure, metrics),
             _VERDICTS[run.outcome],
             "-" if version is None else f"v{version}",
             escape(why(run)),
         )
     return table
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    # A diverged regression may be off by any power of ten.
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
 def why(run: Run) -> str:

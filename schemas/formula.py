@@ -64,7 +64,8 @@ def _check(node: ast.expr, names: frozenset[str]) -> bool:
             wanted = 2 if function in ("minimum", "maximum") else 1
             if len(args) != wanted:
                 raise ValueError(f"{function} takes {wanted} argument(s), got {len(args)}")
-            return any([_check(arg, names) for arg in args])
+            used = [_check(arg, names) for arg in args]
+            return any(used)
     raise ValueError(f"{ast.unparse(node)!r} is not allowed in a formula")
 
 

@@ -98,9 +98,7 @@ class ClippedNormalization(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Builds mean and variance, [width], as zeros and ones."""
         shape = (input_shape[-1],)
-        self.mean = self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name="mean"
-        )
+        self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="mean")
         self.variance = self.add_weight(
             shape=shape, initializer="ones", trainable=False, name="variance"
         )

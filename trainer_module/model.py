@@ -108,10 +108,10 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
             count += len(x)
             total += x.sum(axis=0)
             squares += np.square(x).sum(axis=0)
-        for task in spec.tasks:
-            weight = np.asarray(weights[task], np.float64)
-            labelled[task] += weight.sum()
-            label_sum[task] += (weight * np.asarray(labels[task], np.float64)).sum()
+        for name in spec.tasks:
+            weight = np.asarray(weights[name], np.float64)
+            labelled[name] += weight.sum()
+            label_sum[name] += (weight * np.asarray(labels[name], np.float64)).sum()
     if count:
         mean = total / count
         normalization = model.get_layer(_NORMALIZATION)

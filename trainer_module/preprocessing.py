@@ -50,8 +50,8 @@ def preprocess(
     for name, feature in spec.categorical.items():
         buckets = spec.categorical[spec.table_of(name)].buckets
         outputs[name] = _hashed(inputs[name], feature, buckets)
-    for name, feature in spec.dense.items():
-        outputs[name] = _squashed(inputs[name], feature)
+    for name, number in spec.dense.items():
+        outputs[name] = _squashed(inputs[name], number)
     for name, task in spec.tasks.items():
         if task.label in inputs:
             outputs[signatures.label_key(name)] = _label(inputs[task.label], task)

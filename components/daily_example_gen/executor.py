@@ -154,8 +154,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def _describe(examples: types.Artifact, run: RunExamples) -> None:
-    tf_example = example_gen_pb2.FORMAT_TF_EXAMPLE  # type: ignore[attr-defined]
-    gzip = example_gen_pb2.FORMAT_TFRECORDS_GZIP  # type: ignore[attr-defined]
+    tf_example = example_gen_pb2.FORMAT_TF_EXAMPLE
+    gzip = example_gen_pb2.FORMAT_TFRECORDS_GZIP
     examples_utils.set_payload_format(examples, tf_example)
     examples_utils.set_file_format(examples, write_split.to_file_format_str(gzip))
     date = run.run_date

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow_model_analysis as tfma
 
@@ -79,14 +80,14 @@ def _finite_metrics() -> tfma.MetricsSpec:
 def _gated(
     class_name: str,
     bounds: BinaryBounds | RegressionBounds,
-    slices: Mapping[str, BinaryBounds | RegressionBounds],
+    slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
     compare: bool,
 ) -> tfma.MetricConfig:
-    by_slice = {None: bounds, **slices}
+    by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
     return tfma.MetricConfig(
         class_name=class_name,
         per_slice_thresholds=[
-            _per_slice(name, _threshold(item, compare)) for name, item in by_slice.items()
+            _per_slice(name, _threshold(item, compare)) for name, item in by_slice
         ],
     )
 
@@ -109,14 +110,14 @@ def _threshold(bounds: BinaryBounds | RegressionBounds, compare: bool) -> tfma.M
 
 def _calibration(
     bounds: BinaryBounds | RegressionBounds,
-    slices: Mapping[str, BinaryBounds | RegressionBounds],
+    slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
 ) -> tfma.MetricConfig:
-    by_slice = {None: bounds, **slices}
+    by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
     return tfma.MetricConfig(
         class_name="Calibration",
         per_slice_thresholds=[
             _per_slice(name, _range(*item.calibration))
-            for name, item in by_slice.items()
+            for name, item in by_slice
             if item.calibration is not None
         ],
     )

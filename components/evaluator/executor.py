@@ -48,7 +48,8 @@ class Executor(executor.Executor):
             if not infra_reasons:
                 raise
             logging.exception("The unservable model could not be evaluated either.")
-            verdict, metrics = Verdict(blessed=False, reasons=tuple(infra_reasons)), {}
+            verdict = Verdict(blessed=False, reasons=tuple(infra_reasons))
+            metrics: dict[str, results.Metrics] = {}
         else:
             verdict, metrics = _judge(
                 artifact_utils.get_single_uri(output_dict["evaluation"]), infra_reasons, plan

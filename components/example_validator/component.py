@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
@@ -13,7 +15,7 @@ from components.example_validator import executor
 class ExampleValidatorSpec(component_spec.ComponentSpec):
     """Interface of `ExampleValidator`."""
 
-    PARAMETERS = {}  # noqa: RUF012
+    PARAMETERS: ClassVar[dict[str, component_spec.ExecutionParameter]] = {}
     INPUTS = {  # noqa: RUF012
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
         "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),

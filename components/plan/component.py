@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.orchestration import data_types
@@ -20,7 +22,7 @@ class PlanSpec(component_spec.ComponentSpec):
         "run_date": component_spec.ExecutionParameter(type=str),
         "serving_dir": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {}  # noqa: RUF012
+    INPUTS: ClassVar[dict[str, component_spec.ChannelParameter]] = {}
     OUTPUTS = {  # noqa: RUF012
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
         "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
@@ -13,7 +15,7 @@ from components.serving_check import executor
 class ServingCheckSpec(component_spec.ComponentSpec):
     """Interface of `ServingCheck`."""
 
-    PARAMETERS = {}  # noqa: RUF012
+    PARAMETERS: ClassVar[dict[str, component_spec.ExecutionParameter]] = {}
     INPUTS = {  # noqa: RUF012
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
