@@ -138,7 +138,7 @@ def status(
         return
     tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
     console = _console()
-    console.print(report.day_table(runs, tasks, report.served_after(runs)))
+    console.print(report.day_table(runs, tasks))
     for line in report.served_lineage(_served(workspace), runs):
         console.print(line, markup=False)
 
@@ -262,13 +262,9 @@ def _print_days(workspace: str, declared: RankingSpec, dates: set[str]) -> None:
     store = lineage.open_store(Workspace(workspace).metadata_path)
     if store is None:
         return
-    runs = lineage.list_runs(store)
-    served = report.served_after(runs)
-    newest = {run.run_date: (run, version) for run, version in zip(runs, served, strict=True)}
+    newest = {run.run_date: run for run in lineage.list_runs(store)}
     rows = [newest[date] for date in sorted(dates) if date in newest]
-    _console().print(
-        report.day_table([r for r, _ in rows], list(declared.tasks), [v for _, v in rows])
-    )
+    _console().print(report.day_table(rows, list(declared.tasks)))
 
 
 def _served(workspace: str) -> tuple[int, str, str] | None:

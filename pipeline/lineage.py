@@ -34,6 +34,7 @@ class Run:
         baseline: why there was a comparison with the served model or none.
         metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
         version: the pushed version.
+        served_before: the version that was served when it started.
         model_uri: its Model artifact.
         base_model_uri: the Model artifact whose weights it started from; empty if cold.
     """
@@ -49,8 +50,14 @@ class Run:
     baseline: str
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     version: int | None
+    served_before: int | None
     model_uri: str
     base_model_uri: str
+
+    @property
+    def served_after(self) -> int | None:
+        """The version that was served when it ended."""
+        return self.version or self.served_before
 
     def task_metric(self, task: str) -> float | None:
         """The AUC, or else the RMSE, that the candidate reached on a task."""
@@ -99,14 +106,17 @@ def set_error(store: MetadataStore, error: str) -> None:
 def abandon_running(store: MetadataStore) -> None:
     """Marks what a killed run left running as failed.
 
-    To be called when no run is under way: ML Metadata itself cannot tell.
+    To be called when no run is under way: ML Metadata itself cannot tell. A run may have been
+    killed between two components, so that none of them is running.
     """
-    running = [e for e in store.get_executions() if e.last_known_state == _STATES.RUNNING]
-    for execution in running:
-        execution.last_known_state = _STATES.FAILED
-        execution.custom_properties[ERROR_PROPERTY].string_value = "killed while running"
-    if running:
-        store.put_executions(running)
+    for context in store.get_contexts_by_type("pipeline_run"):
+        run = _run(store, context)
+        if run is not None and run.outcome == "running":
+            last = max(store.get_executions_by_context(context.id), key=lambda e: e.id)
+            if last.last_known_state == _STATES.RUNNING:
+                last.last_known_state = _STATES.FAILED
+            last.custom_properties[ERROR_PROPERTY].string_value = "killed while running"
+            store.put_executions([last])
 
 
 def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
@@ -124,7 +134,7 @@ def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
         for e in executions
         if ERROR_PROPERTY in e.custom_properties
     ]
-    outcome = _outcome(components, pushed, version)
+    outcome = _outcome(components, pushed, version, errors)
     reasons: Sequence[str] = errors
     if outcome == "blocked":
         reasons = str(outputs.get("ModelBlessing", {}).get("reasons", "")).splitlines()
@@ -143,17 +153,21 @@ def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
         baseline=str(plan.get("baseline", "")),
         metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
         version=version,
+        served_before=int(str(served)) if (served := plan.get("served_version")) else None,
         model_uri=str(outputs.get("Model", {}).get("uri", "")),
         base_model_uri=str(plan.get("base_model", "")),
     )
 
 
 def _outcome(
-    components: Mapping[str, str], pushed: Mapping[str, object], version: int | None
+    components: Mapping[str, str],
+    pushed: Mapping[str, object],
+    version: int | None,
+    errors: Sequence[str],
 ) -> str:
     if version is not None:
         return "pushed"
-    if "FAILED" in components.values():
+    if errors or "FAILED" in components.values():
         return "failed"
     return "blocked" if "pushed" in pushed else "running"
 
@@ -163,6 +177,9 @@ def _outputs(store: MetadataStore, context: mlmd.Context) -> dict[str, dict[str,
     types = {t.id: t.name for t in store.get_artifact_types()}
     result: dict[str, dict[str, object]] = {}
     for artifact in sorted(store.get_artifacts_by_context(context.id), key=lambda a: a.id):
+        if "copy_of" in artifact.custom_properties:
+            # Plan's copies of the served model are Models too, but none that the run made.
+            continue
         values: dict[str, object] = {"uri": artifact.uri}
         for name, value in artifact.custom_properties.items():
             values[name] = getattr(value, value.WhichOneof("value"))

@@ -19,13 +19,12 @@ _VERDICTS = {
 }
 
 
-def day_table(runs: Sequence[Run], tasks: Sequence[str], served: Sequence[int | None]) -> Table:
+def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
     """Makes the table of days.
 
     Args:
         runs: one for each row.
         tasks: a column for each.
-        served: for each run, the version served after it.
 
     Returns:
         Day, each task's AUC or RMSE, verdict and reason, version served.
@@ -37,13 +36,13 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str], served: Sequence[int | 
     table.add_column("verdict", no_wrap=True)
     table.add_column("serves", justify="right")
     table.add_column("why", overflow="fold", ratio=1)
-    for run, version in zip(runs, served, strict=True):
+    for run in runs:
         metrics = [run.task_metric(task) for task in tasks]
         table.add_row(
             run.run_date or "?",
             *map(_figure, metrics),
             _VERDICTS[run.outcome],
-            "-" if version is None else f"v{version}",
+            "-" if run.served_after is None else f"v{run.served_after}",
             escape(why(run)),
         )
     return table
@@ -63,14 +62,6 @@ def why(run: Run) -> str:
     first = run.reasons[0].splitlines()[0]
     rest = len(run.reasons) - 1
     return f"{first} (and {rest} more)" if rest else first
-
-
-def served_after(runs: Sequence[Run]) -> list[int | None]:
-    """Returns for each run, oldest first, the newest version pushed by then."""
-    served: list[int | None] = []
-    for run in runs:
-        served.append(run.version or (served[-1] if served else None))
-    return served
 
 
 def as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
 from schemas.spec import BinaryBounds, BinaryTask, RankingSpec, RegressionBounds, Task
 from trainer_module import signatures
@@ -14,7 +14,7 @@ CANDIDATE = "candidate"
 BASELINE = "baseline"
 
 
-def eval_config(spec: RankingSpec, *, compare: bool) -> tfma.EvalConfig:
+def eval_config(spec: RankingSpec, *, compare: bool) -> config_pb2.EvalConfig:
     """Derives metrics, slices and thresholds.
 
     Args:
@@ -29,12 +29,14 @@ def eval_config(spec: RankingSpec, *, compare: bool) -> tfma.EvalConfig:
     if compare:
         models.append(_model_spec(spec, BASELINE, is_baseline=True))
     gated = {name for task in spec.tasks.values() for name in task.gate.slices}
-    slices = [tfma.SlicingSpec()]
-    slices += [tfma.SlicingSpec(feature_keys=[name]) for name in sorted({*spec.slices, *gated})]
-    metrics = [tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")])]
+    slices = [config_pb2.SlicingSpec()]
+    for name in sorted({*spec.slices, *gated}):
+        slices.append(config_pb2.SlicingSpec(feature_keys=[name]))
+    count = config_pb2.MetricConfig(class_name="ExampleCount")
+    metrics = [config_pb2.MetricsSpec(metrics=[count])]
     metrics += [_task_metrics(name, task, compare) for name, task in spec.tasks.items()]
     metrics.append(_finite_metrics())
-    return tfma.EvalConfig(model_specs=models, slicing_specs=slices, metrics_specs=metrics)
+    return config_pb2.EvalConfig(model_specs=models, slicing_specs=slices, metrics_specs=metrics)
 
 
 def metric_name(task: Task) -> str:
@@ -42,9 +44,9 @@ def metric_name(task: Task) -> str:
     return "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
 
 
-def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> tfma.ModelSpec:
+def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> config_pb2.ModelSpec:
     outputs = [*spec.tasks, signatures.FINITE]
-    return tfma.ModelSpec(
+    return config_pb2.ModelSpec(
         name=name,
         is_baseline=is_baseline,
         signature_name=signatures.EVALUATE,
@@ -54,7 +56,7 @@ def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> tfma.Mode
     )
 
 
-def _task_metrics(name: str, task: Task, compare: bool) -> tfma.MetricsSpec:
+def _task_metrics(name: str, task: Task, compare: bool) -> config_pb2.MetricsSpec:
     class_name = "AUC" if isinstance(task, BinaryTask) else "RootMeanSquaredError"
     metrics = [
         _gated(class_name, task.gate, task.gate.slices, compare),
@@ -62,18 +64,18 @@ def _task_metrics(name: str, task: Task, compare: bool) -> tfma.MetricsSpec:
     ]
     if task.optional:
         # Of the others every event carries the label.
-        metrics.append(tfma.MetricConfig(class_name="WeightedExampleCount"))
-    return tfma.MetricsSpec(output_names=[name], metrics=metrics)
+        metrics.append(config_pb2.MetricConfig(class_name="WeightedExampleCount"))
+    return config_pb2.MetricsSpec(output_names=[name], metrics=metrics)
 
 
-def _finite_metrics() -> tfma.MetricsSpec:
+def _finite_metrics() -> config_pb2.MetricsSpec:
     """Every prediction on the run date must be finite, not only the sampled ones."""
-    all_finite = tfma.MetricThreshold(
-        value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 1.0 - 1e-12})
+    all_finite = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": 1.0 - 1e-12})
     )
-    return tfma.MetricsSpec(
+    return config_pb2.MetricsSpec(
         output_names=[signatures.FINITE],
-        metrics=[tfma.MetricConfig(class_name="MeanPrediction", threshold=all_finite)],
+        metrics=[config_pb2.MetricConfig(class_name="MeanPrediction", threshold=all_finite)],
     )
 
 
@@ -82,9 +84,9 @@ def _gated(
     bounds: BinaryBounds | RegressionBounds,
     slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
     compare: bool,
-) -> tfma.MetricConfig:
+) -> config_pb2.MetricConfig:
     by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
-    return tfma.MetricConfig(
+    return config_pb2.MetricConfig(
         class_name=class_name,
         per_slice_thresholds=[
             _per_slice(name, _threshold(item, compare)) for name, item in by_slice
@@ -92,16 +94,18 @@ def _gated(
     )
 
 
-def _threshold(bounds: BinaryBounds | RegressionBounds, compare: bool) -> tfma.MetricThreshold:
-    result = tfma.MetricThreshold()
+def _threshold(
+    bounds: BinaryBounds | RegressionBounds, compare: bool
+) -> config_pb2.MetricThreshold:
+    result = config_pb2.MetricThreshold()
     if isinstance(bounds, BinaryBounds):
         result.value_threshold.lower_bound.value = bounds.min_auc
         change = None if bounds.max_auc_drop is None else -bounds.max_auc_drop
-        direction = tfma.MetricDirection.HIGHER_IS_BETTER
+        direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
     else:
         result.value_threshold.upper_bound.value = bounds.max_rmse
         change = bounds.max_rmse_rise
-        direction = tfma.MetricDirection.LOWER_IS_BETTER
+        direction = config_pb2.MetricDirection.LOWER_IS_BETTER
     if compare and change is not None:
         result.change_threshold.absolute.value = change
         result.change_threshold.direction = direction
@@ -111,9 +115,9 @@ def _threshold(bounds: BinaryBounds | RegressionBounds, compare: bool) -> tfma.M
 def _calibration(
     bounds: BinaryBounds | RegressionBounds,
     slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
-) -> tfma.MetricConfig:
+) -> config_pb2.MetricConfig:
     by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
-    return tfma.MetricConfig(
+    return config_pb2.MetricConfig(
         class_name="Calibration",
         per_slice_thresholds=[
             _per_slice(name, _range(*item.calibration))
@@ -123,17 +127,17 @@ def _calibration(
     )
 
 
-def _range(low: float, high: float) -> tfma.MetricThreshold:
-    return tfma.MetricThreshold(
-        value_threshold=tfma.GenericValueThreshold(
+def _range(low: float, high: float) -> config_pb2.MetricThreshold:
+    return config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(
             lower_bound={"value": low}, upper_bound={"value": high}
         )
     )
 
 
 def _per_slice(
-    feature: str | None, threshold: tfma.MetricThreshold
-) -> tfma.PerSliceMetricThreshold:
+    feature: str | None, threshold: config_pb2.MetricThreshold
+) -> config_pb2.PerSliceMetricThreshold:
     """Applies a threshold to each value of a feature, or, for None, to all events only."""
-    slicing = tfma.SlicingSpec(feature_keys=[feature] if feature else [])
-    return tfma.PerSliceMetricThreshold(slicing_specs=[slicing], threshold=threshold)
+    slicing = config_pb2.SlicingSpec(feature_keys=[feature] if feature else [])
+    return config_pb2.PerSliceMetricThreshold(slicing_specs=[slicing], threshold=threshold)

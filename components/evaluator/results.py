@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.eval_config import BASELINE, CANDIDATE
 from components.evaluator.verdict import OVERALL, Failure
@@ -113,7 +114,7 @@ def _bound_in_words(threshold: Any) -> str:
 
 def _change_in_words(threshold: Any) -> str:
     change = threshold.change_threshold
-    falling = change.direction == tfma.MetricDirection.HIGHER_IS_BETTER
+    falling = change.direction == config_pb2.MetricDirection.HIGHER_IS_BETTER
     return f"{'at least' if falling else 'at most'} {change.absolute.value:g}"
 
 

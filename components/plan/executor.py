@@ -47,6 +47,8 @@ class Executor(base_executor.BaseExecutor):
         plan_artifact.set_string_custom_property("run_date", str(plan.run_date))
         plan_artifact.set_string_custom_property("start", plan.start_reason)
         plan_artifact.set_string_custom_property("baseline", plan.baseline_reason)
+        if versions:
+            plan_artifact.set_int_custom_property("served_version", versions[-1].version)
         io_utils.write_pbtxt_file(
             os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), "schema.pbtxt"),
             tfdv_schema(spec),
@@ -77,6 +79,7 @@ def _copy_served(
     absent: str,
 ) -> None:
     """Copies a served version's training state, or all but that, into a Model artifact."""
+    model.set_string_custom_property("copy_of", version.path if version else "")
     if version is None:
         # Object stores have no empty folders, and an artifact must hold something.
         io_utils.write_string_file(os.path.join(model.uri, "ABSENT"), absent)
@@ -88,7 +91,6 @@ def _copy_served(
         serving_store.copy_files(source, os.path.join(target, state))
     else:
         serving_store.copy_files(version.path, target, skip=state)
-    model.set_string_custom_property("pushed_version", str(version.version))
 
 
 def _parse_date(text: str) -> datetime.date:

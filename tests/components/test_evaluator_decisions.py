@@ -3,14 +3,15 @@ from pathlib import Path
 
 import pytest
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.eval_config import eval_config, metric_name
 from components.evaluator.verdict import OVERALL, Failure, decide
 from schemas.spec import BinaryTask, load_spec
 
 DEMO = load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"))
-HIGHER = tfma.MetricDirection.HIGHER_IS_BETTER
-LOWER = tfma.MetricDirection.LOWER_IS_BETTER
+HIGHER = config_pb2.MetricDirection.HIGHER_IS_BETTER
+LOWER = config_pb2.MetricDirection.LOWER_IS_BETTER
 CLASS_NAMES = {"auc": "AUC", "root_mean_squared_error": "RootMeanSquaredError"}
 
 

@@ -320,7 +320,7 @@ def test_later_run_gets_the_training_state_to_start_from_and_the_model_to_compar
         "Format-Serving/variables/v",
     ]
     for name in ("base_model", "baseline_model"):
-        assert done[name].get_string_custom_property("pushed_version") == "1"
+        assert done[name].get_string_custom_property("copy_of").endswith("/1")
     assert done["plan"].get_string_custom_property("base_model") == "model/1"
 
 

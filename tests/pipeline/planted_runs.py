@@ -74,7 +74,7 @@ class Store:
             properties = {"run_date": date, "start": start, "baseline": "absolute bounds only"}
             if base:
                 properties["base_model"] = f"model/{base}"
-            self.artifact(context, "Model", f"base/{run_id}")
+            self.artifact(context, "Model", f"base/{run_id}", copy_of="serving/1")
             self.artifact(context, "RunPlan", f"plan/{run_id}", **properties)
         if name.endswith(".Trainer"):
             self.artifact(context, "Model", f"model/{run_id}")

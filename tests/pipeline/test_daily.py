@@ -57,7 +57,13 @@ def days(tmp_path, monkeypatch):
         if outcome is None:
             return None
         now = datetime.datetime.now(datetime.timezone.utc)
-        empty = {"components": {}, "reasons": (), "metrics": {}, "version": None}
+        empty = {
+            "components": {},
+            "reasons": (),
+            "metrics": {},
+            "version": None,
+            "served_before": None,
+        }
         text = dict.fromkeys(("run_id", "start", "baseline", "model_uri", "base_model_uri"), "")
         return lineage.Run(
             run_date=run_date, started=now, seconds=0.0, outcome=outcome, **empty, **text

@@ -1,7 +1,7 @@
 import datetime
 
 import pytest
-from planted_runs import COMPONENTS, Store
+from planted_runs import COMPONENTS, STATE, Store
 
 from pipeline import lineage, report
 
@@ -81,6 +81,20 @@ def test_killed_run_is_running_until_it_is_abandoned(store):
     (run,) = runs_of(store)
     assert (run.outcome, run.reasons) == ("failed", ("killed while running",))
     assert run.components["Evaluator"] == "FAILED"
+
+
+def test_run_killed_between_two_components_is_abandoned_too(store):
+    context = store.context("r1")
+    store.execution(context, COMPONENTS[0], STATE.COMPLETE, run_date="2026-01-03")
+    assert runs_of(store)[0].outcome == "running"
+    lineage.abandon_running(lineage.open_store(store.path))
+    (run,) = runs_of(store)
+    assert (run.outcome, run.components) == ("failed", {"Plan": "COMPLETE"})
+
+
+def test_copies_of_the_served_model_are_not_the_runs_model(store):
+    store.run("r1", "2026-01-03", end="failed StatisticsGen")
+    assert runs_of(store)[0].model_uri == ""
 
 
 def test_abandoning_leaves_ended_runs_alone(store):

@@ -9,7 +9,9 @@ from pipeline import report
 from pipeline.lineage import Run
 
 
-def run(date="2026-01-03", outcome="pushed", *, version=None, reasons=(), metrics=None):
+def run(
+    date="2026-01-03", outcome="pushed", *, version=None, before=None, reasons=(), metrics=None
+):
     return Run(
         run_id=f"run of {date}",
         run_date=date,
@@ -22,6 +24,7 @@ def run(date="2026-01-03", outcome="pushed", *, version=None, reasons=(), metric
         baseline="",
         metrics={"candidate": metrics or {}},
         version=version,
+        served_before=before,
         model_uri="",
         base_model_uri="",
     )
@@ -29,7 +32,7 @@ def run(date="2026-01-03", outcome="pushed", *, version=None, reasons=(), metric
 
 def printed(runs, tasks=("click", "rate")):
     text = io.StringIO()
-    table = report.day_table(runs, tasks, report.served_after(runs))
+    table = report.day_table(runs, tasks)
     Console(file=text, width=160, color_system=None).print(table)
     return text.getvalue()
 
@@ -71,14 +74,10 @@ def test_reason_with_brackets_is_printed_as_it_is():
 
 
 def test_blocked_and_failed_days_keep_the_version_of_before():
-    runs = [
-        run("2026-01-01", "failed"),
-        run("2026-01-02", version=1),
-        run("2026-01-03", "blocked"),
-        run("2026-01-04", "failed"),
-        run("2026-01-05", version=2),
-    ]
-    assert report.served_after(runs) == [None, 1, 1, 1, 2]
+    assert run(outcome="failed").served_after is None
+    assert run(version=1).served_after == 1
+    assert run(outcome="blocked", before=1).served_after == 1
+    assert run(version=3, before=2).served_after == 3
 
 
 def test_runs_as_json_hold_all_that_is_known():
