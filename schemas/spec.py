@@ -269,8 +269,7 @@ class Training(_Model):
         checkpoint_steps: steps between checkpoints, from which a killed run resumes.
         shuffle_events: size of the shuffle buffer, on top of the order of the shards.
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
-        distribution: `mirrored` for the GPUs of one machine, `multi_worker` for several
-            machines by TF_CONFIG.
+        distribution: `mirrored` for all GPUs of the machine.
         seed: seed of initialisation, shuffling and replay.
     """
 
@@ -287,7 +286,7 @@ class Training(_Model):
     checkpoint_steps: int = Field(default=1000, ge=1)
     shuffle_events: int = Field(default=200_000, ge=1)
     mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
-    distribution: Literal["none", "mirrored", "multi_worker"] = "none"
+    distribution: Literal["none", "mirrored"] = "none"
     seed: int = 0
 
     @pydantic.model_validator(mode="after")

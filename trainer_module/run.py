@@ -30,30 +30,15 @@ def run_fn(fn_args: Any) -> None:
     spec = parse_spec(config["spec"], "custom_config")
     transform = tft.TFTransformOutput(fn_args.transform_output)
     files = [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)]
-    strategy = make_strategy(spec.training)
     model = train(
         spec,
         files,
         transform.transformed_feature_spec(),
-        strategy=strategy,
+        strategy=make_strategy(spec.training),
         warm_start_from=config["warm_start_from"],
         checkpoint_dir=config["checkpoint_dir"],
         tensorboard_dir=fn_args.model_run_dir,
     )
     export_dir = fn_args.serving_model_dir
-    if not _is_chief(strategy):
-        # Each worker must take part in saving; only the chief's copy is kept.
-        export_dir = os.path.join(fn_args.model_run_dir, f"worker-{_task_id(strategy)}")
     export_model(model, transform, spec, export_dir)
     save_state(model, os.path.join(export_dir, config["training_state_subdir"]))
-    if not _is_chief(strategy):
-        tf.io.gfile.rmtree(export_dir)
-
-
-def _is_chief(strategy: tf.distribute.Strategy) -> bool:
-    resolver = strategy.cluster_resolver
-    return resolver is None or resolver.task_type in (None, "chief") or _task_id(strategy) == 0
-
-
-def _task_id(strategy: tf.distribute.Strategy) -> int:
-    return strategy.cluster_resolver.task_id or 0

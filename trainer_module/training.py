@@ -75,11 +75,9 @@ def _policy(training: Training) -> Iterator[None]:
 
 
 def make_strategy(training: Training) -> tf.distribute.Strategy:
-    """Makes the tf.distribute strategy; `multi_worker` reads the cluster from TF_CONFIG."""
+    """Makes the tf.distribute strategy that `training.distribution` names."""
     if training.distribution == "mirrored":
         return tf.distribute.MirroredStrategy()
-    if training.distribution == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 
 
