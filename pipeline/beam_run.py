@@ -92,8 +92,11 @@ def error_in(text: str) -> tuple[str, str]:
 
 def main(request_file: str) -> None:
     """Runs the request and notes an error on the failed execution; exits with its code."""
+    from absl import logging
+
     from schemas.errors import ExitCode, error_named
 
+    logging.set_verbosity(logging.INFO)
     with open(request_file, encoding="utf-8") as file:
         content = json.load(file)
     request = Request(

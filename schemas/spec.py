@@ -251,6 +251,8 @@ class Training(_Model):
     """How the model is trained.
 
     Attributes:
+        warm_start: start from the served model where its weights fit; false forces a cold
+            start.
         window_days: days before the run date that training may use.
         min_window_days: fewest of them that must hold events.
         exposures: how often an event is seen over its stay in the window. A warm start
@@ -273,6 +275,7 @@ class Training(_Model):
         seed: seed of initialisation, shuffling and replay.
     """
 
+    warm_start: bool = True
     window_days: int = Field(default=7, ge=1)
     min_window_days: int = Field(default=1, ge=1)
     exposures: float = Field(default=1.0, ge=1.0)

@@ -59,6 +59,8 @@ def _base(
     earlier = [version for version in versions if version.info.run_date < run_date]
     if not earlier:
         return None, "cold start: no version of an earlier day has been pushed"
+    if not spec.training.warm_start:
+        return None, "cold start: training.warm_start is false"
     newest = earlier[-1]
     if newest.info.model_fingerprint != spec.model_fingerprint():
         return None, (

@@ -185,6 +185,14 @@ def test_changed_spec_starts_cold_even_if_an_older_version_would_fit():
     assert plan.baseline_version == 2
 
 
+def test_cold_start_can_be_forced():
+    spec = spec_with("training.warm_start=false")
+    plan = make_plan(spec, day(6), [version(1, 5)])
+    assert not plan.warm_start
+    assert "training.warm_start is false" in plan.start_reason
+    assert plan.train_share(day(3)) == 1.0
+
+
 def a_plan(**changes):
     return dataclasses.replace(make_plan(SPEC_NOW, day(6), [version(3, 5)]), **changes)
 
