@@ -35,6 +35,10 @@ def main(model_dir: str, request_file: str, answer_file: str) -> None:
         for batch in (1, len(requests)):
             arguments = as_arguments(requests[:batch], signature)
             latency[f"{name}/batch {batch}"] = _milliseconds(signature, arguments)
+    for name in sorted(set(model.signatures) - set(predictions)):
+        # Those of the evaluation: they take serialized events, and must answer.
+        signature = model.signatures[name]
+        signature(**_serialized(requests, signature))
     with open(answer_file, "w", encoding="utf-8") as file:
         json.dump({"predictions": predictions, "latency": latency}, file)
 
