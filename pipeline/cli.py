@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 DEMO_SPEC = str(Path(__file__).parent.parent / "schemas" / "demo.yaml")
 
 DEMO_DAYS = 7
+DEMO_MARKER = ".demo"
+"""File in the workspace of a demo: what may be deleted by the next one."""
 DEMO_FIRST_RUN = 2
 DEMO_DIVERGING_DAY = 4
 DIVERGING = (
@@ -139,7 +142,10 @@ def status(
     tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
     console = _console()
     console.print(report.day_table(runs, tasks))
-    for line in report.served_lineage(_served(workspace), runs):
+    from components.serving_store import served_version
+
+    served = _guarded(lambda: served_version(Workspace(workspace).serving))
+    for line in report.served_lineage(served, runs):
         console.print(line, markup=False)
 
 
@@ -169,14 +175,12 @@ def demo(
     seed: int = 0,
 ) -> None:
     """Simulates drifting logs and runs five days, one of them set to diverge."""
-    import shutil
-
     from pipeline.simulate import write_logs
 
     declared = _load_spec(DEMO_SPEC, [])
     start = datetime.date(2026, 1, 1)
     logs = os.path.join(workspace, "logs")
-    shutil.rmtree(workspace, ignore_errors=True)
+    _guarded(lambda: _fresh_demo(workspace))
     console = _console()
     console.print(f"Simulating {DEMO_DAYS} days of {rows} events into {logs}")
     _guarded(lambda: write_logs(logs, start, DEMO_DAYS, rows, seed=seed))
@@ -267,17 +271,17 @@ def _print_days(workspace: str, declared: RankingSpec, dates: set[str]) -> None:
     _console().print(report.day_table(rows, list(declared.tasks)))
 
 
-def _served(workspace: str) -> tuple[int, str, str] | None:
-    """Number, path and Model artifact of the served version."""
-    from pipeline.workspace import Workspace
-
-    serving = Path(Workspace(workspace).serving)
-    versions = [int(path.name) for path in serving.glob("[0-9]*")] if serving.exists() else []
-    if not versions:
-        return None
-    path = serving / str(max(versions))
-    info = json.loads((path / "assets.extra" / "version.json").read_text())
-    return max(versions), str(path), info["model_uri"]
+def _fresh_demo(workspace: str) -> None:
+    """Empties the folder of an earlier demo; any other folder with content is refused."""
+    marker = os.path.join(workspace, DEMO_MARKER)
+    if os.path.exists(marker):
+        shutil.rmtree(workspace)
+    elif os.path.exists(workspace) and os.listdir(workspace):
+        raise RankerError(
+            f"{workspace}: not empty, and not left by a demo; give another --workspace"
+        )
+    os.makedirs(workspace, exist_ok=True)
+    Path(marker).touch()
 
 
 def _load_spec(path: str, overrides: list[str]) -> RankingSpec:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.lineage import Run
+
+if TYPE_CHECKING:
+    from components.serving_store import ServedVersion
 
 _VERDICTS = {
     "pushed": "[green]pushed[/]",
@@ -69,11 +72,11 @@ def as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [{**dataclasses.asdict(run), "started": run.started.isoformat()} for run in runs]
 
 
-def served_lineage(served: tuple[int, str, str] | None, runs: Sequence[Run]) -> list[str]:
+def served_lineage(served: ServedVersion | None, runs: Sequence[Run]) -> list[str]:
     """Tells where the served model comes from, back to its cold start.
 
     Args:
-        served: number, path and Model artifact of the served version.
+        served: the served version; None before the first push.
         runs: all runs, oldest first.
 
     Returns:
@@ -81,10 +84,9 @@ def served_lineage(served: tuple[int, str, str] | None, runs: Sequence[Run]) -> 
     """
     if served is None:
         return ["nothing is being served yet"]
-    number, path, model_uri = served
-    lines = [f"serving version {number} ({path})"]
+    lines = [f"serving version {served.version} ({served.path})"]
     by_uri = {run.model_uri: run for run in runs if run.model_uri}
-    run = by_uri.get(model_uri)
+    run = by_uri.get(served.info.model_uri)
     while run is not None:
         lines.append(f"  from the run of {run.run_date} ({run.run_id}): {run.start}")
         run = by_uri.get(run.base_model_uri)

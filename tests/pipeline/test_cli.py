@@ -1,3 +1,4 @@
+import datetime
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 from planted_runs import Store
 from typer.testing import CliRunner
 
+from components import serving_store
 from pipeline import daily
 from pipeline.cli import app
 from schemas.errors import BadDataError, ExitCode, RankerError, SpecError
@@ -155,9 +157,11 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
     store = Store(str(tmp_path / "metadata.sqlite"))
     store.run("r1", "2026-01-03", version=1, auc=0.625)
     store.run("r2", "2026-01-04", end="blocked", reasons="click: auc is [bad]", base="r1")
-    info = tmp_path / "serving" / "1" / "assets.extra" / "version.json"
-    info.parent.mkdir(parents=True)
-    info.write_text(json.dumps({"model_uri": "model/r1"}))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").touch()
+    day = datetime.date(2026, 1, 3)
+    info = serving_store.ModelInfo(day, day, "m", "t", "model/r1")
+    serving_store.push(str(tmp_path / "model"), str(tmp_path / "serving"), info, 2)
 
     text = text_of(invoke("status", "-w", tmp_path))
     for word in ("0.625", "pushed", "BLOCKED", "v1", "click: auc is [bad]", "serving version 1"):
@@ -171,10 +175,6 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    import datetime
-
-    from components import serving_store
-
     day = datetime.date(2026, 1, 3)
     (tmp_path / "model").mkdir()
     for content in ("first", "second"):
@@ -207,3 +207,12 @@ def test_rollback_waits_for_no_run_but_refuses_beside_one(served):
         result = invoke("rollback", "1", "-w", served)
     assert result.exit_code == ExitCode.FAILED
     assert "another run is under way" in text_of(result)
+
+
+def test_demo_deletes_no_folder_but_one_of_a_demo(tmp_path):
+    precious = tmp_path / "metadata.sqlite"
+    precious.write_text("runs")
+    result = CliRunner().invoke(app, ["demo", "--workspace", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "not left by a demo" in result.output
+    assert precious.read_text() == "runs"

@@ -3,12 +3,23 @@ import datetime
 import pytest
 from planted_runs import COMPONENTS, STATE, Store
 
+from components.serving_store import ModelInfo, ServedVersion
 from pipeline import lineage, report
+
+DAY = datetime.date(2026, 1, 3)
 
 
 @pytest.fixture
 def store(tmp_path):
     return Store(str(tmp_path / "metadata.sqlite"))
+
+
+def served(version, model_uri):
+    return ServedVersion(
+        version,
+        f"serving/{version}",
+        ModelInfo(DAY, DAY, "model", "tasks", model_uri),
+    )
 
 
 def runs_of(store):
@@ -126,7 +137,7 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
     store.run("r3", "2026-01-05", end="blocked", reasons="bad", base="r2")
     # Version 3 is a rollback to version 1: no run pushed it, its model is that of r1.
     store.run("r4", "2026-01-06", version=4, base="r1")
-    lines = report.served_lineage((4, "serving/4", "model/r4"), runs_of(store))
+    lines = report.served_lineage(served(4, "model/r4"), runs_of(store))
     assert lines == [
         "serving version 4 (serving/4)",
         "  from the run of 2026-01-06 (r4): warm start from r1",
@@ -136,6 +147,6 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
 
 def test_model_of_an_unknown_run_is_served_without_a_trace(store):
     store.run("r1", "2026-01-03", version=1)
-    lines = report.served_lineage((7, "serving/7", "elsewhere"), runs_of(store))
+    lines = report.served_lineage(served(7, "elsewhere"), runs_of(store))
     assert lines == ["serving version 7 (serving/7)"]
     assert report.served_lineage(None, []) == ["nothing is being served yet"]
