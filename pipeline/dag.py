@@ -30,11 +30,13 @@ class RunParameters:
     Attributes:
         spec_path: the ranking spec's YAML file.
         overrides: JSON list of assignments such as `training.learning_rate=0.1`.
-        run_date: the day to evaluate on, YYYY-MM-DD.
+        run_date: the day to evaluate on, YYYY-MM-DD; may be empty where there is a schedule.
         logs_root: folder with a folder of event logs for each day.
         day_store: folder of the encoded days.
         serving_dir: folder of the served versions.
         checkpoint_root: folder of the checkpoints of trainings that have not ended.
+        schedule_time: the time that the orchestrator made the run for, RFC 3339.
+        run_date_lag_days: days from an empty run date to the schedule time, or to now.
     """
 
     spec_path: Parameter
@@ -44,6 +46,8 @@ class RunParameters:
     day_store: Parameter
     serving_dir: Parameter
     checkpoint_root: Parameter
+    schedule_time: Parameter = ""
+    run_date_lag_days: int = 1
 
 
 def create_pipeline(
@@ -70,6 +74,8 @@ def create_pipeline(
         spec_path=parameters.spec_path,
         overrides=parameters.overrides,
         run_date=parameters.run_date,
+        schedule_time=parameters.schedule_time,
+        run_date_lag_days=parameters.run_date_lag_days,
         serving_dir=parameters.serving_dir,
     )
     run_plan, schema = plan.outputs["plan"], plan.outputs["schema"]

@@ -20,6 +20,8 @@ class PlanSpec(component_spec.ComponentSpec):
         "spec_path": component_spec.ExecutionParameter(type=str),
         "overrides": component_spec.ExecutionParameter(type=str),
         "run_date": component_spec.ExecutionParameter(type=str),
+        "schedule_time": component_spec.ExecutionParameter(type=str),
+        "run_date_lag_days": component_spec.ExecutionParameter(type=int),
         "serving_dir": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[dict[str, component_spec.ChannelParameter]] = {}
@@ -51,6 +53,8 @@ class Plan(base_component.BaseComponent):
         spec_path: str | data_types.RuntimeParameter,
         overrides: str | data_types.RuntimeParameter,
         run_date: str | data_types.RuntimeParameter,
+        schedule_time: str | data_types.RuntimeParameter,
+        run_date_lag_days: int,
         serving_dir: str | data_types.RuntimeParameter,
     ):
         """Makes the component.
@@ -58,7 +62,10 @@ class Plan(base_component.BaseComponent):
         Args:
             spec_path: the ranking spec's YAML file.
             overrides: JSON list of assignments such as `training.learning_rate=0.1`.
-            run_date: the day to evaluate on, YYYY-MM-DD.
+            run_date: the day to evaluate on, YYYY-MM-DD; if empty, it follows from the
+                next two (see `run_date.resolve_run_date`).
+            schedule_time: the time that the orchestrator made the run for, RFC 3339.
+            run_date_lag_days: days from the run date to the schedule time, or to now.
             serving_dir: folder of the served versions.
         """
         super().__init__(
@@ -66,6 +73,8 @@ class Plan(base_component.BaseComponent):
                 spec_path=spec_path,
                 overrides=overrides,
                 run_date=run_date,
+                schedule_time=schedule_time,
+                run_date_lag_days=run_date_lag_days,
                 serving_dir=serving_dir,
                 plan=types.Channel(type=artifacts.RunPlan),
                 schema=types.Channel(type=standard_artifacts.Schema),

@@ -16,7 +16,8 @@ from tfx.utils import io_utils, path_utils
 
 from components import serving_store
 from components.plan.planning import make_plan
-from schemas.errors import RankerError, SpecError
+from components.plan.run_date import resolve_run_date
+from schemas.errors import SpecError
 from schemas.spec import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
@@ -39,7 +40,13 @@ class Executor(base_executor.BaseExecutor):
             raise SpecError(f"{path}: cannot be read: {error}") from error
         spec = parse_spec(text, path, json.loads(exec_properties["overrides"]))
         versions = serving_store.list_versions(exec_properties["serving_dir"])
-        plan = make_plan(spec, _parse_date(exec_properties["run_date"]), versions)
+        run_date = resolve_run_date(
+            exec_properties["run_date"],
+            exec_properties["schedule_time"],
+            exec_properties["run_date_lag_days"],
+            datetime.datetime.now(datetime.timezone.utc),
+        )
+        plan = make_plan(spec, run_date, versions)
         logging.info("%s: %s; %s", plan.run_date, plan.start_reason, plan.baseline_reason)
 
         plan_artifact = artifact_utils.get_single_instance(output_dict["plan"])
@@ -91,10 +98,3 @@ def _copy_served(
         serving_store.copy_files(source, os.path.join(target, state))
     else:
         serving_store.copy_files(version.path, target, skip=state)
-
-
-def _parse_date(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError as error:
-        raise RankerError(f"run date {text!r}: expected a day as YYYY-MM-DD") from error

@@ -13,6 +13,7 @@ from tfx.utils import io_utils
 from components import artifacts, serving_store
 from components.plan.executor import Executor
 from components.plan.planning import make_plan
+from components.plan.run_date import resolve_run_date
 from components.run_plan import load_plan
 from components.serving_store import ModelInfo, ServedVersion
 from schemas.errors import RankerError, ServingStoreError, SpecError
@@ -60,6 +61,8 @@ def version(number, run_day, spec=SPEC_NOW, rolled_back_to=None, trained_through
         ),
     )
 
+
+UTC = datetime.timezone.utc
 
 dates = st.dates(datetime.date(2000, 1, 1), datetime.date(2100, 1, 1))
 
@@ -257,7 +260,9 @@ def artifact(cls, path):
     return [instance]
 
 
-def run_executor(folder, serving, run_date="2026-01-07", overrides=(), spec_path=None):
+def run_executor(
+    folder, serving, run_date="2026-01-07", schedule_time="", overrides=(), spec_path=None
+):
     if spec_path is None:
         spec_path = folder / "spec.yaml"
         folder.mkdir(exist_ok=True)
@@ -272,6 +277,8 @@ def run_executor(folder, serving, run_date="2026-01-07", overrides=(), spec_path
         "spec_path": str(spec_path),
         "overrides": json.dumps(list(overrides)),
         "run_date": run_date,
+        "schedule_time": schedule_time,
+        "run_date_lag_days": 2,
         "serving_dir": str(serving),
     }
     Executor().Do({}, outputs, properties)
@@ -362,3 +369,55 @@ def test_served_version_that_cannot_be_told_stops_the_run(tmp_path):
     os.remove(os.path.join(pushed.path, serving_store.VERSION_FILE))
     with pytest.raises(ServingStoreError, match="cannot tell what this version is"):
         run_executor(tmp_path / "run", serving)
+
+
+NOW = datetime.datetime(2026, 1, 10, 0, 30, tzinfo=UTC)
+MACRO = "{{$.pipeline_job_schedule_time_utc}}"
+
+
+@pytest.mark.parametrize(
+    ("given_date", "schedule_time", "lag_days", "expected"),
+    [
+        pytest.param("2026-01-03", "2026-01-09T06:00:00Z", 1, "2026-01-03", id="given"),
+        pytest.param("", "2026-01-09T06:00:00Z", 1, "2026-01-08", id="schedule"),
+        pytest.param(" ", "2026-01-09T06:00:00.25Z", 0, "2026-01-09", id="fraction of a second"),
+        pytest.param("", "2026-01-09T01:00:00+02:00", 1, "2026-01-07", id="another time zone"),
+        pytest.param("", "", 1, "2026-01-09", id="today"),
+        pytest.param("", MACRO, 3, "2026-01-07", id="macro that the back end does not know"),
+        pytest.param("", "[[ScheduledTime]]", 1, "2026-01-09", id="macro of version 1"),
+    ],
+)
+def test_run_date_is_the_given_one_else_the_schedules_else_todays(
+    given_date, schedule_time, lag_days, expected
+):
+    assert str(resolve_run_date(given_date, schedule_time, lag_days, NOW)) == expected
+
+
+@given(time=st.datetimes(timezones=st.timezones()), lag_days=st.integers(0, 30))
+def test_any_schedule_time_is_read_as_its_utc_day(time, lag_days):
+    try:
+        expected = time.astimezone(UTC).date() - datetime.timedelta(days=lag_days)
+    except OverflowError:
+        return
+    if time.utcoffset().seconds % 60 == 0:
+        assert resolve_run_date("", time.isoformat(), lag_days, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("given_date", "schedule_time", "message"),
+    [
+        ("03.01.2026", "", r"run date '03\.01\.2026': expected a day as YYYY-MM-DD"),
+        ("", "six o'clock", r"schedule time \"six o'clock\": expected a time as"),
+    ],
+)
+def test_date_that_cannot_be_read_is_refused(given_date, schedule_time, message):
+    with pytest.raises(RankerError, match=message):
+        resolve_run_date(given_date, schedule_time, 1, NOW)
+
+
+def test_run_without_a_date_is_planned_for_the_schedules(tmp_path):
+    done = run_executor(
+        tmp_path / "run", tmp_path / "serving", run_date="", schedule_time="2026-01-09T06:00:00Z"
+    )
+    assert load_plan(done["plan"].uri).run_date == datetime.date(2026, 1, 7)
+    assert done["plan"].get_string_custom_property("run_date") == "2026-01-07"
