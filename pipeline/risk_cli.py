@@ -1,0 +1,228 @@
+"""`steadyrank risk`: how near a day's training is to divergence, before it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import RankerError
+from schemas.spec import OptimizerSettings, load_spec
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Workspace
+    from schemas.spec import RankingSpec
+    from trainer_module.risk.report import RiskReport
+
+OPTIMIZERS: tuple[str, ...] = OptimizerSettings.model_fields["name"].annotation.__args__
+"""The spec's names of optimizers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What to measure.
+
+    Attributes:
+        steps: of each training.
+        seeds: trainings a figure comes from.
+        budget: trainings of each optimizer's search, at most.
+        optimizers: whose stable rate is searched, by the spec's names.
+    """
+
+    steps: int
+    seeds: int
+    budget: int
+    optimizers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run of the day would train on.
+
+    Attributes:
+        files: gzipped TFRecords of encoded events.
+        warm_start_from: folder of the training state it would start from; None if cold.
+        start: why it starts cold or warm.
+    """
+
+    files: tuple[str, ...]
+    warm_start_from: str | None
+    start: str
+
+
+def risk(
+    date: Annotated[datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")],
+    logs: Annotated[str, typer.Option("--logs", "-l", help="Folder with a folder per day.")],
+    spec: Annotated[str, typer.Option("--spec", "-s", help="The ranking spec (YAML).")],
+    workspace: Annotated[
+        str, typer.Option("--workspace", "-w", help="Folder of metadata, artifacts and versions.")
+    ] = "work",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override of the spec: training.learning_rate=0.1. Repeatable."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=4, help="Steps of each training.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings behind each figure.")] = 3,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Trainings of each optimizer's search, at most.")
+    ] = 36,
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Search the stable rate of {', '.join(OPTIMIZERS)}. Repeatable."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of risk.json and risk.png; in the workspace.")
+    ] = None,
+) -> None:
+    """Measures how near a day's training is to divergence; nothing is trained for keeps.
+
+    Sharpness of the loss as Adagrad sees it against 2 / eta over a training of the day, and
+    the largest learning rate at which no short training diverges, for each optimizer.
+    """
+    names = tuple(optimizer or OPTIMIZERS)
+    unknown = [name for name in names if name not in OPTIMIZERS]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(OPTIMIZERS)}")
+    if budget < seeds:
+        raise typer.BadParameter(f"a budget of {budget} is not one rate's {seeds} trainings")
+    measurement = Measurement(steps, seeds, budget, names)
+    try:
+        declared = load_spec(spec, overrides or [])
+        _run(declared, date.date(), logs, workspace, measurement, output)
+    except RankerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+def _run(
+    spec: RankingSpec,
+    date: datetime.date,
+    logs: str,
+    workspace: str,
+    measurement: Measurement,
+    output: str | None,
+) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.simplefilter("ignore", FutureWarning)
+    from rich.console import Console
+
+    from pipeline.workspace import Workspace
+
+    directory = output or os.path.join(workspace, "risk", str(date))
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    with console.status("ingesting") as spinner:
+        data = training_data(spec, date, logs, Workspace(workspace))
+        report = assess(spec, date, data, measurement, spinner.update)
+
+    from trainer_module.risk.report import save, sharpness_table, stable_rate_table
+
+    save(report, directory)
+    console.print(f"{report.run_date}: {report.start}", markup=False)
+    console.print(sharpness_table(report))
+    console.print(stable_rate_table(report))
+    console.print(f"written to {directory}", markup=False)
+
+
+def training_data(
+    spec: RankingSpec, date: datetime.date, logs: str, workspace: Workspace
+) -> TrainingData:
+    """Finds what `steadyrank run` would train on; days are ingested into the day store.
+
+    Args:
+        spec: the ranking spec.
+        date: the run date.
+        logs: folder with a folder of logs for each day.
+        workspace: its served versions decide on cold or warm.
+
+    Returns:
+        The training events and the start.
+
+    Raises:
+        BadDataError: the days cannot be trusted.
+        RankerError: no run of this date is possible.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from components import serving_store
+    from components.daily_example_gen.day_store import DayStore
+    from components.daily_example_gen.fields import event_fields
+    from components.daily_example_gen.ingest import ingest_days
+    from components.daily_example_gen.splits import check_days, plan_training
+    from components.plan.planning import make_plan
+    from pipeline.daily import DEFAULT_BEAM_ARGS
+
+    versions = serving_store.list_versions(workspace.serving)
+    plan = make_plan(spec, date, versions)
+    days = ingest_days(
+        logs,
+        [*plan.window, plan.run_date],
+        event_fields(spec),
+        DayStore(workspace.day_store, spec.events_fingerprint()),
+        lambda: beam.Pipeline(options=PipelineOptions(list(DEFAULT_BEAM_ARGS))),
+    )
+    training = plan_training(plan, days)
+    check_days(plan, days, training, logs)
+    served = {version.version: version.path for version in versions}
+    state = None
+    if plan.base_version is not None:
+        state = os.path.join(served[plan.base_version], serving_store.TRAINING_STATE)
+    files = tuple(days[day.date].shard(number) for day in training for number in day.shards)
+    return TrainingData(files, state, plan.start_reason)
+
+
+def assess(
+    spec: RankingSpec,
+    date: datetime.date,
+    data: TrainingData,
+    measurement: Measurement,
+    on_progress: Callable[[str], None],
+) -> RiskReport:
+    """Measures; see `trainer_module.risk`.
+
+    Raises:
+        TrainingError: there is nothing to train on, or the state to start from does not fit.
+    """
+    from trainer_module.risk.assess import find_stable_rate, measure_sharpness
+    from trainer_module.risk.data import event_batches
+    from trainer_module.risk.report import RiskReport
+
+    steps, seeds = measurement.steps, measurement.seeds
+    batches = event_batches(data.files, spec, steps + 1)
+    return RiskReport(
+        spec=spec.name,
+        run_date=str(date),
+        start=data.start,
+        optimizer=spec.training.optimizer.name,
+        learning_rate=spec.training.learning_rate,
+        batch_size=spec.training.batch_size,
+        steps=steps,
+        seeds=seeds,
+        sharpness=measure_sharpness(
+            spec,
+            batches,
+            steps=steps,
+            seeds=seeds,
+            warm_start_from=data.warm_start_from,
+            on_progress=on_progress,
+        ),
+        stable_rates={
+            name: find_stable_rate(
+                spec,
+                name,
+                batches,
+                steps=steps,
+                seeds=seeds,
+                budget=measurement.budget,
+                warm_start_from=data.warm_start_from,
+                on_progress=on_progress,
+            )
+            for name in measurement.optimizers
+        },
+    )

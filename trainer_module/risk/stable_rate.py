@@ -1,0 +1,181 @@
+"""The largest learning rate at which no training diverges, by bracketing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trainer_module.inputs import Batch
+from trainer_module.risk.trainee import Trainee, in_order_of
+
+_TAIL = 0.25
+"""Share of the steps, the last ones, whose loss is compared with the start's."""
+
+_EXPANSION = 4.0
+_Z = 1.959963984540054
+"""Of the normal distribution: 95 % lie within."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training at one learning rate.
+
+    Attributes:
+        seed: of start and order of batches.
+        start_loss: on the probe events, before the first step.
+        largest_loss: of the steps' batches.
+        tail_loss: median over the last quarter of the steps; infinity if it was not reached.
+        diverged: why the training counts as diverged; empty if it does not.
+    """
+
+    seed: int
+    start_loss: float
+    largest_loss: float
+    tail_loss: float
+    diverged: str
+
+
+def train_once(
+    trainee: Trainee, batches: Sequence[Batch], probe: Batch, seed: int, steps: int
+) -> Trial:
+    """Trains and says whether it diverged.
+
+    A training diverged if a step's loss was not finite; or if the median loss over the last
+    quarter of its steps is above the loss it started with, so that it never came back; or
+    if a task's prediction is the same for all probe events in the end, the mark of a dead
+    network (AUC 0.5). A loss that jumps and recovers (micro-divergence) does not count.
+
+    Args:
+        trainee: what is trained; started anew.
+        batches: what to train on.
+        probe: events that are not trained on.
+        seed: of start and order of batches.
+        steps: how many.
+
+    Returns:
+        How it went.
+    """
+    trainee.start(seed)
+    start = float(trainee.loss(probe))
+    found: list[float] = []
+    for step, batch in enumerate(in_order_of(seed, batches, steps)):
+        found.append(float(trainee.step(batch)))
+        if not math.isfinite(found[-1]):
+            why = f"the loss of step {step} is not finite"
+            return Trial(seed, start, math.inf, math.inf, why)
+    tail = float(np.median(found[-max(1, round(_TAIL * steps)) :]))
+    why = ""
+    if tail > start:
+        why = f"the loss ends at {tail:.4g}, above the {start:.4g} of the start"
+    else:
+        outputs = trainee.model(probe[0], training=False)
+        spread = {name: float(np.ptp(values)) for name, values in outputs.items()}
+        dead = [name for name, value in spread.items() if not value > 0.0]
+        if dead:
+            why = f"one prediction for all events: {', '.join(dead)}"
+    return Trial(seed, start, max(found), tail, why)
+
+
+@dataclasses.dataclass(frozen=True)
+class RateOutcome:
+    """The trainings at one learning rate."""
+
+    learning_rate: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def diverged(self) -> int:
+        """How many diverged."""
+        return sum(bool(trial.diverged) for trial in self.trials)
+
+    @property
+    def stable(self) -> bool:
+        """Whether none did."""
+        return not self.diverged
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the probability of divergence; see `wilson_interval`."""
+        return wilson_interval(self.diverged, len(self.trials))
+
+
+@dataclasses.dataclass(frozen=True)
+class StableRate:
+    """What a search found.
+
+    Attributes:
+        outcomes: by learning rate, ascending.
+        complete: whether the bracket is as narrow as wanted; else the budget ended it.
+    """
+
+    outcomes: tuple[RateOutcome, ...]
+    complete: bool
+
+    @property
+    def highest_stable(self) -> float | None:
+        """Highest rate tried that is stable, as are all tried below it; None if none is."""
+        rates = [o.learning_rate for o in self.outcomes if o.stable]
+        limit = self.lowest_unstable
+        return max((r for r in rates if limit is None or r < limit), default=None)
+
+    @property
+    def lowest_unstable(self) -> float | None:
+        """Lowest rate tried at which a training diverged; None if there is none."""
+        return min((o.learning_rate for o in self.outcomes if not o.stable), default=None)
+
+
+def search(
+    attempt: Callable[[float], RateOutcome], start: float, *, attempts: int, resolution: float = 1.3
+) -> StableRate:
+    """Brackets the largest stable learning rate, in factors.
+
+    From `start` the rate goes up or down by a factor of 4 until stable and unstable rates
+    are both known, and then to the geometric mean of the two.
+
+    Args:
+        attempt: trains at a learning rate.
+        start: the first rate.
+        attempts: rates tried at most.
+        resolution: ratio of lowest unstable to highest stable rate at which to stop.
+
+    Returns:
+        What was found.
+    """
+    found = StableRate((), False)
+    rate = start
+    for _ in range(attempts):
+        outcomes = sorted((*found.outcomes, attempt(rate)), key=lambda o: o.learning_rate)
+        found = StableRate(tuple(outcomes), False)
+        low, high = found.highest_stable, found.lowest_unstable
+        if low is None and high is not None:
+            rate = high / _EXPANSION
+        elif high is None and low is not None:
+            rate = low * _EXPANSION
+        elif low is not None and high is not None:
+            if high / low <= resolution:
+                return dataclasses.replace(found, complete=True)
+            rate = math.sqrt(low * high)
+    return found
+
+
+def wilson_interval(events: int, trials: int) -> tuple[float, float]:
+    """Returns the 95 % score interval of a probability (Wilson, 1927).
+
+    Args:
+        events: how many of the trials had the event.
+        trials: at least 1.
+
+    Returns:
+        Lower and upper bound.
+    """
+    share = events / trials
+    scale = 1.0 + _Z**2 / trials
+    centre = (share + _Z**2 / (2 * trials)) / scale
+    half = _Z * math.sqrt(share * (1.0 - share) / trials + _Z**2 / (4 * trials**2)) / scale
+    # Rounding is not to move an end off 0 or 1.
+    lower = 0.0 if events == 0 else centre - half
+    upper = 1.0 if events == trials else centre + half
+    return lower, upper
