@@ -1,0 +1,149 @@
+"""Commands that make a package for Kubeflow Pipelines, check it, and run it on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from schemas.errors import ExitCode, RankerError
+
+if TYPE_CHECKING:
+    from pipeline.kubeflow.local.run import RunResult, StepResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Makes the package for Kubeflow Pipelines, checks it, and runs it on this machine.",
+)
+
+VALUES = "kubeflow/values.yaml"
+PACKAGE = "work/kubeflow/pipeline.yaml"
+
+ValuesOption = Annotated[str, typer.Option("--values", "-f", help="The deployment's values.")]
+
+
+@app.command("compile")
+def compile_command(
+    values: ValuesOption = VALUES,
+    output: Annotated[str, typer.Option("--output", "-o", help="Where it goes (.yaml).")] = PACKAGE,
+    lint: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Only check this package; compile nothing.")
+    ] = None,
+) -> None:
+    """Compiles the pipeline to a package for Kubeflow Pipelines."""
+    if lint is not None:
+        lint_command(lint)
+        return
+    from pipeline.kubeflow.values import load_values
+
+    try:
+        loaded = load_values(values)
+        from pipeline.kubeflow.compile import compile_package
+        from pipeline.kubeflow.package import write_package
+
+        write_package(compile_package(loaded), output)
+    except RankerError as error:
+        _fail(error)
+    typer.echo(output)
+
+
+@app.command("lint")
+def lint_command(
+    package: Annotated[str, typer.Argument(help="A compiled package (.yaml).")] = PACKAGE,
+) -> None:
+    """Says what of a package open-source Kubeflow Pipelines could not run."""
+    from pipeline.kubeflow.lint import lint
+    from pipeline.kubeflow.package import load_package
+
+    try:
+        problems = lint(load_package(package))
+    except RankerError as error:
+        _fail(error)
+    for problem in problems:
+        typer.echo(f"{package}: {problem}", err=True)
+    if problems:
+        raise typer.Exit(ExitCode.FAILED)
+    typer.echo(f"{package}: nothing to complain about")
+
+
+@app.command("local-run")
+def local_run_command(
+    package: Annotated[str, typer.Argument(help="A compiled package (.yaml).")] = PACKAGE,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "-p", metavar="NAME=VALUE", help="A run parameter. Repeatable."
+        ),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Folder of the object stores and the runs.")] = Path(
+        "work/kubeflow/local"
+    ),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Steps at once.")] = 2,
+    schedule_time: Annotated[
+        str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.16 gives it.")
+    ] = None,
+) -> None:
+    """Runs a package step by step on this machine, as Kubeflow would.
+
+    Exit codes: 0 pushed; 10 blocked by the gate; else that of the step that failed.
+    """
+    from pipeline.kubeflow.local.run import run_package
+    from pipeline.kubeflow.package import load_package
+
+    def on_step(step: StepResult) -> None:
+        if step.attempts:
+            typer.echo(f"{step.name}: {step.state} ({step.seconds:.0f} s)", err=True)
+
+    try:
+        result = run_package(
+            load_package(package),
+            root,
+            _parse_parameters(parameter or []),
+            jobs=jobs,
+            schedule_time=schedule_time,
+            on_step=on_step,
+        )
+    except RankerError as error:
+        _fail(error)
+    _print(result)
+    code = result.exit_code
+    raise typer.Exit(code if code or 1.0 in result.find("pushed") else ExitCode.BLOCKED)
+
+
+def _parse_parameters(assignments: list[str]) -> dict[str, Any]:
+    parsed = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{assignment!r}: expected NAME=VALUE")
+        parsed[name] = value
+    return parsed
+
+
+def _print(result: RunResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("step", "state", "seconds", "attempts", "log"):
+        table.add_column(column, justify="right" if column in ("seconds", "attempts") else "left")
+    for step in result.steps.values():
+        table.add_row(step.name, step.state, f"{step.seconds:.0f}", str(step.attempts), step.log)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
+    console.print(f"run {result.run_id}: {result.folder}", markup=False, soft_wrap=True)
+    for version in result.find("pushed_version"):
+        console.print(f"pushed version {version}", markup=False)
+    for step in result.steps.values():
+        if step.state == "failed":
+            lines = Path(step.log).read_text("utf-8", "replace").strip().splitlines()
+            console.print(lines[-1] if lines else "", style="red", markup=False)
+
+
+def _fail(error: RankerError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(error.exit_code)

@@ -1,0 +1,277 @@
+"""Commands that submit, schedule and backfill on a Kubeflow Pipelines server."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import ExitCode, RankerError
+
+if TYPE_CHECKING:
+    from pipeline.kubeflow.client import Deployment, RunSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Uploads, runs, schedules and backfills on a Kubeflow Pipelines server.\n\n"
+        "A bearer token is taken from the environment, KFP_TOKEN, or from a pod's volume."
+    ),
+)
+
+TOKEN_VARIABLE = "KFP_TOKEN"
+PACKAGE = "work/kubeflow/pipeline.yaml"
+
+HostOption = Annotated[
+    str | None,
+    typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="URL of the API server, or of Kubeflow."),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", envvar="KFP_NAMESPACE", help="Of the user, where there are several."
+    ),
+]
+CaOption = Annotated[
+    str | None, typer.Option(envvar="KFP_CA_CERT", help="File of certificates to trust.")
+]
+PackageOption = Annotated[str, typer.Option("--package", help="The compiled package (.yaml).")]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A run parameter. Repeatable."),
+]
+AccountOption = Annotated[
+    str | None, typer.Option(envvar="KFP_SERVICE_ACCOUNT", help="Service account of the pods.")
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Of the recurring run. [default: PIPELINE-daily]")
+]
+PollOption = Annotated[float, typer.Option(min=1, help="Seconds between two looks at a run.")]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0, help="Hours after which a run is no longer waited for.")
+]
+DateArgument = Annotated[
+    datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")
+]
+
+
+@app.command()
+def upload(
+    package: PackageOption = PACKAGE,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Uploads the package as a version, unless the server has just this one."""
+    with _messages():
+        from pipeline.kubeflow.client import read_package
+
+        read = read_package(package)
+        version = _deployment(read.pipeline, host, namespace, ca_cert).upload(read)
+        typer.echo(f"{version.name} ({version.version_id})")
+
+
+@app.command()
+def submit(
+    date: DateArgument,
+    package: PackageOption = PACKAGE,
+    parameter: ParameterOption = None,
+    service_account: AccountOption = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the end of the run.")] = True,
+    poll_seconds: PollOption = 30.0,
+    timeout_hours: TimeoutOption = 24.0,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Runs one day; refused while a run of that day is under way."""
+    with _messages():
+        from pipeline.kubeflow.client import failed, read_package
+
+        read = read_package(package)
+        settings = _settings(parameter, service_account)
+        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
+        run = deployment.start(read, date.date(), settings)
+        if wait:
+            (run,) = deployment.wait(
+                [run],
+                read.lag_days,
+                poll_seconds=poll_seconds,
+                timeout_seconds=timeout_hours * 3600,
+            )
+            if failed([run.date], {run.date: run}):
+                raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def backfill(
+    first: DateArgument,
+    last: DateArgument,
+    package: PackageOption = PACKAGE,
+    parameter: ParameterOption = None,
+    service_account: AccountOption = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Days at once. With 1, each warm-starts from the last.")
+    ] = 1,
+    keep_going: Annotated[bool, typer.Option(help="Go on after a day that failed.")] = False,
+    poll_seconds: PollOption = 30.0,
+    timeout_hours: TimeoutOption = 24.0,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Runs the days of a range that have not succeeded; goes on where it stopped."""
+    with _messages():
+        from pipeline.kubeflow.client import days, failed, read_package
+
+        dates = days(first.date(), last.date())
+        read = read_package(package)
+        runs = _deployment(read.pipeline, host, namespace, ca_cert).backfill(
+            read,
+            dates,
+            _settings(parameter, service_account),
+            parallel=parallel,
+            keep_going=keep_going,
+            poll_seconds=poll_seconds,
+            timeout_seconds=timeout_hours * 3600,
+        )
+        lines = failed(dates, runs)
+        if lines:
+            typer.echo("\n".join([f"{len(lines)} of {len(dates)} days not done:", *lines]))
+            raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def schedule(
+    package: PackageOption = PACKAGE,
+    cron: Annotated[
+        str, typer.Option(help="Six fields, seconds first, in the server's time zone.")
+    ] = "0 0 3 * * *",
+    name: NameOption = None,
+    parameter: ParameterOption = None,
+    service_account: AccountOption = None,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Makes the daily recurring run, or replaces it where something changed; enables it."""
+    with _messages():
+        from pipeline.kubeflow.client import read_package
+
+        read = read_package(package)
+        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
+        name = name or _daily(read.pipeline)
+        schedule_id, changed = deployment.schedule(
+            read, name, cron, _settings(parameter, service_account)
+        )
+        typer.echo(f"{name} ({schedule_id}){'' if changed else ': unchanged'}")
+
+
+@app.command()
+def pause(
+    package: PackageOption = PACKAGE,
+    name: NameOption = None,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Pauses the schedule; a run that is under way goes on."""
+    _set_enabled(False, package, name, host, namespace, ca_cert)
+
+
+@app.command()
+def resume(
+    package: PackageOption = PACKAGE,
+    name: NameOption = None,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Resumes the schedule, which at once runs the last day that it has missed."""
+    _set_enabled(True, package, name, host, namespace, ca_cert)
+
+
+@app.command()
+def unschedule(
+    package: PackageOption = PACKAGE,
+    name: NameOption = None,
+    host: HostOption = None,
+    namespace: NamespaceOption = None,
+    ca_cert: CaOption = None,
+) -> None:
+    """Deletes the schedule."""
+    with _messages():
+        from pipeline.kubeflow.client import read_package
+
+        read = read_package(package)
+        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
+        deployment.unschedule(name or _daily(read.pipeline), read.lag_days)
+
+
+def _set_enabled(
+    enabled: bool,
+    package: str,
+    name: str | None,
+    host: str | None,
+    namespace: str | None,
+    ca_cert: str | None,
+) -> None:
+    with _messages():
+        from pipeline.kubeflow.client import read_package
+
+        pipeline = read_package(package).pipeline
+        deployment = _deployment(pipeline, host, namespace, ca_cert)
+        deployment.set_schedule_enabled(name or _daily(pipeline), enabled)
+
+
+def _daily(pipeline: str) -> str:
+    return f"{pipeline}-daily"
+
+
+def _deployment(
+    pipeline: str, host: str | None, namespace: str | None, ca_cert: str | None
+) -> Deployment:
+    from pipeline.kubeflow.client import Connection, Deployment, connect
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    client = connect(Connection(host, namespace, token, ca_cert))
+    return Deployment(client, pipeline, namespace=namespace, on_event=_progress())
+
+
+def _progress() -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        typer.echo(f"{datetime.datetime.now():%H:%M:%S} {line}", err=True)
+
+    return tell
+
+
+def _settings(assignments: list[str] | None, service_account: str | None) -> RunSettings:
+    from pipeline.kubeflow.client import RunSettings
+
+    parameters = {}
+    for assignment in assignments or ():
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{assignment!r}: expected NAME=VALUE")
+        parameters[name] = value
+    return RunSettings(parameters, service_account)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Turns an error meant for people into its message and exit code."""
+    try:
+        yield
+    except RankerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    app()

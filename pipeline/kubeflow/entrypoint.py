@@ -1,0 +1,157 @@
+"""What a step's container runs: TFX's own entry point, made fit for open-source Kubeflow.
+
+The launcher hands over an ExecutorInput, and reads an output metadata file and local copies of
+the artifacts back. TFX's entry point (tfx.orchestration.kubeflow.v2.container) was made for
+Vertex AI. This one
+
+* leaves out the output `executor-logs`, which the back end adds of itself and whose type TFX
+  does not know;
+* fills in the types of the input artifacts, which the back end leaves empty, from the
+  component's declaration, and knows the types of `components.artifacts`;
+* maps URIs gs://, s3:// and minio:// to the launcher's copies and makes the folders of the
+  outputs, as TFX's drivers do elsewhere; paths in parameters (logs, day store, serving folder,
+  spec) are no artifacts and stay what they are;
+* writes the artifacts' own URIs into the output metadata, without which the launcher uploads
+  nothing, and leaves null values out of it, on which the launcher fails;
+* ends with the message and the exit code of the named error that the executor failed with.
+
+With `--remote_artifacts`, artifacts are read and written at their URIs instead: Beam's workers
+on other machines have no copies. The launcher finds no copy to upload then and takes the URI as
+it is.
+
+Usage: see `pipeline.kubeflow.compile`; flags are TFX's, then Beam's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.beam_run import error_in
+from pipeline.kubeflow.mounts import local_path
+from schemas.errors import ExitCode, error_named
+
+MOUNTS_VARIABLE = "STEADYRANK_MOUNTS"
+"""Environment variable with the folder of the launcher's mounts. Only the local harness sets it;
+in a container they are under `/`."""
+
+_LOGS_OUTPUT = "executor-logs"
+
+
+def run(arguments: Sequence[str], mounts: str = "/") -> None:
+    """Runs an executor as the launcher asks for it.
+
+    Args:
+        arguments: the command line, without the program.
+        mounts: folder of the launcher's mounts.
+
+    Raises:
+        Exception: whatever the executor fails with; no output metadata is written then.
+    """
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--executor_class_path", required=True)
+    parser.add_argument("--json_serialized_invocation_args", required=True)
+    parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    parser.add_argument("--remote_artifacts", action="store_true")
+    flags, beam_args = parser.parse_known_args(arguments)
+    given = json.loads(flags.json_serialized_invocation_args)
+    declared = json.loads(flags.json_serialized_inputs_spec_args)
+    mended = mend_input(given, declared, None if flags.remote_artifacts else mounts)
+    flags.json_serialized_invocation_args = json.dumps(mended)
+    _register_types()
+    kubeflow_v2_run_executor.main((flags, beam_args))
+    output_file = given["outputs"]["outputFile"]
+    with open(output_file, encoding="utf-8") as file:
+        output = json.load(file)
+    with open(output_file, "w", encoding="utf-8") as file:
+        json.dump(mend_output(output, given), file)
+
+
+def mend_input(
+    executor_input: dict[str, Any], inputs_spec: dict[str, Any], mounts: str | None
+) -> dict[str, Any]:
+    """Makes an ExecutorInput one that TFX can read.
+
+    Args:
+        executor_input: the ExecutorInput as JSON, as the launcher hands it over.
+        inputs_spec: the component's ComponentInputsSpec as JSON.
+        mounts: folder of the launcher's mounts; None to leave the URIs as they are.
+
+    Returns:
+        A changed copy. The folders of local outputs exist.
+    """
+    mended = json.loads(json.dumps(executor_input))
+    types = inputs_spec.get("artifacts", {})
+    inputs = mended.get("inputs", {}).get("artifacts", {})
+    for name, artifacts in inputs.items():
+        for artifact in artifacts.get("artifacts", []):
+            artifact["type"] = types[name]["artifactType"]
+            artifact["uri"] = _path(artifact["uri"], mounts)
+    outputs = mended["outputs"].get("artifacts", {})
+    outputs.pop(_LOGS_OUTPUT, None)
+    for artifacts in outputs.values():
+        for artifact in artifacts["artifacts"]:
+            artifact["uri"] = _path(artifact["uri"], mounts)
+            if "://" not in artifact["uri"]:
+                os.makedirs(artifact["uri"], exist_ok=True)
+    return mended
+
+
+def mend_output(executor_output: dict[str, Any], executor_input: dict[str, Any]) -> dict[str, Any]:
+    """Makes an ExecutorOutput one that the launcher can publish.
+
+    Args:
+        executor_output: the ExecutorOutput as JSON, as TFX wrote it.
+        executor_input: the ExecutorInput as JSON, as the launcher handed it over.
+
+    Returns:
+        A changed copy.
+    """
+    mended = json.loads(json.dumps(executor_output))
+    for name, artifacts in mended.get("artifacts", {}).items():
+        provisioned = executor_input["outputs"]["artifacts"][name]["artifacts"]
+        for artifact, given in zip(artifacts["artifacts"], provisioned, strict=True):
+            artifact["uri"] = given["uri"]
+            metadata = artifact.get("metadata", {})
+            artifact["metadata"] = {k: v for k, v in metadata.items() if v is not None}
+    return mended
+
+
+def _path(uri: str, mounts: str | None) -> str:
+    return uri if mounts is None else local_path(uri, mounts) or uri
+
+
+def _register_types() -> None:
+    """Tells TFX where the types of our own are; it finds only its own by their titles."""
+    from tfx.orchestration.kubeflow.v2 import compiler_utils
+    from tfx.types import artifact
+
+    from components import artifacts
+
+    for name, item in vars(artifacts).items():
+        if isinstance(item, type) and issubclass(item, artifact.Artifact):
+            compiler_utils.TITLE_TO_CLASS_PATH[item.TYPE_NAME] = f"{artifacts.__name__}.{name}"
+
+
+def main() -> None:
+    """Runs the command line; exits with 0 only if the executor has done its work."""
+    try:
+        run(sys.argv[1:], os.environ.get(MOUNTS_VARIABLE, "/"))
+    except Exception:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr)
+        name, message = error_in(text)
+        print(f"{name or 'error'}: {message}", file=sys.stderr, flush=True)
+        error = error_named(name)
+        sys.exit(error.exit_code if error else ExitCode.FAILED)
+
+
+if __name__ == "__main__":
+    main()

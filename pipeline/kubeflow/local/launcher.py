@@ -1,0 +1,175 @@
+"""What the launcher of Kubeflow Pipelines does around a step's command.
+
+Source: kubeflow/pipelines, backend/src/v2/component/launcher_v2.go. The object stores are a
+folder, in which `minio/bucket/key` is minio://bucket/key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.kubeflow.entrypoint import MOUNTS_VARIABLE
+from pipeline.kubeflow.local.driver import LOGS_OUTPUT
+from pipeline.kubeflow.mounts import local_path
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """How one attempt at a step ended.
+
+    Attributes:
+        exit_code: that of the command.
+        outputs: RuntimeArtifacts by name, as the launcher publishes them; none if it failed.
+    """
+
+    exit_code: int
+    outputs: dict[str, Json]
+
+
+def launch(
+    executor_input: Json, component: Json, container: Json, store: Path, pod: Path, log: Path
+) -> Attempt:
+    """Runs a step once, in a folder of its own.
+
+    Only its inputs are downloaded there, and its outputs are uploaded after success; the
+    folder is deleted whatever happens.
+
+    Args:
+        executor_input: the ExecutorInput as JSON.
+        component: the step's ComponentSpec.
+        container: its PipelineContainerSpec. In its command, only `python` is replaced by
+            this interpreter.
+        store: folder of the object stores.
+        pod: folder of the container, which stands for its `/`; made anew.
+        log: file of what the command prints.
+    """
+    pod.mkdir(parents=True)
+    try:
+        return _launch(_in_pod(executor_input, pod), component, container, store, pod, log)
+    finally:
+        shutil.rmtree(pod)
+
+
+def _launch(
+    executor_input: Json, component: Json, container: Json, store: Path, pod: Path, log: Path
+) -> Attempt:
+    for artifact in _artifacts(executor_input["inputs"]).values():
+        _copy_files(_local(artifact["uri"], store), _local(artifact["uri"], pod))
+    outputs = _artifacts(executor_input["outputs"])
+    for artifact in outputs.values():
+        _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
+    output_file = Path(executor_input["outputs"]["outputFile"])
+    output_file.parent.mkdir(parents=True)
+    with log.open("wb") as file:
+        done = subprocess.run(
+            _command(container, _with_defaults(executor_input, component), pod),
+            cwd=pod,
+            env={**os.environ, **_environment(container), MOUNTS_VARIABLE: str(pod)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        return Attempt(done.returncode, {})
+    shutil.copyfile(log, _local(outputs[LOGS_OUTPUT]["uri"], pod))
+    reported = json.loads(output_file.read_text("utf-8")) if output_file.exists() else {}
+    for name, artifact in _artifacts(reported).items():
+        if name in outputs:
+            _merge(artifact, outputs[name])
+    for artifact in outputs.values():
+        # An unrecognised URI is not uploaded, as on Kubeflow; its consumers will not find it.
+        if local_path(artifact["uri"]) is not None:
+            _copy_files(_local(artifact["uri"], pod), _local(artifact["uri"], store))
+    return Attempt(0, outputs)
+
+
+def placeholders(executor_input: Json, pod: Path) -> dict[str, str]:
+    """Returns what the launcher replaces in command and arguments."""
+    replaced = {"{{$}}": json.dumps(executor_input)}
+    for kind in ("inputs", "outputs"):
+        for name, artifact in _artifacts(executor_input[kind]).items():
+            replaced[f"{{{{$.{kind}.artifacts['{name}'].uri}}}}"] = artifact["uri"]
+            path = local_path(artifact["uri"], str(pod))
+            if path is not None:
+                replaced[f"{{{{$.{kind}.artifacts['{name}'].path}}}}"] = path
+    for name, value in executor_input["inputs"]["parameterValues"].items():
+        replaced[f"{{{{$.inputs.parameters['{name}']}}}}"] = _text(value)
+    return replaced
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value)
+
+
+def _in_pod(executor_input: Json, pod: Path) -> Json:
+    copy = json.loads(json.dumps(executor_input))
+    copy["outputs"]["outputFile"] = f"{pod}{copy['outputs']['outputFile']}"
+    return copy
+
+
+def _with_defaults(executor_input: Json, component: Json) -> Json:
+    declared = component.get("inputDefinitions", {}).get("parameters", {})
+    defaults = {k: v["defaultValue"] for k, v in declared.items() if "defaultValue" in v}
+    inputs = executor_input["inputs"]
+    values = {**defaults, **inputs["parameterValues"]}
+    return {**executor_input, "inputs": {**inputs, "parameterValues": values}}
+
+
+def _command(container: Json, executor_input: Json, pod: Path) -> list[str]:
+    replaced = placeholders(executor_input, pod)
+    command = [*container["command"], *container.get("args", ())]
+    for placeholder, value in replaced.items():
+        command = [argument.replace(placeholder, value) for argument in command]
+    program = command[0]
+    return [sys.executable if program in ("python", "python3") else program, *command[1:]]
+
+
+def _environment(container: Json) -> dict[str, str]:
+    return {item["name"]: item["value"] for item in container.get("env", ())}
+
+
+def _artifacts(content: Json) -> dict[str, Json]:
+    items = content.get("artifacts", {}).items()
+    return {name: artifacts["artifacts"][0] for name, artifacts in items}
+
+
+def _merge(reported: Json, artifact: Json) -> None:
+    artifact["uri"] = reported.get("uri") or artifact["uri"]
+    artifact["metadata"] = {**artifact.get("metadata", {}), **reported.get("metadata", {})}
+
+
+def _local(uri: str, base: Path) -> Path:
+    path = local_path(uri, str(base))
+    if path is None:
+        raise ValueError(f"{uri}: neither gs://, s3:// nor minio://")
+    return Path(path)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copies a file or a folder's files; object stores have no empty folders."""
+    for file in _files(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    else:
+        yield from (file for file in sorted(path.rglob("*")) if file.is_file())

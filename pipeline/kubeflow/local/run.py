@@ -1,0 +1,215 @@
+"""Runs a package step by step, in parallel where its graph allows."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import graphlib
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.kubeflow.lint import dependencies, lint
+from pipeline.kubeflow.local import driver, launcher
+from schemas.errors import RankerError
+
+Json = dict[str, Any]
+
+STATE_FILE = "state.json"
+
+SUCCEEDED, FAILED, OMITTED = "succeeded", "failed", "omitted"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """How a step ended.
+
+    Attributes:
+        name: name of the task.
+        state: `succeeded`, `failed`, or `omitted` since another one failed.
+        seconds: wall time of all attempts.
+        attempts: how often it was run.
+        exit_code: that of the last attempt.
+        log: file of what the last attempt printed.
+        outputs: recorded artifacts by output: `uri`, `metadata`.
+    """
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    attempts: int = 0
+    exit_code: int | None = None
+    log: str = ""
+    outputs: dict[str, Json] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: its id.
+        folder: its folder, with `state.json` (all of this) and a log a step.
+        steps: results by task, in the order they ended.
+    """
+
+    run_id: str
+    folder: Path
+    steps: dict[str, StepResult]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the exit code of the first step that failed."""
+        return next((s.exit_code or 1 for s in self.steps.values() if s.state == FAILED), 0)
+
+    def find(self, key: str) -> list[Any]:
+        """Returns the values of metadata `key` of all artifacts that have it."""
+        return [
+            artifact["metadata"][key]
+            for step in self.steps.values()
+            for artifact in step.outputs.values()
+            if key in artifact["metadata"]
+        ]
+
+
+def run_package(
+    documents: Sequence[Json],
+    root: Path,
+    parameters: Mapping[str, Any],
+    *,
+    jobs: int = 2,
+    schedule_time: str | None = None,
+    on_step: Callable[[StepResult], None] = lambda step: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> RunResult:
+    """Runs a package as Kubeflow would.
+
+    A step starts when those it depends on have succeeded. When one has failed for good, no
+    other is started, and those under way are waited for. What the platform spec asks for
+    (secrets, volumes, nodes) is not provided: give the parameters local paths.
+
+    Args:
+        documents: the package.
+        root: folder of the object stores (`store`) and of the runs (`runs`); both stay, so
+            that a later run finds what this one left.
+        parameters: run parameters that differ from their defaults.
+        jobs: how many steps may run at once.
+        schedule_time: see `driver.Run`.
+        on_step: told about each step that has ended.
+        sleep: waits between attempts, seconds.
+
+    Raises:
+        RankerError: the package could not run on Kubeflow, or a parameter is unknown.
+    """
+    problems = lint(documents)
+    if problems:
+        raise RankerError("The package would not run:\n" + "\n".join(f"  {p}" for p in problems))
+    spec = documents[0]
+    run = driver.Run(
+        run_id=str(uuid.uuid4()),
+        pipeline_name=spec["pipelineInfo"]["name"],
+        pipeline_root=spec["defaultPipelineRoot"],
+        parameters=driver.run_parameters(spec, parameters),
+        schedule_time=schedule_time,
+    )
+    folder = root.absolute() / "runs" / run.run_id
+    folder.mkdir(parents=True)
+    work = _Work(run, spec, folder, root.absolute() / "store", sleep)
+    results: dict[str, StepResult] = {}
+    tasks = spec["root"]["dag"]["tasks"]
+    graph = graphlib.TopologicalSorter({name: dependencies(task) for name, task in tasks.items()})
+    graph.prepare()
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending: set[concurrent.futures.Future[StepResult]] = set()
+        while True:
+            if all(result.state == SUCCEEDED for result in results.values()):
+                outputs = {name: result.outputs for name, result in results.items()}
+                pending |= {pool.submit(work.step, name, outputs) for name in graph.get_ready()}
+            if not pending:
+                break
+            ended, pending = concurrent.futures.wait(
+                pending, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ended:
+                result = future.result()
+                results[result.name] = result
+                graph.done(result.name)
+                on_step(result)
+    for name in tasks:
+        if name not in results:
+            results[name] = StepResult(name, OMITTED)
+            on_step(results[name])
+    content = {
+        "run_id": run.run_id,
+        "parameters": dict(run.parameters),
+        "steps": {name: dataclasses.asdict(result) for name, result in results.items()},
+    }
+    (folder / STATE_FILE).write_text(json.dumps(content, indent=2), "utf-8")
+    return RunResult(run.run_id, folder, results)
+
+
+class _Work:
+    """Runs single steps of one run; called from several threads."""
+
+    def __init__(
+        self,
+        run: driver.Run,
+        spec: Json,
+        folder: Path,
+        store: Path,
+        sleep: Callable[[float], None],
+    ):
+        self._run = run
+        self._spec = spec
+        self._folder = folder
+        self._store = store
+        self._sleep = sleep
+        self._ids = itertools.count(1)
+
+    def step(self, name: str, outputs: Mapping[str, Mapping[str, Json]]) -> StepResult:
+        task = self._spec["root"]["dag"]["tasks"][name]
+        component = self._spec["components"][task["componentRef"]["name"]]
+        executor = self._spec["deploymentSpec"]["executors"][component["executorLabel"]]
+        executor_input = {
+            "inputs": driver.resolve_inputs(self._run, name, task, component, outputs),
+            "outputs": driver.provision_outputs(self._run, name, component, str(uuid.uuid4())),
+        }
+        began = time.monotonic()
+        waits = _waits(task.get("retryPolicy", {}))
+        for attempt in itertools.count(1):
+            log = self._folder / f"{name}-{attempt}.log"
+            pod = self._folder / f"{name}-{attempt}"
+            done = launcher.launch(
+                executor_input, component, executor["container"], self._store, pod, log
+            )
+            wait = next(waits, None)
+            if done.exit_code == 0 or wait is None:
+                break
+            self._sleep(wait)
+        bucket = self._run.pipeline_root.partition("://")[2].partition("/")[0]
+        recorded = {
+            key: driver.record(key, artifact, lambda: next(self._ids), bucket)
+            for key, artifact in done.outputs.items()
+        }
+        return StepResult(
+            name,
+            SUCCEEDED if done.exit_code == 0 else FAILED,
+            time.monotonic() - began,
+            attempt,
+            done.exit_code,
+            str(log),
+            recorded,
+        )
+
+
+def _waits(policy: Json) -> Any:
+    """Seconds before each retry, as Argo's exponential backoff has them."""
+    wait = float(policy.get("backoffDuration", "0s").removesuffix("s"))
+    longest = float(policy.get("backoffMaxDuration", "inf").removesuffix("s"))
+    for _ in range(policy.get("maxRetryCount", 0)):
+        yield min(wait, longest)
+        wait *= policy.get("backoffFactor", 2.0)
