@@ -12,7 +12,8 @@ Vertex AI. This one
   outputs, as TFX's drivers do elsewhere; paths in parameters (logs, day store, serving folder,
   spec) are no artifacts and stay what they are;
 * writes the artifacts' own URIs into the output metadata, without which the launcher uploads
-  nothing, and leaves null values out of it, on which the launcher fails;
+  nothing (in properties too, where an executor noted the path of an artifact), and leaves null
+  values out of it, on which the launcher fails;
 * ends with the message and the exit code of the named error that the executor failed with.
 
 With `--remote_artifacts`, artifacts are read and written at their URIs instead: Beam's workers
@@ -63,7 +64,8 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
     flags, beam_args = parser.parse_known_args(arguments)
     given = json.loads(flags.json_serialized_invocation_args)
     declared = json.loads(flags.json_serialized_inputs_spec_args)
-    mended = mend_input(given, declared, None if flags.remote_artifacts else mounts)
+    mounts_used = None if flags.remote_artifacts else mounts
+    mended = mend_input(given, declared, mounts_used)
     flags.json_serialized_invocation_args = json.dumps(mended)
     _register_types()
     kubeflow_v2_run_executor.main((flags, beam_args))
@@ -71,7 +73,7 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
     with open(output_file, encoding="utf-8") as file:
         output = json.load(file)
     with open(output_file, "w", encoding="utf-8") as file:
-        json.dump(mend_output(output, given), file)
+        json.dump(mend_output(output, given, mounts_used), file)
 
 
 def mend_input(
@@ -104,23 +106,34 @@ def mend_input(
     return mended
 
 
-def mend_output(executor_output: dict[str, Any], executor_input: dict[str, Any]) -> dict[str, Any]:
+def mend_output(
+    executor_output: dict[str, Any], executor_input: dict[str, Any], mounts: str | None
+) -> dict[str, Any]:
     """Makes an ExecutorOutput one that the launcher can publish.
 
     Args:
         executor_output: the ExecutorOutput as JSON, as TFX wrote it.
         executor_input: the ExecutorInput as JSON, as the launcher handed it over.
+        mounts: folder of the launcher's mounts; None if the URIs were left as they are.
 
     Returns:
         A changed copy.
     """
+    uris = {
+        _path(artifact["uri"], mounts): artifact["uri"]
+        for kind in ("inputs", "outputs")
+        for artifacts in executor_input.get(kind, {}).get("artifacts", {}).values()
+        for artifact in artifacts["artifacts"]
+    }
     mended = json.loads(json.dumps(executor_output))
-    for name, artifacts in mended.get("artifacts", {}).items():
-        provisioned = executor_input["outputs"]["artifacts"][name]["artifacts"]
-        for artifact, given in zip(artifacts["artifacts"], provisioned, strict=True):
-            artifact["uri"] = given["uri"]
-            metadata = artifact.get("metadata", {})
-            artifact["metadata"] = {k: v for k, v in metadata.items() if v is not None}
+    for artifacts in mended.get("artifacts", {}).values():
+        for artifact in artifacts["artifacts"]:
+            artifact["uri"] = uris.get(artifact["uri"], artifact["uri"])
+            artifact["metadata"] = {
+                key: uris.get(value, value) if isinstance(value, str) else value
+                for key, value in artifact.get("metadata", {}).items()
+                if value is not None
+            }
     return mended
 
 

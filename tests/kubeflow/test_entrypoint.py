@@ -1,0 +1,235 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tfx.dsl.components.base import base_executor
+from tfx.orchestration.kubeflow.v2 import compiler_utils
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import io_utils
+
+from components import artifacts
+from pipeline.kubeflow import entrypoint
+from pipeline.kubeflow.mounts import local_path
+from schemas.errors import BadDataError
+
+PLAN_URI = "minio://mlpipeline/v2/run/Plan/1/plan"
+MODEL_URI = "minio://mlpipeline/v2/run/Trainer/1/model"
+BLESSING_URI = "minio://mlpipeline/v2/run/Check/1/blessing"
+
+
+class CheckExecutor(base_executor.BaseExecutor):
+    """Reads a plan and the properties of a model, writes a blessing."""
+
+    def Do(self, input_dict, output_dict, exec_properties):  # noqa: N802
+        plan = artifact_utils.get_single_instance(input_dict["plan"])
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        if exec_properties["fail"] == 1:
+            raise BadDataError("logs/2026-01-01: no events\nDeliver them.")
+        if exec_properties["fail"] == 2:
+            raise OSError("disk full")
+        assert isinstance(plan, artifacts.RunPlan)
+        assert isinstance(model, standard_artifacts.Model)
+        assert os.path.isdir(blessing.uri)
+        io_utils.write_string_file(
+            os.path.join(blessing.uri, "seen.json"),
+            json.dumps(
+                {
+                    "plan": io_utils.read_string_file(os.path.join(plan.uri, "plan.json")),
+                    "blessed": model.get_int_custom_property("blessed"),
+                    "reasons": model.get_string_custom_property("reasons"),
+                    "fail": exec_properties["fail"],
+                    "logs_root": exec_properties["logs_root"],
+                    "outputs": sorted(output_dict),
+                    "beam_args": self._context.extra_flags,
+                }
+            ),
+        )
+        blessing.set_int_custom_property("blessed", 1)
+        blessing.set_string_custom_property("reasons", "one\ntwo")
+        blessing.set_string_custom_property("current_model", model.uri)
+        blessing.mlmd_artifact.custom_properties["unset"].SetInParent()
+
+
+def declared(artifact_type):
+    schema = (
+        compiler_utils.get_artifact_schema(artifact_type)
+        if artifact_type.__module__.startswith("tfx.")
+        else f"title: {artifact_type.TYPE_NAME}\ntype: object\n"
+    )
+    return {"instanceSchema": schema if isinstance(schema, str) else schema.decode()}
+
+
+INPUTS_SPEC = {
+    "artifacts": {
+        "plan": {"artifactType": declared(artifacts.RunPlan)},
+        "model": {"artifactType": declared(standard_artifacts.Model)},
+    },
+    "parameters": {
+        "fail": {"parameterType": "NUMBER_INTEGER"},
+        "logs_root": {"parameterType": "STRING"},
+    },
+}
+
+
+def executor_input(output_file="/tmp/kfp_outputs/output_metadata.json", fail=0):
+    def received(name, uri, **metadata):
+        # As ML Metadata gives it back: no type, a number as name, numbers as doubles.
+        artifact = {"name": name, "uri": uri, "type": {"instanceSchema": ""}, "metadata": metadata}
+        return {"artifacts": [artifact]}
+
+    def provisioned(uri, artifact_type):
+        return {"artifacts": [{"uri": uri, "type": artifact_type}]}
+
+    return {
+        "inputs": {
+            "parameterValues": {"fail": float(fail), "logs_root": "s3://logs/events"},
+            "artifacts": {
+                "plan": received("17", PLAN_URI, display_name="plan"),
+                "model": received("18", MODEL_URI, blessed=1.0, reasons="a\nb"),
+            },
+        },
+        "outputs": {
+            "artifacts": {
+                "blessing": provisioned(BLESSING_URI, declared(standard_artifacts.InfraBlessing)),
+                "executor-logs": provisioned(
+                    "minio://mlpipeline/v2/run/Check/1/executor-logs",
+                    {"schemaTitle": "system.Artifact"},
+                ),
+            },
+            "outputFile": str(output_file),
+        },
+    }
+
+
+def arguments(given, *more):
+    return [
+        *more,
+        "--executor_class_path",
+        "test_entrypoint.CheckExecutor",
+        "--json_serialized_invocation_args",
+        json.dumps(given),
+        "--json_serialized_inputs_spec_args",
+        json.dumps(INPUTS_SPEC),
+        "--direct_running_mode=in_memory",
+    ]
+
+
+@pytest.fixture
+def pod(tmp_path):
+    """The launcher's folder after it downloaded the inputs."""
+    plan = Path(local_path(PLAN_URI, str(tmp_path)))
+    plan.mkdir(parents=True)
+    (plan / "plan.json").write_text("the plan")
+    return tmp_path
+
+
+@pytest.fixture
+def done(pod):
+    output_file = pod / "tmp" / "output_metadata.json"
+    entrypoint.run(arguments(executor_input(output_file)), str(pod))
+    seen = json.loads(Path(local_path(BLESSING_URI, str(pod)), "seen.json").read_text())
+    return seen, json.loads(output_file.read_text())
+
+
+def test_executor_reads_inputs_and_writes_outputs_in_the_launchers_copies(done):
+    seen, _ = done
+    assert seen["plan"] == "the plan"
+    assert seen["beam_args"] == ["--direct_running_mode=in_memory"]
+
+
+def test_properties_of_inputs_reach_the_executor(done):
+    seen, _ = done
+    assert seen["blessed"] == 1
+    assert seen["reasons"] == "a\nb"
+
+
+def test_parameters_keep_their_types_and_remote_paths(done):
+    seen, _ = done
+    assert seen["fail"] == 0
+    assert isinstance(seen["fail"], int)
+    assert seen["logs_root"] == "s3://logs/events"
+
+
+def test_logs_output_of_the_back_end_is_neither_seen_nor_reported(done):
+    seen, output = done
+    assert seen["outputs"] == ["blessing"]
+    assert set(output["artifacts"]) == {"blessing"}
+
+
+def test_reported_artifact_has_its_remote_uri_and_its_properties(done):
+    _, output = done
+    (blessing,) = output["artifacts"]["blessing"]["artifacts"]
+    assert blessing["uri"] == BLESSING_URI
+    assert blessing["metadata"]["blessed"] == 1.0
+    assert blessing["metadata"]["reasons"] == "one\ntwo"
+
+
+def test_path_of_an_artifact_in_a_property_is_reported_as_its_uri(done):
+    _, output = done
+    (blessing,) = output["artifacts"]["blessing"]["artifacts"]
+    assert blessing["metadata"]["current_model"] == MODEL_URI
+
+
+def test_nothing_null_is_reported(done):
+    _, output = done
+    (blessing,) = output["artifacts"]["blessing"]["artifacts"]
+    assert "unset" not in blessing["metadata"]
+    assert None not in blessing["metadata"].values()
+
+
+def test_failed_executor_reports_nothing(pod):
+    output_file = pod / "tmp" / "output_metadata.json"
+    with pytest.raises(OSError, match="disk full"):
+        entrypoint.run(arguments(executor_input(output_file, fail=2)), str(pod))
+    assert not output_file.exists()
+
+
+def test_container_ends_with_the_message_and_code_of_the_named_error(pod):
+    command = [sys.executable, "-m", "pipeline.kubeflow.entrypoint"]
+    done = subprocess.run(
+        [*command, *arguments(executor_input(pod / "output_metadata.json", fail=1))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            entrypoint.MOUNTS_VARIABLE: str(pod),
+        },
+    )
+    assert done.returncode == BadDataError.exit_code
+    assert done.stderr.endswith("BadDataError: logs/2026-01-01: no events\nDeliver them.\n")
+
+
+def test_remote_artifacts_are_left_at_their_uris():
+    given = executor_input()
+    mended = entrypoint.mend_input(given, INPUTS_SPEC, None)
+    assert mended["inputs"]["artifacts"]["plan"]["artifacts"][0]["uri"] == PLAN_URI
+    assert mended["outputs"]["artifacts"]["blessing"]["artifacts"][0]["uri"] == BLESSING_URI
+    output = {"artifacts": {"blessing": {"artifacts": [{"uri": BLESSING_URI, "metadata": {}}]}}}
+    assert entrypoint.mend_output(output, given, None) == output
+
+
+def test_mending_changes_nothing_that_was_given(tmp_path):
+    given = executor_input()
+    entrypoint.mend_input(given, INPUTS_SPEC, str(tmp_path))
+    assert given == executor_input()
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("gs://bucket/a/b", "/gcs/bucket/a/b"),
+        ("s3://bucket/a", "/s3/bucket/a"),
+        ("minio://bucket/a", "/minio/bucket/a"),
+        ("hdfs://host/a", None),
+        ("/data/a", None),
+    ],
+)
+def test_copies_lie_where_the_launcher_puts_them(uri, path):
+    assert local_path(uri) == path
+    assert local_path(uri, "/tmp/pod/") == (path and f"/tmp/pod{path}")
