@@ -205,6 +205,42 @@ def test_compiled_step_equals_uncompiled_step(rule, make):
     np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_statistics_tell_norms_factors_and_skips_of_each_layer(sparse):
+    big = variable(np.full((600, 500), 0.5), name="big")  # stepped by a program of its own
+    small = variable([0.02, 1.0], name="small")
+    table = variable(np.ones((4, 2)), name="embeddings")
+    idle = variable([1.0], name="idle")
+    rule = Clippy(0.5, 0.01)
+    optimizer = ClippedAdagrad(
+        0.5, rule, initial_accumulator_value=0.0, epsilon=0.0, export_statistics=True
+    )
+    layers = [big, small, table, idle]
+    built(optimizer, *layers)
+    g_big = np.full((600, 500), 1e-3, "float32")
+    g_small = np.array([3.0, 4.0], "float32")
+    g_table = np.zeros((4, 2), "float32")
+    g_table[1] = [3.0, 4.0]
+    sent = tf.constant(g_table)
+    if sparse:
+        sent = tf.IndexedSlices(tf.constant(g_table[[1]]), tf.constant([1]), tf.constant([4, 2]))
+    before = [array(v) for v in layers]
+    optimizer.apply([tf.constant(g_big), tf.constant(g_small), sent, None], layers)
+    norm, moved, smallest, mean, skipped = array(optimizer.statistics)[:3].T
+    gradients = (g_big, g_small, g_table)
+    np.testing.assert_allclose(norm, [np.linalg.norm(g) for g in gradients], rtol=1e-4)
+    steps = [np.linalg.norm(b - array(v)) for b, v in zip(before, layers, strict=True)][:3]
+    np.testing.assert_allclose(moved, steps, rtol=1e-4)
+    # r = 1 where nothing is accumulated yet: 0.26 of 0.5 and 0.02 of 0.5 may be moved.
+    np.testing.assert_allclose(smallest, [0.52, 0.04, 1.0], rtol=1e-3)
+    np.testing.assert_allclose(mean, smallest)
+    assert skipped.tolist() == [0, 0, 0]
+    assert array(optimizer.statistics)[3].tolist() == [0] * 5
+    optimizer.apply([tf.constant(g_big), tf.constant([np.nan, 1.0])], [big, small])
+    assert array(optimizer.statistics)[:, 4].tolist() == [0, 1, 0, 0]
+    assert array(optimizer.skipped_steps_per_variable).tolist() == [0, 1, 0, 0]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_non_finite_gradient_changes_nothing_of_its_layer(bad, rule):
@@ -225,7 +261,7 @@ def test_non_finite_gradient_changes_nothing_of_its_layer(bad, rule):
     assert {k: float(v[0]) for k, v in optimizer._rule_state.items()} == state
     assert float(optimizer.clipping_factors[0]) == 0
     assert np.all(array(sound) != before[2])
-    assert [int(c) for c in optimizer.skipped_steps_per_variable] == [1, 0]
+    assert array(optimizer.skipped_steps_per_variable).tolist() == [1, 0]
     assert optimizer.skipped_steps == 1
     optimizer.apply([good, good], [hurt, sound])
     assert np.all(np.isfinite(array(hurt)))

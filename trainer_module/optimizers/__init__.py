@@ -2,7 +2,7 @@
 
 from trainer_module.optimizers._adagrad import ClippedAdagrad
 from trainer_module.optimizers._adam import ClippedAdam
-from trainer_module.optimizers._base import EMBEDDINGS, ClippedOptimizer
+from trainer_module.optimizers._base import EMBEDDINGS, STATISTICS, ClippedOptimizer
 from trainer_module.optimizers._clippy import ClippyAdagrad
 from trainer_module.optimizers._rules import (
     AdaGC,
@@ -20,6 +20,7 @@ from trainer_module.optimizers._rules import (
 
 __all__ = [
     "EMBEDDINGS",
+    "STATISTICS",
     "AdaGC",
     "AdaptiveGradientClipping",
     "ClippedAdagrad",

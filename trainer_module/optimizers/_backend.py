@@ -1,6 +1,7 @@
 """What the back ends do differently: sparse gradients, bit casts, compiling."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import keras
@@ -30,11 +31,13 @@ def split(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
     return tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows)), rows
 
 
-def read(variable: Any, rows: Tensor | None, dtype: str) -> Tensor:
-    """Returns the variable, or these rows of it, in `dtype`."""
+def read(variable: Any, rows: Tensor | None) -> Tensor:
+    """Returns a variable's (or a number's) value, or these rows of it, as a tensor."""
     native = variable.value if isinstance(variable, keras.Variable) else variable
-    value = ops.convert_to_tensor(native) if rows is None else tf.gather(native, rows)
-    return ops.cast(value, dtype)
+    if rows is not None:
+        return tf.gather(native, rows)
+    # Keras takes a tf.Variable for a tensor.
+    return ops.convert_to_tensor(native) if tf is None else tf.convert_to_tensor(native)
 
 
 def with_rows(values: Tensor, rows: Tensor | None) -> Tensor:
@@ -48,7 +51,7 @@ def bitcast(x: Tensor, dtype: str) -> Tensor:
 
 
 class Fused:
-    """A pure function that TensorFlow compiles with XLA into one program per signature.
+    """A pure function, of something static and of tensors, compiled by TensorFlow with XLA.
 
     TensorFlow's own operations would each read and write whole tensors. JAX users compile their
     training step, so there the function is called as it is.
@@ -58,10 +61,12 @@ class Fused:
         self._function = function
         self._programs: dict[Hashable, Callable] = {}
 
-    def __call__(self, key: Hashable, *args: Any) -> Any:
-        """Calls the function; `key` tells apart what needs a program of its own."""
+    def __call__(self, static: Hashable, *args: Any) -> Any:
+        """Calls the function; each `static` has a program of its own."""
         if tf is None:
-            return self._function(*args)
-        if key not in self._programs:
-            self._programs[key] = tf.function(self._function, autograph=False, jit_compile=True)
-        return self._programs[key](*args)
+            return self._function(static, *args)
+        if static not in self._programs:
+            self._programs[static] = tf.function(
+                partial(self._function, static), autograph=False, jit_compile=True
+            )
+        return self._programs[static](*args)

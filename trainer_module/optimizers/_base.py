@@ -1,9 +1,10 @@
 """The optimizer that every clipped optimizer extends."""
 
+import dataclasses
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -14,7 +15,52 @@ from trainer_module.optimizers._rules import NoClipping, Rule, Step, Tensor, all
 EMBEDDINGS = (r"embedding[^/]*$",)
 """Patterns of the paths of embedding tables: those whose last part contains 'embedding'."""
 
+SMALL = 1 << 18
+"""Layers of up to so many weights are stepped by one program: starting one for each would cost
+more than stepping them. Larger ones have their own, lest all their next weights be held at once."""
+
+STATISTICS = ("gradient_norm", "update_norm", "sigma_min", "sigma_mean", "skipped")
+SIGMA_MIN = STATISTICS.index("sigma_min")
+
 Exclude = Sequence[str] | Callable[[Any], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """What is fixed when the step of a layer is traced.
+
+    Attributes:
+        rule: The rule that applies to it.
+        excluded: Whether the optimizer's own rule does not.
+        weight_decay: Share of a weight that decays at learning rate 1; None decays nothing.
+    """
+
+    rule: Rule
+    excluded: bool
+    weight_decay: float | None
+
+
+class _State(NamedTuple):
+    """What a step reads and writes of a layer.
+
+    Attributes:
+        w: Weights; those of the touched rows, if the gradient is sparse. So are the slots.
+        slots: Slots of the base optimizer.
+        rule: The rule's running statistics.
+    """
+
+    w: Tensor
+    slots: list[Tensor]
+    rule: dict[str, Tensor]
+
+
+class _Scalars(NamedTuple):
+    """What all layers share at a step: learning rates, number of the step, gradient's norm."""
+
+    rate: Tensor
+    excluded_rate: Tensor
+    iteration: Tensor
+    model_norm: Tensor | None
 
 
 class ClippedOptimizer(keras.optimizers.Optimizer):
@@ -41,7 +87,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         excluded_learning_rate: Learning rate of the excluded variables, a float or
             `LearningRateSchedule`. None is `learning_rate`.
         export_clipping_factors: Keep each layer's latest sigma in `clipping_factors`.
-        jit_compile: Compile the step of each dense layer into one XLA program (TensorFlow only;
+        export_statistics: Keep each layer's latest norms and factors in `statistics`.
+        jit_compile: Compile the step of dense layers into XLA programs (TensorFlow only;
             independent of the model's `jit_compile`). False runs operation by operation.
         **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
@@ -49,7 +96,11 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         clipping_factors: Scalar variables, one per trainable variable and in their order: the
             latest sigma (the smallest one, where a rule has several per layer). Empty unless
             `export_clipping_factors`.
-        skipped_steps_per_variable: int32 scalar variables, one per trainable variable.
+        statistics: float32 variable [trainable variables, 5]: each layer's gradient norm, norm
+            of what was subtracted from the weights, smallest and mean sigma, and 1 if it was
+            skipped, at the latest step; in the order of `STATISTICS`. None unless
+            `export_statistics`.
+        skipped_steps_per_variable: int32 variable [trainable variables].
     """
 
     slot_names: tuple[str, ...] = ()
@@ -61,6 +112,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         exclude: Exclude = EMBEDDINGS,
         excluded_learning_rate: Any = None,
         export_clipping_factors: bool = False,
+        export_statistics: bool = False,
         jit_compile: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -68,10 +120,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         self.rule = NoClipping() if rule is None else rule
         self.exclude = exclude if callable(exclude) else tuple(exclude)
         self.export_clipping_factors = export_clipping_factors
+        self.export_statistics = export_statistics
         self.jit_compile = jit_compile
-        self._fused_step = _backend.Fused(self._step)
+        self._fused_steps = _backend.Fused(self._steps)
         self.clipping_factors: list[keras.Variable] = []
-        self.skipped_steps_per_variable: list[keras.Variable] = []
+        self.statistics: keras.Variable | None = None
+        self.skipped_steps_per_variable: keras.Variable | None = None
         if isinstance(excluded_learning_rate, float):
             excluded_learning_rate = self.add_variable(
                 shape=(),
@@ -98,8 +152,9 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     @property
     def skipped_steps(self) -> int:
         """How many layer steps were skipped as not finite, over all layers and steps."""
-        counts = (c for c in self.skipped_steps_per_variable if c is not None)
-        return sum(int(ops.convert_to_numpy(count)) for count in counts)
+        if self.skipped_steps_per_variable is None:
+            return 0
+        return int(ops.convert_to_numpy(self.skipped_steps_per_variable).sum())
 
     def is_excluded(self, variable: Any) -> bool:
         """Whether the rule does not apply to this variable."""
@@ -139,25 +194,40 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             self.add_optimizer_variables(variables, name, initializer=initializer)
             for name, initializer in zip(self.slot_names, self.slot_initializers(), strict=True)
         ]
-        self._excluded = [self.is_excluded(v) for v in variables]
-        self.skipped_steps_per_variable = self._add_scalars(variables, "skipped_steps", 0, "int32")
+        self._layers = [self._layer(v) for v in variables]
+        self.skipped_steps_per_variable = self._add_vector((len(variables),), "skipped", "int32")
         if self.export_clipping_factors:
             self.clipping_factors = self._add_scalars(variables, "clipping_factor", 1.0)
+        if self.export_statistics:
+            shape = (len(variables), len(STATISTICS))
+            self.statistics = self._add_vector(shape, "statistics", "float32")
         self._rule_state = {
             name: self._add_scalars(variables, name, value)
             for name, value in self.rule.state.items()
         }
 
-    def _add_scalars(
-        self, variables: list[Any], name: str, value: float, dtype: str = "float32"
-    ) -> list[Any]:
+    def _layer(self, variable: Any) -> _Layer:
+        excluded = self.is_excluded(variable)
+        decay = self.weight_decay if self._use_weight_decay(variable) else None
+        return _Layer(NoClipping() if excluded else self.rule, excluded, decay)
+
+    def _add_vector(self, shape: tuple[int, ...], name: str, dtype: str) -> Any:
+        return self.add_variable(
+            shape=shape,
+            initializer="zeros",
+            dtype=dtype,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def _add_scalars(self, variables: list[Any], name: str, value: float) -> list[Any]:
         return [
             None
             if self._overwrite_variable_with_gradient(v)
             else self.add_variable(
                 shape=(),
                 initializer=keras.initializers.Constant(value),
-                dtype=dtype,
+                dtype="float32",
                 name=f"{getattr(v, 'path', v.name)}_{name}".replace("/", "_").replace(":", "_"),
             )
             for v in variables
@@ -165,108 +235,169 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Steps one layer; see the class for what happens to it."""
-        model_norm = None
-        if isinstance(learning_rate, tuple):
-            learning_rate, model_norm = learning_rate
-        index = self._get_variable_index(variable)
-        excluded = self._excluded[index]
-        rule = NoClipping() if excluded else self.rule
-        if excluded and self.excluded_learning_rate is not None:
-            learning_rate = self.excluded_learning_rate
-        state = {name: self._rule_state[name][index] for name in rule.state}
-        slots = [slot[index] for slot in self._slots]
-
-        dtype = _compute_dtype(variable)
-        gradient, rows = _backend.split(gradient)
-        decay = self.weight_decay if self._use_weight_decay(variable) else None
-        step = self._step
-        if rows is None and self.jit_compile:
-            step = partial(self._fused_step, (rule, tuple(variable.shape), dtype))
-        new_w, new_slots, sigma, new_state, finite = step(
-            rule,
-            ops.cast(gradient, dtype),
-            _backend.read(variable, rows, dtype),
-            [_backend.read(slot, rows, dtype) for slot in slots],
-            {name: _backend.read(value, None, "float32") for name, value in state.items()},
-            ops.cast(learning_rate, dtype),
-            ops.cast(self.iterations + 1, dtype),
-            None if model_norm is None else ops.cast(model_norm, dtype),
-            decay,
-            [slot.dtype for slot in slots],
-        )
-        self.assign(variable, _backend.with_rows(ops.cast(new_w, variable.dtype), rows))
-        for slot, value in zip(slots, new_slots, strict=True):
-            self.assign(slot, _backend.with_rows(ops.cast(value, slot.dtype), rows))
-        for name, value in new_state.items():
-            self.assign(state[name], value)
-        skipped = self.skipped_steps_per_variable[index]
-        self.assign_add(skipped, ops.cast(ops.logical_not(finite), skipped.dtype))
-        if self.export_clipping_factors:
-            self.assign(self.clipping_factors[index], ops.min(sigma, initial=float("inf")))
-
-    def _step(
-        self,
-        rule: Rule,
-        g: Tensor,
-        w: Tensor,
-        slots: Sequence[Tensor],
-        state: Mapping[str, Tensor],
-        eta: Tensor,
-        iteration: Tensor,
-        model_norm: Tensor | None,
-        decay: float | None,
-        stored: Sequence[str],
-    ) -> tuple[Tensor, list[Tensor], Tensor, Mapping[str, Tensor], Tensor]:
-        """The step as a pure function; returns weights, slots, sigma, rule state, finite.
-
-        `stored` are the dtypes in which the slots are kept.
-        """
-        decayed = w if decay is None else w - w * decay * eta
-        r, p, slots_after = self.direction_and_slots(g, slots, iteration)
-        sigma, new_state = rule.factor_and_state(Step(decayed, g, r, p, eta, model_norm), state)
-        new_slots = slots_after(sigma)
-        finite = all_finite(sigma)
-        for slot, dtype in zip(new_slots, stored, strict=True):
-            finite = finite & all_finite(slot, dtype)
-        sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
-        return (
-            ops.where(finite, decayed - (eta * sigma) * r, w),
-            [ops.where(finite, new, old) for new, old in zip(new_slots, slots, strict=True)],
-            sigma,
-            {name: ops.where(finite, new_state[name], old) for name, old in state.items()},
-            finite,
-        )
-
-    def _apply_weight_decay(self, variables: list[Any]) -> None:
-        """Does nothing: decay is part of the step, so that a skipped layer stays as it was."""
+        self._update([gradient], [variable], learning_rate)
 
     def _backend_update_step(self, grads: list, variables: list, learning_rate: Any) -> None:
-        if self.rule.model_wide and _backend.tf is None:
-            learning_rate = (learning_rate, self._model_norm(grads, self._clipped(variables)))
-        super()._backend_update_step(grads, variables, learning_rate)
+        if _backend.tf is None:
+            self._update(grads, variables, learning_rate)
+        else:
+            super()._backend_update_step(grads, variables, learning_rate)
 
     def _distributed_tf_update_step(
         self, distribution: Any, grads_and_vars: list, learning_rate: Any
     ) -> None:
-        if self.rule.model_wide:
-            grads = [g for g, _ in grads_and_vars]
-            variables = [v for _, v in grads_and_vars]
-            clipped = self._clipped(variables)
-            (norm, *_) = distribution.extended.update(
-                variables[0],
-                lambda _, grads: self._model_norm(grads, clipped),
-                args=(grads,),
-                group=False,
-            )
-            learning_rate = (learning_rate, norm)
-        super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+        gradients, variables = (list(part) for part in zip(*grads_and_vars, strict=True))
+        distribution.extended.update(
+            variables[0],
+            lambda _, gradients, variables, rate: self._update(gradients, variables, rate),
+            args=(gradients, variables, learning_rate),
+            group=False,
+        )
 
-    def _clipped(self, variables: list) -> list[bool]:
-        return [not self._excluded[self._get_variable_index(v)] for v in variables]
+    def _update(self, gradients: list, variables: list, learning_rate: Any) -> None:
+        """Steps layers: each sparse or large one by itself, the small dense ones together."""
+        indices = [self._get_variable_index(v) for v in variables]
+        split = [_backend.split(gradient) for gradient in gradients]
+        model_norm = None
+        if self.rule.model_wide:
+            clipped = [not self._layers[index].excluded for index in indices]
+            model_norm = self._model_norm([values for values, _ in split], clipped)
+        groups: dict[Any, list[int]] = {}
+        for position, (variable, (_, rows)) in enumerate(zip(variables, split, strict=True)):
+            small = rows is None and math.prod(variable.shape) <= SMALL
+            groups.setdefault("small" if small else position, []).append(position)
+
+        excluded_rate = self.excluded_learning_rate
+        scalars = _Scalars(
+            _backend.read(learning_rate, None),
+            _backend.read(learning_rate if excluded_rate is None else excluded_rate, None),
+            self.iterations + 1,
+            model_norm,
+        )
+        order, finite, statistics = [], [], []
+        for group in groups.values():
+            members = [indices[position] for position in group]
+            layers = tuple(self._layers[index] for index in members)
+            values = [split[position][0] for position in group]
+            rows = split[group[0]][1]
+            states = [
+                self._read(variables[position], index, rows)
+                for position, index in zip(group, members, strict=True)
+            ]
+            fused = self.jit_compile and rows is None
+            step = self._fused_steps if fused else self._steps
+            states, *of_group = step(layers, values, states, scalars)
+            for position, index, state in zip(group, members, states, strict=True):
+                self._write(variables[position], index, rows, state)
+            order += members
+            finite.append(of_group[0])
+            statistics.append(of_group[1])
+        self._assign_rows(
+            self.skipped_steps_per_variable, order, ops.logical_not(ops.concatenate(finite)), True
+        )
+        if statistics[0] is not None:
+            table = ops.concatenate(statistics)
+            if self.export_statistics:
+                self._assign_rows(self.statistics, order, table)
+            if self.export_clipping_factors:
+                for row, index in enumerate(order):
+                    self.assign(self.clipping_factors[index], table[row, SIGMA_MIN])
+
+    def _read(self, variable: Any, index: int, rows: Tensor | None) -> _State:
+        return _State(
+            _backend.read(variable, rows),
+            [_backend.read(slot[index], rows) for slot in self._slots],
+            {
+                name: _backend.read(self._rule_state[name][index], None)
+                for name in self._layers[index].rule.state
+            },
+        )
+
+    def _write(self, variable: Any, index: int, rows: Tensor | None, state: _State) -> None:
+        self.assign(variable, _backend.with_rows(state.w, rows))
+        for slot, value in zip(self._slots, state.slots, strict=True):
+            self.assign(slot[index], _backend.with_rows(value, rows))
+        for name, value in state.rule.items():
+            self.assign(self._rule_state[name][index], value)
+
+    def _assign_rows(
+        self, variable: Any, indices: list[int], rows: Tensor, add: bool = False
+    ) -> None:
+        rows = ops.cast(rows, variable.dtype)
+        if indices != list(range(variable.shape[0])):
+            before = ops.zeros_like(variable) if add else ops.convert_to_tensor(variable)
+            rows = ops.scatter_update(before, [[index] for index in indices], rows)
+        if add:
+            self.assign_add(variable, rows)
+        else:
+            self.assign(variable, rows)
+
+    def _steps(
+        self,
+        layers: tuple[_Layer, ...],
+        gradients: list[Tensor],
+        states: list[_State],
+        scalars: _Scalars,
+    ) -> tuple[list[_State], Tensor, Tensor | None]:
+        """Steps of layers as a pure function.
+
+        Returns:
+            The states after them; bool [layers], whether the step was taken; and, if anything
+            of it is exported, float32 [layers, 5], in the order of `STATISTICS`.
+        """
+        steps = [
+            self._step(*layer, scalars) for layer in zip(layers, gradients, states, strict=True)
+        ]
+        after, finite, statistics = zip(*steps, strict=True)
+        wanted = self.export_statistics or self.export_clipping_factors
+        return list(after), ops.stack(finite), ops.stack(statistics) if wanted else None
+
+    def _step(
+        self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
+    ) -> tuple[_State, Tensor, Tensor]:
+        """The step of one layer, as `_steps`."""
+        dtype = _compute_dtype(state.w)
+        g, w = ops.cast(gradient, dtype), ops.cast(state.w, dtype)
+        slots = [ops.cast(slot, dtype) for slot in state.slots]
+        eta = ops.cast(scalars.excluded_rate if layer.excluded else scalars.rate, dtype)
+        model_norm = scalars.model_norm
+        if model_norm is not None:
+            model_norm = ops.cast(model_norm, dtype)
+        decayed = w if layer.weight_decay is None else w - w * layer.weight_decay * eta
+        r, p, slots_after = self.direction_and_slots(g, slots, ops.cast(scalars.iteration, dtype))
+        sigma, rule_state = layer.rule.factor_and_state(
+            Step(decayed, g, r, p, eta, model_norm), state.rule
+        )
+        new_slots = slots_after(sigma)
+        finite = all_finite(sigma)
+        for new, old in zip(new_slots, state.slots, strict=True):
+            finite = finite & all_finite(new, old.dtype)
+        sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
+        new_w = ops.where(finite, ops.cast(decayed - (eta * sigma) * r, state.w.dtype), state.w)
+        after = _State(
+            new_w,
+            [
+                ops.where(finite, ops.cast(new, old.dtype), old)
+                for new, old in zip(new_slots, state.slots, strict=True)
+            ],
+            {name: ops.where(finite, rule_state[name], old) for name, old in state.rule.items()},
+        )
+        moved = w - ops.cast(new_w, dtype)
+        statistics = [
+            ops.sqrt(ops.sum(ops.square(g))),
+            ops.sqrt(ops.sum(ops.square(moved))),
+            ops.min(sigma, initial=float("inf")),
+            ops.sum(sigma) / max(1, math.prod(sigma.shape)),
+            ops.logical_not(finite),
+        ]
+        return after, finite, ops.stack([ops.cast(value, "float32") for value in statistics])
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        """Does nothing: decay is part of the step, so that a skipped layer stays as it was."""
 
     def _model_norm(self, grads: list, clipped: list[bool]) -> Tensor:
         """Norm over the layers that the rule applies to and whose gradient is finite."""
-        gradients = [_backend.split(g)[0] for g, use in zip(grads, clipped, strict=True) if use]
+        gradients = [g for g, use in zip(grads, clipped, strict=True) if use]
         wide = any(keras.backend.standardize_dtype(g.dtype) == "float64" for g in gradients)
         dtype = "float64" if wide else "float32"
         norms = [l2_norm(ops.cast(g, dtype)) for g in gradients]
@@ -289,6 +420,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             else list(exclude),
             "excluded_learning_rate": rate,
             "export_clipping_factors": self.export_clipping_factors,
+            "export_statistics": self.export_statistics,
             "jit_compile": self.jit_compile,
         }
 
