@@ -31,6 +31,9 @@ def event_batches(files: Sequence[str], spec: RankingSpec, count: int) -> list[B
         TrainingError: the files hold no events.
     """
     training = spec.training
+    nothing = TrainingError("the training days' examples hold no events to measure the risk on")
+    if not files:
+        raise nothing
 
     def to_batch(records: tf.Tensor) -> Batch:
         values = preprocess(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
@@ -46,5 +49,5 @@ def event_batches(files: Sequence[str], spec: RankingSpec, count: int) -> list[B
     records = records.shuffle(buffer, seed=training.seed, reshuffle_each_iteration=True).repeat()
     batches = list(records.batch(training.batch_size).map(to_batch).take(count))
     if len(batches) < count:
-        raise TrainingError("the training days' examples hold no events to measure the risk on")
+        raise nothing
     return batches

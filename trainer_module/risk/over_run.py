@@ -99,7 +99,7 @@ def sharpness_over_run(
     points: list[SharpnessPoint] = []
     for step, batch in enumerate(in_order_of(seed, batches, max(at) + 1)):
         if step in at:
-            loss = float(trainee.loss(probe))
+            loss = float(trainee.evaluate(probe))
             if not math.isfinite(loss):
                 break
             found = largest_eigenvalue(

@@ -55,7 +55,7 @@ def largest_eigenvalue(
         finite.
     """
     length = _norm(start)
-    current: Vector = [part / tf.cast(length, part.dtype) for part in start]
+    current: Vector = [part / length for part in start]
     previous: Vector = [tf.zeros_like(part) for part in current]
     diagonal: list[float] = []
     beside: list[float] = []
@@ -76,7 +76,7 @@ def largest_eigenvalue(
         if converged or len(diagonal) >= max_iterations:
             return Eigenvalue(value, residual, len(diagonal), converged)
         beside.append(beta)
-        previous, current = current, [w / tf.cast(beta, w.dtype) for w in image]
+        previous, current = current, [w / beta for w in image]
 
 
 def preconditioned_hessian(

@@ -25,8 +25,9 @@ class Trial:
 
     Attributes:
         seed: of start and order of batches.
-        start_loss: on the probe events, before the first step.
-        largest_loss: of the steps' batches.
+        start_loss: of the weights it started from: median over the batches of the last
+            quarter of the steps.
+        largest_loss: of all steps; infinity if one was not finite.
         tail_loss: median over the last quarter of the steps; infinity if it was not reached.
         diverged: why the training counts as diverged; empty if it does not.
     """
@@ -44,14 +45,15 @@ def train_once(
     """Trains and says whether it diverged.
 
     A training diverged if a step's loss was not finite; or if the median loss over the last
-    quarter of its steps is above the loss it started with, so that it never came back; or
-    if a task's prediction is the same for all probe events in the end, the mark of a dead
-    network (AUC 0.5). A loss that jumps and recovers (micro-divergence) does not count.
+    quarter of its steps is above that of the weights it started from on the same batches, so
+    that it never came back; or if a task's prediction is the same for all probe events in
+    the end, the mark of a dead network (AUC 0.5). A loss that jumps and recovers
+    (micro-divergence) does not count.
 
     Args:
         trainee: what is trained; started anew.
         batches: what to train on.
-        probe: events that are not trained on.
+        probe: at least two events that are not trained on.
         seed: of start and order of batches.
         steps: how many.
 
@@ -59,14 +61,16 @@ def train_once(
         How it went.
     """
     trainee.start(seed)
-    start = float(trainee.loss(probe))
+    order = in_order_of(seed, batches, steps)
+    tail_steps = max(1, round(_TAIL * steps))
+    start = float(np.median([trainee.evaluate(batch) for batch in order[-tail_steps:]]))
     found: list[float] = []
-    for step, batch in enumerate(in_order_of(seed, batches, steps)):
+    for step, batch in enumerate(order):
         found.append(float(trainee.step(batch)))
         if not math.isfinite(found[-1]):
             why = f"the loss of step {step} is not finite"
             return Trial(seed, start, math.inf, math.inf, why)
-    tail = float(np.median(found[-max(1, round(_TAIL * steps)) :]))
+    tail = float(np.median(found[-tail_steps:]))
     why = ""
     if tail > start:
         why = f"the loss ends at {tail:.4g}, above the {start:.4g} of the start"

@@ -83,6 +83,11 @@ class Trainee:
         )
 
     @tf.function(reduce_retracing=True)
+    def evaluate(self, batch: Batch) -> tf.Tensor:
+        """Returns `loss`, compiled."""
+        return self.loss(batch)
+
+    @tf.function(reduce_retracing=True)
     def step(self, batch: Batch) -> tf.Tensor:
         """Takes one step; returns the loss before it."""
         with tf.GradientTape() as tape:

@@ -1,0 +1,80 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline.risk_cli import risk
+from pipeline.simulate import write_logs
+
+DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
+CALL = ["2026-01-04", "--logs", "logs", "--spec", DEMO]
+
+
+def invoke(*arguments):
+    app = typer.Typer()
+    app.command()(risk)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["yesterday", *CALL[1:]], 2),
+        ([*CALL, "--optimizer", "sgd"], 2),
+        ([*CALL, "--seeds", "5", "--budget", "4"], 2),
+        ([*CALL[:-1], "nowhere.yaml"], 3),
+        ([*CALL, "--set", "training.rate=1"], 3),
+    ],
+)
+def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path):
+    script = (
+        "import sys, typer\nfrom pipeline.risk_cli import risk\n"
+        "app = typer.Typer()\napp.command()(risk)\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'tfx', 'apache_beam', 'matplotlib'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "AssertionError" not in done.stderr
+    assert done.returncode == code, done.stderr
+
+
+def test_days_without_logs_are_bad_data(tmp_path):
+    arguments = ["2026-01-04", "--logs", tmp_path, "--spec", DEMO, "--workspace", tmp_path / "w"]
+    result, output = invoke(*arguments)
+    assert result.exit_code == 11
+    assert "2026-01-04" in output + (result.stderr if result.stderr_bytes else "")
+    assert not (tmp_path / "w" / "risk").exists()
+
+
+@pytest.mark.slow
+def test_a_day_is_measured_from_its_logs(tmp_path):
+    import datetime
+
+    write_logs(str(tmp_path / "logs"), datetime.date(2026, 1, 1), 4, 1500, seed=0)
+    result, output = invoke(
+        *("2026-01-04", "--logs", tmp_path / "logs", "--spec", DEMO),
+        *("--workspace", tmp_path / "work", "--set", "model.preset=tiny"),
+        *("--steps", 40, "--seeds", 2, "--budget", 14, "--optimizer", "adagrad"),
+    )
+    assert result.exit_code == 0, output
+    assert "cold start" in output
+    folder = tmp_path / "work" / "risk" / "2026-01-04"
+    report = json.loads((folder / "risk.json").read_text())
+    assert [p["step"] for p in report["sharpness"] if p["seed"] == 0] == [0, 1, 2, 4, 8, 16, 32, 40]
+    assert all(p["converged"] and p["sharpness"] > 0 for p in report["sharpness"])
+    assert list(report["stable_rates"]) == ["adagrad"]
+    found = report["stable_rates"]["adagrad"]
+    assert found["highest_stable"] >= 0.1
+    assert found["lowest_unstable"] > found["highest_stable"]
+    assert (folder / "risk.png").stat().st_size > 10_000
