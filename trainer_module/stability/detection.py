@@ -1,0 +1,464 @@
+"""Tells healthy steps from divergence while training goes on; NumPy alone.
+
+Losses are compared, as logarithms, with the median of the last healthy steps; what exceeds
+their scatter is summed up over steps (the one-sided CUSUM of E. S. Page, Continuous
+inspection schemes, Biometrika 41, 1954), so that a batch that happens to be hard raises no
+alarm and a rise that lasts does. `docs/stability.md` states the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer_module.stability.events import Event, Kind, Limits, Verdict
+from trainer_module.stability.statistics import StepStatistics
+
+Array = npt.NDArray[Any]
+
+_REFRESH = 10
+"""Healthy steps after which levels and scales are taken anew."""
+_MAD_TO_SIGMA = 1.4826
+_TOTAL = 0
+"""Column of the total loss among the series; tasks follow."""
+
+
+class Detector:
+    """Classifies training steps, in order, as they come.
+
+    What it says depends on the steps alone, not on the chunks they come in, and it can be
+    stopped and restored between any two: `Detector.from_state(detector.to_state())`.
+
+    Attributes:
+        limits: the thresholds.
+        step: number of steps seen; the next chunk must begin there.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        binary_tasks: Sequence[str],
+        layers: Sequence[str],
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> None:
+        """Starts at step 0; the names are those of the `StepStatistics` to come."""
+        self.limits = limits
+        self.step = 0
+        self._tasks = tuple(tasks)
+        self._binary = tuple(binary_tasks)
+        self._layers = tuple(layers)
+        self._auc_tasks = np.array([self._tasks.index(task) for task in self._binary], int)
+        self._past: list[Event] = []
+        series = 1 + len(self._tasks)
+        self._window = _Window(limits.window, series + len(self._binary))
+        self._level = np.full(series, np.nan)
+        self._scale = np.full(series, np.nan)
+        self._start_level = np.nan
+        self._usual_auc = np.full(len(self._binary), np.nan)
+        self._auc_scatter = np.full(len(self._binary), np.nan)
+        self._usual_gradient = np.full(len(self._layers), np.nan)
+        self._healthy_steps = 0
+        self._sum = np.zeros(series)
+        self._since = np.zeros(series, int)
+        self._peak = np.full(series, -np.inf)
+        self._peak_step = np.zeros(series, int)
+        self._lost_for = np.zeros(len(self._binary), int)
+        self._dead_for = 0
+        self._nonfinite = 0
+        self._nonfinite_since = 0
+        self._event: _Open | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Full divergence was called: training should stop; later steps are not looked at."""
+        return bool(self._past) and self._past[-1].kind == "full"
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is going on: no event is open or building up; a snapshot may be taken."""
+        quiet = not self._sum[_TOTAL] and not self._lost_for.any()
+        return self._event is None and not self.diverged and quiet and not self._nonfinite
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened so far, in order; the last one may be open."""
+        return (*self._past, *([] if self._event is None else [self._describe("open")]))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict if training ended now: an event that is still open counts as diverged."""
+        events = self.events
+        if events and events[-1].kind in ("open", "full"):
+            return "diverged"
+        return "recovered" if events else "healthy"
+
+    def summary(self) -> str:
+        """One line on the training so far."""
+        events = self.events
+        text = f"{self.verdict} after {self.step} steps"
+        if not events:
+            return text
+        kinds: list[tuple[Kind, str]] = [("micro", "micro-divergence"), ("shift", "level shift")]
+        counts = [(sum(e.kind == kind for e in events), name) for kind, name in kinds]
+        parts = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in counts if n]
+        worst = max(events, key=lambda e: (e.kind in ("open", "full"), e.depth))
+        return f"{text}: {', '.join([*parts, f'worst: {worst}'])}"
+
+    def update(self, statistics: StepStatistics) -> None:
+        """Takes in the next steps.
+
+        Args:
+            statistics: the steps that follow those seen so far; any number.
+
+        Raises:
+            ValueError: they do not follow, or are of other tasks or layers.
+        """
+        self._check(statistics)
+        losses = np.column_stack([statistics.loss, statistics.task_loss]).astype(np.float64)
+        finite = np.isfinite(losses).all(axis=1) & ~statistics.skipped.any(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            series = np.log(losses)
+        series[np.isnan(losses)] = np.inf
+        series[losses <= 0.0] = np.nan  # no labels in the batch
+        aucs = statistics.auc.astype(np.float64)
+        norms = statistics.gradient_norm.astype(np.float64)
+        for row in range(len(statistics)):
+            if not self.diverged:
+                self._take(series[row], aucs[row], norms[row], bool(finite[row]))
+            self.step += 1
+
+    def _check(self, statistics: StepStatistics) -> None:
+        if statistics.first_step != self.step:
+            raise ValueError(
+                f"steps from {statistics.first_step} on were given, {self.step} comes next"
+            )
+        names = (statistics.tasks, statistics.binary_tasks, statistics.layers)
+        if names != (self._tasks, self._binary, self._layers):
+            raise ValueError("the statistics are of other tasks or layers than the detector")
+
+    def _take(self, series: Array, auc: Array, norms: Array, finite: bool) -> None:
+        if np.isnan(self._start_level) and np.isfinite(series[_TOTAL]):
+            self._start_level = float(series[_TOTAL])
+        scores = self._scores(series)
+        self._watch_nonfinite(finite)
+        lost = self._lost(auc)
+        self._lost_for = np.where(lost, self._lost_for + 1, 0)
+        dead = self._is_dead(norms) and self._at_chance(auc, lost)
+        self._dead_for = self._dead_for + 1 if dead else 0
+        if self._event is None:
+            self._look_for_event(series, scores)
+        else:
+            self._note_peaks(series)
+        limits = self.limits
+        if self._nonfinite >= limits.nonfinite_steps:
+            self._call_full("loss or gradients not finite", self._nonfinite_since)
+        elif self._dead_for >= limits.dead_steps:
+            start = self.step - self._dead_for + 1
+            self._call_full("gradients dead, AUC at chance", start)
+        elif self._event is not None:
+            self._follow_event(series, scores, auc, lost)
+        elif not dead and finite:
+            self._learn(series, auc, norms)
+
+    def _scores(self, series: Array) -> Array:
+        """Distances above the levels in scales, NaN where there is no level, [series]."""
+        if np.isfinite(self._level[_TOTAL]):
+            return (series - self._level) / self._scale
+        scores = np.full(len(series), np.nan)
+        scores[_TOTAL] = (series[_TOTAL] - self._start_level) / self.limits.start_scale
+        if np.isposinf(series[_TOTAL]):
+            scores[_TOTAL] = np.inf
+        return scores
+
+    def _watch_nonfinite(self, finite: bool) -> None:
+        if not finite and self._nonfinite == 0:
+            self._nonfinite_since = self.step
+        self._nonfinite = max(0, self._nonfinite + (-1 if finite else 1))
+
+    def _lost(self, auc: Array) -> npt.NDArray[np.bool_]:
+        """Which AUCs lost most of what they had; False where they had too little to tell."""
+        limits = self.limits
+        excess = self._usual_auc - 0.5
+        threshold = 0.5 + limits.lost_auc * excess
+        clear = (1.0 - limits.lost_auc) * excess > limits.chance_margin + 3.0 * self._auc_scatter
+        return clear & (auc < threshold)
+
+    def _at_chance(self, auc: Array, lost: Array) -> bool:
+        """Whether most AUCs that can be measured are lost or near 0.5; none can: True."""
+        chance = lost | (auc < 0.5 + self.limits.chance_margin)
+        known = np.isfinite(auc)
+        return bool(2 * np.sum(chance & known) >= np.sum(known))
+
+    def _is_dead(self, norms: Array) -> bool:
+        known = np.isfinite(self._usual_gradient)
+        dead = norms[known] <= self.limits.dead_ratio * self._usual_gradient[known]
+        return bool(known.any()) and float(np.mean(dead)) >= self.limits.dead_layers
+
+    def _look_for_event(self, series: Array, scores: Array) -> None:
+        limits = self.limits
+        gain = np.where(np.isnan(scores), 0.0, np.minimum(scores, limits.cap) - limits.slack)
+        rising = self._sum > 0.0
+        self._sum = np.maximum(0.0, self._sum + gain)
+        began = ~rising & (self._sum > 0.0)
+        self._since[began] = self.step
+        self._peak[began | (self._sum == 0.0)] = -np.inf
+        self._note_peaks(series)
+        alarmed = self._sum >= limits.alarm
+        lost = self._lost_for >= limits.lost_steps
+        if alarmed.any() or lost.any():
+            starts = [*self._since[alarmed], *(self.step - self._lost_for[lost] + 1)]
+            self._open(int(min(starts)))
+
+    def _note_peaks(self, series: Array) -> None:
+        higher = np.isfinite(series) & (series > self._peak)
+        self._peak[higher] = series[higher]
+        self._peak_step[higher] = self.step
+
+    def _open(self, start: int) -> None:
+        """Opens an event; what it may have taught the levels is forgotten."""
+        self._window.forget(start)
+        self._refresh()
+        self._event = _Open(start, self.step, self._sum >= self.limits.alarm)
+
+    def _follow_event(self, series: Array, scores: Array, auc: Array, lost: Array) -> None:
+        assert self._event is not None
+        limits, event = self.limits, self._event
+        event.affected[1 + self._auc_tasks[lost]] = True
+        event.recent.append(series.tolist())
+        del event.recent[: -limits.recovery_steps]
+        smooth = _median_columns(np.array(event.recent))
+        scores = self._scores(smooth)
+        event.affected |= scores > limits.slack
+        back = not np.any(scores > limits.recovered) and not lost.any()
+        if not np.isfinite(self._level[_TOTAL]):
+            back = back and not self._at_chance(auc, lost)
+        if len(event.recent) == limits.recovery_steps and back and self._nonfinite == 0:
+            self._close("micro", self._returned())
+        elif self.step - event.start + 1 >= limits.patience:
+            reason = self._reason(smooth, auc, lost)
+            if reason:
+                self._call_full(reason, event.start)
+            else:
+                self._close("shift", self.step)
+                self._start_level = float(smooth[_TOTAL])
+                self._window.forget(0)
+                self._refresh()
+
+    def _returned(self) -> int:
+        """First step of the last ones from which on no affected series scores high."""
+        assert self._event is not None
+        recent = self._event.recent
+        for back, series in enumerate(reversed(recent)):
+            scores = self._scores(np.array(series))
+            if np.any((scores > self.limits.slack) & self._event.affected):
+                return self.step - back + 1
+        return self.step - len(recent) + 1
+
+    def _reason(self, smooth: Array, auc: Array, lost: Array) -> str:
+        """Why an event whose patience has run out is full divergence; empty if it is not."""
+        steps = self.limits.patience
+        if lost.any():
+            names = ", ".join(np.array(self._binary)[lost])
+            return f"AUC of {names} lost for {steps} steps"
+        level = self._level.copy()
+        if np.isnan(level[_TOTAL]):
+            level[_TOTAL] = self._start_level
+            if len(auc) and self._at_chance(auc, lost):
+                return f"loss above its start, AUC at chance for {steps} steps"
+        high = smooth - level > np.log(self.limits.lost_ratio)
+        if high.any():
+            names = ", ".join(np.array(["the total", *self._tasks])[high])
+            return f"loss of {names} above its level for {steps} steps"
+        return ""
+
+    def _describe(self, kind: Kind, ended: int | None = None, reason: str = "") -> Event:
+        assert self._event is not None
+        event = self._event
+        names = tuple(np.array(self._tasks)[event.affected[1:]].tolist())
+        level, scale = self._level.copy(), self._scale.copy()
+        if np.isnan(level[_TOTAL]):
+            level[_TOTAL], scale[_TOTAL] = self._start_level, self.limits.start_scale
+        seen = np.isfinite(self._peak) & np.isfinite(level)
+        scores = np.where(seen, (self._peak - level) / scale, 0.0)
+        worst = int(np.argmax(scores))
+        rise = 0.0
+        if seen[_TOTAL]:
+            rise = float(np.exp(self._peak[_TOTAL]) - np.exp(level[_TOTAL]))
+        peak = int(self._peak_step[worst]) if seen[worst] else event.start
+        return Event(
+            kind,
+            event.start,
+            event.detected,
+            peak,
+            float(scores[worst]),
+            rise,
+            names,
+            ended,
+            reason,
+        )
+
+    def _close(self, kind: Kind, ended: int, reason: str = "") -> None:
+        self._past.append(self._describe(kind, ended, reason))
+        self._event = None
+        self._sum[:] = 0.0
+        self._peak[:] = -np.inf
+        self._lost_for[:] = 0
+
+    def _call_full(self, reason: str, start: int) -> None:
+        if self._event is None:
+            self._open(start)
+        self._close("full", self.step, reason)
+
+    def _learn(self, series: Array, auc: Array, norms: Array) -> None:
+        """Lets a healthy step into the levels."""
+        self._window.add(self.step, np.concatenate([series, auc]))
+        self._healthy_steps += 1
+        with np.errstate(divide="ignore"):
+            log_norms = np.log(norms)
+        known, usual = np.isfinite(log_norms), self._usual_gradient
+        first = known & np.isnan(usual)
+        usual[first] = norms[first]
+        # The running mean of the logarithm: one batch's outlier hardly moves it.
+        usual[known] *= np.exp((log_norms[known] - np.log(usual[known])) / self.limits.window)
+        if self._healthy_steps % _REFRESH == 0:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        low, middle, high = self._window.quartiles(self.limits.min_window)
+        series = len(self._level)
+        self._level = middle[:series]
+        spread = _MAD_TO_SIGMA * (high - middle)[:series]
+        self._scale = np.maximum(spread, self.limits.min_scale)
+        self._usual_auc = middle[series:]
+        self._auc_scatter = _MAD_TO_SIGMA * (middle - low)[series:]
+
+    def to_state(self) -> dict[str, Any]:
+        """Returns everything it remembers as JSON types, to be kept with a snapshot."""
+        return {
+            "tasks": list(self._tasks),
+            "binary_tasks": list(self._binary),
+            "layers": list(self._layers),
+            "limits": dataclasses.asdict(self.limits),
+            "events": [event.to_json() for event in self._past],
+            "open": None if self._event is None else self._event.to_json(),
+            "memory": {name: _to_json(getattr(self, name)) for name in _MEMORY},
+            "window": {name: _to_json(value) for name, value in vars(self._window).items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Detector:
+        """Makes the detector that `to_state` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: `state` is no such description.
+        """
+        names = (state["tasks"], state["binary_tasks"], state["layers"])
+        detector = cls(*names, limits=Limits(**state["limits"]))
+        detector._past = [Event.from_json(event) for event in state["events"]]
+        if state["open"] is not None:
+            detector._event = _Open.from_json(state["open"])
+        for owner, values in ((detector, state["memory"]), (detector._window, state["window"])):
+            for name, value in values.items():
+                setattr(owner, name, _from_json(value, like=getattr(owner, name)))
+        return detector
+
+
+_MEMORY = (
+    "step",
+    "_level",
+    "_scale",
+    "_start_level",
+    "_usual_auc",
+    "_auc_scatter",
+    "_usual_gradient",
+    "_healthy_steps",
+    "_sum",
+    "_since",
+    "_peak",
+    "_peak_step",
+    "_lost_for",
+    "_dead_for",
+    "_nonfinite",
+    "_nonfinite_since",
+)
+"""A detector's attributes that are numbers and arrays of them, and change."""
+
+
+@dataclasses.dataclass
+class _Open:
+    """An event that is not decided yet.
+
+    Attributes:
+        start: as in `Event`.
+        detected: as in `Event`.
+        affected: bool [series].
+        recent: the event's last series, [steps][series].
+    """
+
+    start: int
+    detected: int
+    affected: Array
+    recent: list[list[float]] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: _to_json(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> _Open:
+        recent = [[float(value) for value in row] for row in content["recent"]]
+        return cls(content["start"], content["detected"], np.array(content["affected"]), recent)
+
+
+class _Window:
+    """The last healthy rows, and the steps that they are of."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.values = np.full((rows, columns), np.nan)
+        self.steps = np.full(rows, -1)
+        self.next = 0
+
+    def add(self, step: int, row: Array) -> None:
+        self.values[self.next] = row
+        self.steps[self.next] = step
+        self.next = (self.next + 1) % len(self.steps)
+
+    def forget(self, step: int) -> None:
+        """Drops the rows of this step and of later ones."""
+        late = self.steps >= step
+        self.values[late] = np.nan
+        self.steps[late] = -1
+
+    def quartiles(self, at_least: int) -> Array:
+        """Quartiles of each column, [3, columns]; NaN for a column of fewer values."""
+        ordered = np.sort(self.values, axis=0)  # NaN goes last
+        count = np.sum(np.isfinite(ordered), axis=0)
+        rows = np.array([[0.25], [0.5], [0.75]]) * np.maximum(count - 1, 0)
+        result = np.take_along_axis(ordered, np.rint(rows).astype(int), axis=0)
+        result[:, count < at_least] = np.nan
+        return result
+
+
+def _median_columns(rows: Array) -> Array:
+    """Medians by column, NaN left out; NaN for a column of nothing else."""
+    ordered = np.sort(rows, axis=0)
+    count = np.sum(~np.isnan(ordered), axis=0)
+    return np.take_along_axis(ordered, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    # JSON has no word for what is not finite; float() reads these.
+    return value if np.isfinite(value) else str(value)
+
+
+def _from_json(value: Any, like: Any) -> Any:
+    if isinstance(like, np.ndarray):
+        return np.array(value, like.dtype).reshape(like.shape)
+    return type(like)(value)
