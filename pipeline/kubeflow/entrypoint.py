@@ -144,13 +144,13 @@ def _path(uri: str, mounts: str | None) -> str:
 def _register_types() -> None:
     """Tells TFX where the types of our own are; it finds only its own by their titles."""
     from tfx.orchestration.kubeflow.v2 import compiler_utils
-    from tfx.types import artifact
 
     from components import artifacts
 
     for name, item in vars(artifacts).items():
-        if isinstance(item, type) and issubclass(item, artifact.Artifact):
-            compiler_utils.TITLE_TO_CLASS_PATH[item.TYPE_NAME] = f"{artifacts.__name__}.{name}"
+        title = getattr(item, "TYPE_NAME", None)
+        if title is not None:
+            compiler_utils.TITLE_TO_CLASS_PATH[title] = f"{artifacts.__name__}.{name}"
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
     """Returns the values of all run parameters, given or by default.
 
     Raises:
-        RankerError: one is unknown, or has no value.
+        RankerError: one is unknown.
     """
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name in given:
@@ -64,13 +64,9 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
             raise RankerError(
                 f"{name}: the package has no such run parameter; it has {', '.join(declared)}"
             )
-    values = {}
-    for name, declaration in declared.items():
-        value = given.get(name, declaration.get("defaultValue"))
-        if value is None:
-            raise RankerError(f"{name}: the run parameter has no default; give it a value")
-        values[name] = value
-    return values
+    return {
+        name: given.get(name, declaration["defaultValue"]) for name, declaration in declared.items()
+    }
 
 
 def resolve_inputs(

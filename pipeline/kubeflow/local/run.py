@@ -9,13 +9,13 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.kubeflow.lint import dependencies, lint
 from pipeline.kubeflow.local import driver, launcher
-from schemas.errors import RankerError
+from schemas.errors import ExitCode, RankerError
 
 Json = dict[str, Any]
 
@@ -186,27 +186,36 @@ class _Work:
             done = launcher.launch(
                 executor_input, component, executor["container"], self._store, pod, log
             )
+            exit_code, recorded = done.exit_code, {}
+            try:
+                recorded = self._record(done.outputs)
+            except RankerError as error:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"{error}\n")
+                exit_code = ExitCode.FAILED
             wait = next(waits, None)
-            if done.exit_code == 0 or wait is None:
+            if exit_code == 0 or wait is None:
                 break
             self._sleep(wait)
-        bucket = self._run.pipeline_root.partition("://")[2].partition("/")[0]
-        recorded = {
-            key: driver.record(key, artifact, lambda: next(self._ids), bucket)
-            for key, artifact in done.outputs.items()
-        }
         return StepResult(
             name,
-            SUCCEEDED if done.exit_code == 0 else FAILED,
+            SUCCEEDED if exit_code == 0 else FAILED,
             time.monotonic() - began,
             attempt,
-            done.exit_code,
+            exit_code,
             str(log),
             recorded,
         )
 
+    def _record(self, outputs: Mapping[str, Json]) -> dict[str, Json]:
+        bucket = self._run.pipeline_root.partition("://")[2].partition("/")[0]
+        return {
+            key: driver.record(key, artifact, lambda: next(self._ids), bucket)
+            for key, artifact in outputs.items()
+        }
 
-def _waits(policy: Json) -> Any:
+
+def _waits(policy: Json) -> Iterator[float]:
     """Seconds before each retry, as Argo's exponential backoff has them."""
     wait = float(policy.get("backoffDuration", "0s").removesuffix("s"))
     longest = float(policy.get("backoffMaxDuration", "inf").removesuffix("s"))

@@ -1,0 +1,310 @@
+import json
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.kubeflow import cli
+from pipeline.kubeflow.local.run import STATE_FILE, run_package
+from pipeline.kubeflow.package import write_package
+from schemas.errors import RankerError
+
+PRELUDE = """
+import json, os, pathlib, sys, time
+given = json.loads(sys.argv[1])
+pod = pathlib.Path(os.environ["STEADYRANK_MOUNTS"])
+def local(uri):
+    return pod / "minio" / uri.removeprefix("minio://")
+def report(**metadata):
+    artifact = {"uri": given["outputs"]["artifacts"]["out"]["artifacts"][0]["uri"]}
+    artifact["metadata"] = metadata
+    output = {"artifacts": {"out": {"artifacts": [artifact]}}}
+    pathlib.Path(given["outputs"]["outputFile"]).write_text(json.dumps(output))
+out = local(given["outputs"]["artifacts"]["out"]["artifacts"][0]["uri"])
+inputs = {k: v["artifacts"][0] for k, v in given["inputs"]["artifacts"].items()}
+"""
+SCHEMA = {"artifactType": {"instanceSchema": "title: tfx.Model\ntype: object\n"}}
+
+
+def package(steps, **parameters):
+    """A package of Python snippets: by name, the snippet and the steps whose output it takes."""
+    tasks, components, executors = {}, {}, {}
+    for name, (code, *upstream) in steps.items():
+        sources = {
+            step.lower(): {"taskOutputArtifact": {"producerTask": step, "outputArtifactKey": "out"}}
+            for step in upstream
+        }
+        given = {key: {"componentInputParameter": key} for key in parameters}
+        given["number"] = {"runtimeValue": {"constant": 3}}
+        given["time"] = {"runtimeValue": {"constant": "{{$.pipeline_job_schedule_time_utc}}"}}
+        types = {key: {"parameterType": "STRING"} for key in given}
+        types["number"] = {"parameterType": "NUMBER_INTEGER"}
+        tasks[name] = {
+            "taskInfo": {"name": name},
+            "componentRef": {"name": name},
+            "inputs": {"artifacts": sources, "parameters": given},
+        }
+        components[name] = {
+            "executorLabel": f"{name}_executor",
+            "inputDefinitions": {"artifacts": dict.fromkeys(sources, SCHEMA), "parameters": types},
+            "outputDefinitions": {"artifacts": {"out": SCHEMA}},
+        }
+        container = {"image": "image", "command": ["python", "-c"]}
+        container["args"] = [PRELUDE + textwrap.dedent(code), "{{$}}"]
+        executors[f"{name}_executor"] = {"container": container}
+    declared = {
+        key: {"parameterType": "STRING", "defaultValue": value} for key, value in parameters.items()
+    }
+    return {
+        "schemaVersion": "2.1.0",
+        "pipelineInfo": {"name": "test"},
+        "defaultPipelineRoot": "minio://bucket/root",
+        "root": {"inputDefinitions": {"parameters": declared}, "dag": {"tasks": tasks}},
+        "components": components,
+        "deploymentSpec": {"executors": executors},
+    }
+
+
+def run(spec, root, **options):
+    return run_package([spec], root, options.pop("parameters", {}), **options)
+
+
+WRITE = """
+(out / "sub" / "empty").mkdir(parents=True)
+(out / "sub" / "file").write_text("content")
+report(count=3, flag=True, name="x", items=[1])
+"""
+
+
+def stored(root, artifact):
+    return root / "store" / "minio" / artifact["uri"].removeprefix("minio://")
+
+
+def test_consumer_finds_what_the_producer_uploaded_and_nothing_else(tmp_path):
+    check = """
+    assert (local(inputs["first"]["uri"]) / "sub" / "file").read_text() == "content"
+    files = [file for file in pod.rglob("*") if file.is_file()]
+    assert [file.name for file in files] == ["file"], files
+    assert not (local(inputs["first"]["uri"]) / "sub" / "empty").exists()
+    assert not out.exists() and out.parent.is_dir()
+    """
+    spec = package({"First": (WRITE,), "Other": (WRITE,), "Second": (check, "First")})
+    result = run(spec, tmp_path)
+    assert result.exit_code == 0
+    for step in result.steps.values():
+        assert step.state == "succeeded"
+    assert (stored(tmp_path, result.steps["First"].outputs["out"]) / "sub/file").is_file()
+    # The containers' folders are gone; logs and state stay.
+    assert {path.name for path in result.folder.iterdir()} == {
+        "First-1.log",
+        "Other-1.log",
+        "Second-1.log",
+        STATE_FILE,
+    }
+
+
+def test_executor_input_is_the_drivers(tmp_path):
+    show = """
+    out.mkdir()
+    (out / "given.json").write_text(sys.argv[1])
+    print("what the step says")
+    """
+    spec = package({"First": (WRITE,), "Second": (show, "First")}, word="default", other="o")
+    result = run(spec, tmp_path, parameters={"word": "given"})
+    second = result.steps["Second"]
+    given = json.loads((stored(tmp_path, second.outputs["out"]) / "given.json").read_text())
+    assert given["inputs"]["parameterValues"] == {
+        "word": "given",
+        "other": "o",
+        "number": 3.0,
+        "time": "{{$.pipeline_job_schedule_time_utc}}",
+    }
+    (artifact,) = given["inputs"]["artifacts"]["first"]["artifacts"]
+    assert artifact["type"] == {"instanceSchema": ""}
+    assert artifact["name"].isdecimal()
+    metadata = artifact["metadata"]
+    assert {key: metadata[key] for key in ("count", "flag", "name", "items")} == {
+        "count": 3.0,
+        "flag": 1.0,
+        "name": "x",
+        "items": {"list": [1]},
+    }
+    assert metadata["display_name"] == "out"
+    outputs = {key: value["artifacts"][0] for key, value in given["outputs"]["artifacts"].items()}
+    assert outputs["executor-logs"]["type"] == {"schemaTitle": "system.Artifact"}
+    assert outputs["out"]["type"] == SCHEMA["artifactType"]
+    root = f"minio://bucket/root/test/{result.run_id}/Second/"
+    assert all(artifact["uri"].startswith(root) for artifact in outputs.values())
+    logs = stored(tmp_path, second.outputs["executor-logs"])
+    assert logs.read_text() == "what the step says\n"
+
+
+def test_schedule_time_is_expanded_as_by_back_ends_that_know_it(tmp_path):
+    step = 'report(time=given["inputs"]["parameterValues"]["time"])'
+    result = run(package({"Only": (step,)}), tmp_path, schedule_time="2026-01-09T06:00:00Z")
+    assert result.find("time") == ["2026-01-09T06:00:00Z"]
+
+
+def test_placeholders_of_single_values_are_replaced(tmp_path):
+    spec = package({"First": (WRITE,), "Second": ("report(seen=sys.argv[2:])", "First")}, word="w")
+    spec["deploymentSpec"]["executors"]["Second_executor"]["container"]["args"] += [
+        "{{$.inputs.parameters['word']}}/{{$.inputs.parameters['number']}}",
+        "{{$.inputs.artifacts['first'].uri}}",
+        "{{$.outputs.artifacts['out'].path}}",
+    ]
+    result = run(spec, tmp_path)
+    (seen,) = result.find("seen")
+    first, second = (result.steps[name].outputs["out"]["uri"] for name in ("First", "Second"))
+    assert seen["list"][:2] == ["w/3", first]
+    assert seen["list"][2].endswith(second.replace("minio://", "/minio/"))
+
+
+def test_environment_of_the_container_is_set(tmp_path):
+    spec = package({"Only": ('report(mode=os.environ["MODE"])',)})
+    container = spec["deploymentSpec"]["executors"]["Only_executor"]["container"]
+    container["env"] = [{"name": "MODE", "value": "fast"}]
+    assert run(spec, tmp_path).find("mode") == ["fast"]
+
+
+def test_independent_steps_run_at_once(tmp_path):
+    meet = """
+    (pathlib.Path({folder!r}) / {me!r}).touch()
+    for _ in range(300):
+        if (pathlib.Path({folder!r}) / {other!r}).exists():
+            break
+        time.sleep(0.1)
+    else:
+        sys.exit("alone")
+    """
+    steps = {
+        me: (meet.format(folder=str(tmp_path), me=me, other=other),)
+        for me, other in (("A", "B"), ("B", "A"))
+    }
+    assert run(package(steps), tmp_path, jobs=2).exit_code == 0
+
+
+def test_no_more_steps_run_at_once_than_allowed(tmp_path):
+    alone = f"""
+    flag = pathlib.Path({str(tmp_path)!r}) / "running"
+    flag.touch(exist_ok=False)
+    time.sleep(0.3)
+    flag.unlink()
+    """
+    result = run(package(dict.fromkeys("ABC", (alone,))), tmp_path, jobs=1)
+    assert result.exit_code == 0
+
+
+def test_failure_stops_what_has_not_started_and_leaves_no_output(tmp_path):
+    fail = """
+    out.mkdir()
+    (out / "file").touch()
+    sys.exit(11)
+    """
+    steps = {"First": (fail,), "Second": (WRITE, "First"), "Third": (WRITE, "Second")}
+    told = []
+    result = run(package(steps), tmp_path, on_step=told.append)
+    assert {name: step.state for name, step in result.steps.items()} == {
+        "First": "failed",
+        "Second": "omitted",
+        "Third": "omitted",
+    }
+    assert result.exit_code == 11
+    assert not (tmp_path / "store").exists()
+    assert [step.name for step in told] == ["First", "Second", "Third"]
+    state = json.loads((result.folder / STATE_FILE).read_text())
+    assert state["steps"]["First"]["exit_code"] == 11
+
+
+def test_steps_under_way_end_when_another_fails(tmp_path):
+    steps = {"Bad": ("sys.exit(1)",), "Slow": ("time.sleep(2)" + WRITE,), "After": (WRITE, "Slow")}
+    result = run(package(steps), tmp_path, jobs=2)
+    assert result.steps["Slow"].state == "succeeded"
+    assert result.steps["After"].state == "omitted"
+
+
+def test_step_is_retried_as_its_policy_says(tmp_path):
+    flaky = f"""
+    count = pathlib.Path({str(tmp_path)!r}) / "count"
+    attempt = int(count.read_text()) + 1 if count.exists() else 1
+    count.write_text(str(attempt))
+    assert not out.exists()
+    out.mkdir()
+    if attempt < 3:
+        sys.exit(1)
+    """
+    spec = package({"Only": (flaky,)})
+    spec["root"]["dag"]["tasks"]["Only"]["retryPolicy"] = {
+        "maxRetryCount": 2,
+        "backoffDuration": "20s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "30s",
+    }
+    waits = []
+    result = run(spec, tmp_path, sleep=waits.append)
+    assert result.steps["Only"].attempts == 3
+    assert result.exit_code == 0
+    assert waits == [20, 30]
+
+
+def test_null_in_metadata_fails_the_step_as_in_the_launcher(tmp_path):
+    result = run(package({"Only": ("report(model=None)",)}), tmp_path)
+    assert result.exit_code == 1
+    with open(result.steps["Only"].log) as log:
+        assert "metadata model: is null" in log.read()
+
+
+def test_output_reported_at_a_local_path_is_not_uploaded(tmp_path):
+    wrong = """
+    out.mkdir()
+    (out / "file").touch()
+    output = {"artifacts": {"out": {"artifacts": [{"uri": str(out)}]}}}
+    pathlib.Path(given["outputs"]["outputFile"]).write_text(json.dumps(output))
+    """
+    result = run(package({"Only": (wrong,)}), tmp_path)
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == [
+        "executor-logs"
+    ]
+    assert result.exit_code == 0
+
+
+def test_unknown_run_parameter_is_refused(tmp_path):
+    spec = package({"Only": (WRITE,)}, word="w")
+    message = "sped: the package has no such run parameter; it has word"
+    with pytest.raises(RankerError, match=message):
+        run(spec, tmp_path, parameters={"sped": "1"})
+
+
+def test_package_that_could_not_run_on_kubeflow_is_refused(tmp_path):
+    spec = package({"Only": (WRITE,)})
+    spec["schemaVersion"] = "2.0.0"
+    with pytest.raises(RankerError, match="schemaVersion"):
+        run(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "shown"),
+    [
+        ('report(pushed=1, pushed_version="7")', 0, "pushed version 7"),
+        ("report(pushed=0)", 10, "succeeded"),
+        ('sys.exit("BadDataError: no events")', 1, "BadDataError: no events"),
+    ],
+)
+def test_command_tells_steps_and_outcome(tmp_path, code, exit_code, shown):
+    path = tmp_path / "package.yaml"
+    write_package([package({"Only": (code,)}, word="w")], str(path))
+    options = ["local-run", str(path), "--root", str(tmp_path / "root"), "-p", "word=a=b"]
+    done = CliRunner().invoke(cli.app, options)
+    assert done.exit_code == exit_code, done.output
+    assert shown in done.output
+    assert "Only" in done.output
+
+
+def test_lint_command_names_file_and_problem(tmp_path):
+    path = tmp_path / "package.yaml"
+    spec = package({"Only": (WRITE,)})
+    write_package([spec], str(path))
+    assert CliRunner().invoke(cli.app, ["lint", str(path)]).exit_code == 0
+    write_package([{**spec, "schemaVersion": "2.0.0"}], str(path))
+    done = CliRunner().invoke(cli.app, ["compile", "--lint", str(path)])
+    assert done.exit_code == 1
+    assert f"{path}: schemaVersion: '2.0.0'" in done.output
