@@ -26,10 +26,11 @@ import tensorflow as tf
 
 from pipeline.simulate import simulate_days
 from schemas.spec import RankingSpec, load_spec
+from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, losses
 from trainer_module.preprocessing import preprocess, raw_feature_spec
-from trainer_module.training import make_strategy, train
+from trainer_module.training import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "train.json"

@@ -247,6 +247,20 @@ class OptimizerSettings(_Model):
     delayed_accumulator: bool = False
 
 
+class Recovery(_Model):
+    """How a training is tried again after it diverged; each factor is of the spec's own value.
+
+    Attributes:
+        learning_rate: factor of the learning rates.
+        thresholds: factor of the optimizer's clipping thresholds.
+        skip_batches: whether the batches from the checkpoint up to the divergence are left out.
+    """
+
+    learning_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    thresholds: float = Field(default=1.0, gt=0.0, le=1.0)
+    skip_batches: bool = False
+
+
 class Training(_Model):
     """How the model is trained.
 
@@ -266,12 +280,17 @@ class Training(_Model):
             warm start too, since the data has moved on.
         embedding_learning_rate: learning rate of the embeddings, where it differs.
         optimizer: the optimizer and its thresholds.
-        steps_per_execution: steps run in the graph for each call from Python; on several
-            replicas, one.
-        checkpoint_steps: steps between checkpoints, from which a killed run resumes.
+        steps_per_execution: steps run in the graph for each call from Python; the divergence
+            monitor looks at the statistics of all of them after it.
+        checkpoint_steps: steps between checkpoints, from which a killed run resumes and to
+            which a diverged one goes back.
+        recovery: a ladder of attempts after a divergence: the first is used after the
+            training has diverged, the second if it does again, and so on. A training that
+            diverges past the last is not exported.
         shuffle_events: size of the shuffle buffer, on top of the order of the shards.
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
-        distribution: `mirrored` for all GPUs of the machine.
+        distribution: `mirrored` for all GPUs of the machine, `multi_worker` for the machines
+            that the environment variable `TF_CONFIG` names.
         seed: seed of initialisation, shuffling and replay.
     """
 
@@ -285,11 +304,15 @@ class Training(_Model):
     warmup_steps: int = Field(default=0, ge=0)
     embedding_learning_rate: float | None = Field(default=None, gt=0.0)
     optimizer: OptimizerSettings = OptimizerSettings()
-    steps_per_execution: int = Field(default=16, ge=1)
+    steps_per_execution: int = Field(default=64, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)
+    recovery: tuple[Recovery, ...] = (
+        Recovery(learning_rate=0.5),
+        Recovery(learning_rate=0.25, thresholds=0.5, skip_batches=True),
+    )
     shuffle_events: int = Field(default=200_000, ge=1)
     mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
-    distribution: Literal["none", "mirrored"] = "none"
+    distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     seed: int = 0
 
     @pydantic.model_validator(mode="after")
@@ -297,6 +320,26 @@ class Training(_Model):
         if self.min_window_days > self.window_days:
             raise ValueError("'min_window_days' is larger than 'window_days'")
         return self
+
+    def attempt(self, failures: int) -> Training:
+        """The settings of the attempt after so many that diverged."""
+        if not failures:
+            return self
+        rung = self.recovery[failures - 1]
+        rate = self.embedding_learning_rate
+        optimizer = self.optimizer.model_copy(
+            update={
+                "relative_threshold": self.optimizer.relative_threshold * rung.thresholds,
+                "absolute_threshold": self.optimizer.absolute_threshold * rung.thresholds,
+            }
+        )
+        return self.model_copy(
+            update={
+                "learning_rate": self.learning_rate * rung.learning_rate,
+                "embedding_learning_rate": None if rate is None else rate * rung.learning_rate,
+                "optimizer": optimizer,
+            }
+        )
 
     @property
     def replay_share(self) -> float:

@@ -22,22 +22,33 @@ def training_batches(
     files: Sequence[str],
     feature_spec: Mapping[str, Any],
     spec: RankingSpec,
+    *,
+    skip: int = 0,
+    first_part: int = 0,
+    own_parts: int = 1,
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Reads the training split for all epochs, in a random order fixed by the seed.
 
     Files are read several at a time in random order, then shuffled through a buffer; each
     epoch has an order of its own. The order does not depend on timing, so that a resumed
-    training can skip what it has seen.
+    training can skip what it has seen, and replicas in several processes agree on the
+    batches: each reads all records, but parses its own parts of a batch only.
 
     Args:
         files: gzipped TFRecords of transformed tf.Examples.
         feature_spec: their parsing spec, of `TFTransformOutput.transformed_feature_spec`.
         spec: the ranking spec.
+        skip: number of batches to leave out at the beginning.
+        first_part: the first part of each batch that is given out.
+        own_parts: number of parts that are.
+        parts: number of equal parts of a batch; with several, a last batch that is not full
+            is dropped.
 
     Returns:
-        Batches of (features, labels, label weights). Features by name: ids, int64
-        [batch, values], padded by `PADDING`; numbers, float32 [batch, 1]. Labels and
-        weights by task, float32 [batch, 1].
+        Batches, or parts of batches, of (features, labels, label weights). Features by name:
+        ids, int64 [batch, values], padded by `PADDING`; numbers, float32 [batch, 1]. Labels
+        and weights by task, float32 [batch, 1].
     """
     training = spec.training
     dataset = tf.data.Dataset.from_tensor_slices(sorted(files))
@@ -51,7 +62,13 @@ def training_batches(
     dataset = dataset.shuffle(
         training.shuffle_events, seed=training.seed + 1, reshuffle_each_iteration=True
     )
-    dataset = dataset.repeat(training.epochs).batch(training.batch_size)
+    dataset = dataset.repeat(training.epochs)
+    dataset = dataset.batch(training.batch_size, drop_remainder=parts > 1).skip(skip)
+    if parts > 1:
+        size = training.batch_size // parts
+        own = slice(first_part * size, (first_part + own_parts) * size)
+        dataset = dataset.map(lambda records: tf.reshape(records[own], [own_parts, size]))
+        dataset = dataset.unbatch()
     return dataset.map(
         lambda records: parse(records, feature_spec, spec), num_parallel_calls=tf.data.AUTOTUNE
     ).prefetch(tf.data.AUTOTUNE)

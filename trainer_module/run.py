@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from schemas.spec import parse_spec
+from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model
-from trainer_module.training import make_strategy, train
+from trainer_module.training import train
 from trainer_module.training_state import save_state
 
 
@@ -30,15 +31,18 @@ def run_fn(fn_args: Any) -> None:
     spec = parse_spec(config["spec"], "custom_config")
     transform = tft.TFTransformOutput(fn_args.transform_output)
     files = [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)]
-    model = train(
+    strategy = make_strategy(spec.training)
+    trained = train(
         spec,
         files,
         transform.transformed_feature_spec(),
-        strategy=make_strategy(spec.training),
+        strategy=strategy,
         warm_start_from=config["warm_start_from"],
         checkpoint_dir=config["checkpoint_dir"],
         tensorboard_dir=fn_args.model_run_dir,
     )
     export_dir = fn_args.serving_model_dir
-    export_model(model, transform, spec, export_dir)
-    save_state(model, os.path.join(export_dir, config["training_state_subdir"]))
+    export_model(trained.model, transform, spec, export_dir)
+    save_state(
+        trained.model, trained.optimizer, os.path.join(export_dir, config["training_state_subdir"])
+    )

@@ -1,10 +1,12 @@
-"""Training a ranker: optimizer, distribution, loop."""
+"""Training a ranker: start, loop, divergence and recovery."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,10 +14,16 @@ import tensorflow as tf
 
 from schemas.errors import TrainingError
 from schemas.spec import RankingSpec, Training
+from trainer_module.checkpoints import Checkpoints, Progress
+from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.inputs import training_batches
-from trainer_module.model import build_model, initialise_from_data, losses
+from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, Clippy
-from trainer_module.training_state import ResumableTraining, restore_state
+from trainer_module.stability.detection import Detector
+from trainer_module.stability.statistics import StepStatistics
+from trainer_module.stability.tensorboard import Scalars
+from trainer_module.training_loop import TrainingLoop
+from trainer_module.training_state import restore_state
 
 _logger = logging.getLogger(__name__)
 
@@ -53,14 +61,18 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     embedding_rate = None
     if training.embedding_learning_rate is not None:
         embedding_rate = WarmUp(training.embedding_learning_rate, training.warmup_steps)
-    return ClippedAdagrad(
+    optimizer = ClippedAdagrad(
         WarmUp(training.learning_rate, training.warmup_steps),
         rule=rule,
         excluded_learning_rate=embedding_rate,
         initial_accumulator_value=settings.initial_accumulator,
         epsilon=settings.epsilon,
         accumulator_update="delayed" if settings.delayed_accumulator else "standard",
+        export_statistics=True,
     )
+    if training.mixed_precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 @contextlib.contextmanager
@@ -74,11 +86,19 @@ def _policy(training: Training) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def make_strategy(training: Training) -> tf.distribute.Strategy:
-    """Makes the tf.distribute strategy that `training.distribution` names."""
-    if training.distribution == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training ended with.
+
+    Attributes:
+        model: the trained model.
+        optimizer: its optimizer, with its slots.
+        diverged: None, or how the last attempt diverged: the model is then good for nothing.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    diverged: str | None
 
 
 def train(
@@ -90,68 +110,129 @@ def train(
     warm_start_from: str | None,
     checkpoint_dir: str,
     tensorboard_dir: str,
-) -> keras.Model:
+) -> Trained:
     """Trains a ranker on one run's data; a killed call goes on where it was when called again.
+
+    A training that diverges is stopped, taken back to its newest checkpoint from before, and
+    tried again as the next rung of `training.recovery` says.
 
     Args:
         spec: the ranking spec.
         files: gzipped TFRecords of transformed tf.Examples.
         feature_spec: their parsing spec.
-        strategy: of `make_strategy`.
+        strategy: of `trainer_module.distribution.make_strategy`.
         warm_start_from: folder of a training state; None for a cold start.
-        checkpoint_dir: folder for checkpoints; one that holds some is resumed from.
+        checkpoint_dir: folder for checkpoints, one for all processes; one that holds some is
+            resumed from.
         tensorboard_dir: folder for TensorBoard scalars.
 
     Returns:
-        The trained model, compiled, whether it diverged or not: that is for the gate to say.
+        The model and how it ended.
 
     Raises:
         TrainingError: there are no files, or the state to start from does not fit.
     """
     if not files:
         raise TrainingError("there are no transformed examples to train on")
-    training = spec.training
-    keras.utils.set_random_seed(training.seed)
-    # On several replicas the conditional that ends Keras's loop over steps cannot be placed
-    # (Keras 3.12 on TensorFlow 2.16, with Keras's own optimizers too).
-    alone = strategy.num_replicas_in_sync == 1
-    steps_per_execution = training.steps_per_execution if alone else 1
-    batches = training_batches(files, feature_spec, spec)
-    with _policy(training), strategy.scope():
-        model = build_model(spec)
-        model.compile(
-            optimizer=make_optimizer(training),
-            loss=losses(spec),
-            loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
-            steps_per_execution=steps_per_execution,
-            # Ids come in rows of varying length; XLA would compile for each length anew.
-            jit_compile=False,
+    chief = is_chief(strategy)
+    checkpoints = Checkpoints(checkpoint_dir, writes=chief)
+    scalars = Scalars(tensorboard_dir if chief else None)
+
+    def read(
+        skip: int = 0, first_part: int = 0, own_parts: int = 1, parts: int = 1
+    ) -> tf.data.Dataset:
+        return training_batches(
+            files,
+            feature_spec,
+            spec,
+            skip=skip,
+            first_part=first_part,
+            own_parts=own_parts,
+            parts=parts,
         )
-        if warm_start_from is None:
-            sample = batches.take(max(1, _COLD_START_SAMPLE // training.batch_size))
-            initialise_from_data(model, sample.as_numpy_iterator(), spec)
+
+    while True:
+        progress = checkpoints.newest()
+        failures = progress.failures if progress else ()
+        keras.utils.set_random_seed(spec.training.seed)
+        training = spec.training.attempt(len(failures))
+        with _policy(training), strategy.scope():
+            model = build_model(spec)
+            optimizer = make_optimizer(training)
+            optimizer.build(model.trainable_variables)
+        if progress is None:
+            progress = Progress()
+            _start(model, optimizer, spec, read(), warm_start_from)
+            checkpoints.save(progress, model, optimizer)
         else:
-            _warm_start(model, warm_start_from)
-        resume = ResumableTraining(model, checkpoint_dir, training.checkpoint_steps)
-    if resume.step:
-        _logger.info("resuming after %d steps", resume.step)
-    model.fit(
-        batches.skip(resume.step),
-        callbacks=[
-            resume,
-            keras.callbacks.TensorBoard(
-                tensorboard_dir, write_graph=False, update_freq=training.steps_per_execution
-            ),
-        ],
-        verbose=2,
-    )
-    return model
+            _logger.info("going on after %d steps", progress.step)
+            checkpoints.restore(progress, model, optimizer)
+        progress, detector = _run(
+            TrainingLoop(model, optimizer, spec, strategy),
+            batches_of_replicas(strategy, functools.partial(read, progress.position)),
+            progress,
+            training,
+            save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
+            watch=scalars.write,
+        )
+        if detector.verdict != "diverged":
+            return Trained(model, optimizer, None)
+        failure = str(detector.events[-1])
+        _logger.warning("attempt %d: %s", len(failures) + 1, failure)
+        if len(failures) == len(training.recovery):
+            return Trained(model, optimizer, failure)
+        skip = training.recovery[len(failures)].skip_batches
+        checkpoints.go_back(detector.events[-1].start, failure, progress.position if skip else None)
+        barrier(strategy)
 
 
-def _warm_start(model: keras.Model, directory: str) -> None:
+def _run(
+    loop: TrainingLoop,
+    batches: Iterator[Any],
+    progress: Progress,
+    training: Training,
+    *,
+    save: Callable[[Progress], None],
+    watch: Callable[[StepStatistics], None],
+) -> tuple[Progress, Detector]:
+    """Trains until the batches end or training diverges; returns where and how that was."""
+    if progress.monitor:
+        detector = Detector.from_state(progress.monitor["detector"])
+        loop.auc.restore(progress.monitor["auc"])
+    else:
+        detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
+    saved = progress.step
+    while True:
+        statistics = loop.run(batches, training.steps_per_execution, progress.step)
+        detector.update(statistics)
+        watch(statistics)
+        progress = dataclasses.replace(
+            progress,
+            step=progress.step + len(statistics),
+            position=progress.position + len(statistics),
+        )
+        if detector.diverged or len(statistics) < training.steps_per_execution:
+            return progress, detector
+        if detector.healthy and progress.step - saved >= training.checkpoint_steps:
+            monitor = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
+            save(dataclasses.replace(progress, monitor=monitor))
+            saved = progress.step
+
+
+def _start(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    spec: RankingSpec,
+    batches: tf.data.Dataset,
+    warm_start_from: str | None,
+) -> None:
+    if warm_start_from is None:
+        sample = batches.take(max(1, _COLD_START_SAMPLE // spec.training.batch_size))
+        initialise_from_data(model, sample.as_numpy_iterator(), spec)
+        return
     try:
-        restore_state(model, directory)
+        restore_state(model, optimizer, warm_start_from)
     except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
         raise TrainingError(
-            f"{directory}: the served model's training state cannot be restored: {error}"
+            f"{warm_start_from}: the served model's training state cannot be restored: {error}"
         ) from error

@@ -9,13 +9,19 @@ import tensorflow as tf
 from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
 
 from schemas.errors import TrainingError
-from trainer_module import training
+from trainer_module.checkpoints import Checkpoints
+from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
-from trainer_module.training import WarmUp, make_optimizer, make_strategy, train
-from trainer_module.training_state import ResumableTraining, save_state
+from trainer_module.model import build_model, losses
+from trainer_module.training import WarmUp, make_optimizer, train
+from trainer_module.training_state import save_state
 
 
 def _train(spec, files, folder, **kwargs):
+    return _trained(spec, files, folder, **kwargs).model
+
+
+def _trained(spec, files, folder, **kwargs):
     arguments = {
         "strategy": make_strategy(spec.training),
         "warm_start_from": None,
@@ -28,6 +34,11 @@ def _train(spec, files, folder, **kwargs):
 
 def _weights(model):
     return [np.asarray(w) for w in model.weights]
+
+
+def _loss(model, spec, files):
+    model.compile(loss=losses(spec))
+    return model.evaluate(_batches(spec, files), verbose=0, return_dict=True)["loss"]
 
 
 def _assert_same(left, right):
@@ -62,46 +73,49 @@ def test_training_learns_and_is_reproducible(train_files, tmp_path):
     one = _train(spec, train_files, tmp_path / "one")
     two = _train(spec, train_files, tmp_path / "two")
     _assert_same(_weights(one), _weights(two))
-    untrained = training.build_model(spec)
-    untrained.compile(loss=training.losses(spec))
-    data = _batches(spec, train_files)
-    before, after = (m.evaluate(data, verbose=0, return_dict=True) for m in (untrained, one))
-    assert after["loss"] < 0.9 * before["loss"]
+    before, after = (_loss(model, spec, train_files) for model in (build_model(spec), one))
+    assert after < 0.9 * before
 
 
-def test_killed_training_resumes_to_the_same_weights(train_files, tmp_path, monkeypatch):
-    spec = tiny_spec("training.epochs=2")
-    whole = _train(spec, train_files, tmp_path / "whole")
+class KilledError(Exception):
+    pass
 
-    class KilledError(Exception):
-        pass
 
-    save = ResumableTraining.on_train_batch_end
+def test_training_killed_between_checkpoints_resumes_to_the_same_weights(
+    train_files, tmp_path, monkeypatch
+):
+    spec = tiny_spec("training.epochs=2", "model.dropout=0.3")
+    whole = _trained(spec, train_files, tmp_path / "whole")
+    save = Checkpoints.save
 
-    def save_then_die(self, batch, logs=None):
-        save(self, batch, logs)
-        if batch >= 15:
+    def save_then_die(self, progress, *args):
+        save(self, progress, *args)
+        if progress.step >= 16:
             raise KilledError
 
-    monkeypatch.setattr(ResumableTraining, "on_train_batch_end", save_then_die)
+    monkeypatch.setattr(Checkpoints, "save", save_then_die)
     with pytest.raises(KilledError):
-        _train(spec, train_files, tmp_path / "killed")
-    monkeypatch.setattr(ResumableTraining, "on_train_batch_end", save)
-    resumed = _train(spec, train_files, tmp_path / "killed")
-    _assert_same(_weights(whole), _weights(resumed))
+        _trained(spec, train_files, tmp_path / "killed")
+    monkeypatch.setattr(Checkpoints, "save", save)
+    resumed = _trained(spec, train_files, tmp_path / "killed")
+    _assert_same(_weights(whole.model), _weights(resumed.model))
+    _assert_same(
+        [np.asarray(v) for v in whole.optimizer.variables],
+        [np.asarray(v) for v in resumed.optimizer.variables],
+    )
 
 
 def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_steps(
     train_files, tmp_path
 ):
     spec = tiny_spec()
-    base = _train(spec, train_files, tmp_path / "base")
-    save_state(base, str(tmp_path / "state"))
+    base = _trained(spec, train_files, tmp_path / "base")
+    save_state(base.model, base.optimizer, str(tmp_path / "state"))
     frozen = tiny_spec("training.learning_rate=1e-30")
-    warm = _train(
+    warm = _trained(
         frozen, train_files[:1], tmp_path / "warm", warm_start_from=str(tmp_path / "state")
     )
-    _assert_same(_weights(base), _weights(warm))
+    _assert_same(_weights(base.model), _weights(warm.model))
     steps = len(list(_batches(frozen, train_files[:1])))
     assert int(warm.optimizer.iterations) == steps
     grown = [
@@ -114,7 +128,8 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
 
 
 def test_state_of_another_architecture_is_refused(train_files, tmp_path):
-    save_state(_train(tiny_spec(), train_files, tmp_path / "a"), str(tmp_path / "state"))
+    trained = _trained(tiny_spec(), train_files, tmp_path / "a")
+    save_state(trained.model, trained.optimizer, str(tmp_path / "state"))
     other = tiny_spec("model.shared=[32, 8]")
     with pytest.raises(TrainingError, match="cannot be restored"):
         _train(other, train_files, tmp_path / "b", warm_start_from=str(tmp_path / "state"))
@@ -135,10 +150,31 @@ def test_tensorboard_scalars_are_written(train_files, tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
 
 
-def test_diverging_training_ends_with_a_model_all_the_same(train_files, tmp_path):
-    spec = tiny_spec("training.optimizer.name=adagrad", "training.learning_rate=1e6")
-    model = _train(spec, train_files, tmp_path)
-    assert set(model.output) == set(spec.tasks)
+@pytest.mark.parametrize("recovery", ["[]", "[{learning_rate: 0.5}, {skip_batches: true}]"])
+def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, tmp_path):
+    spec = tiny_spec(
+        "training.optimizer.name=adagrad",
+        "training.learning_rate=1e6",
+        "training.epochs=10",
+        f"training.recovery={recovery}",
+    )
+    trained = _trained(spec, train_files, tmp_path)
+    assert trained.diverged is not None
+    assert "divergence" in trained.diverged
+    steps = int(trained.optimizer.iterations)
+    assert steps < len(list(_batches(spec, train_files)))
+
+
+def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(train_files, tmp_path):
+    overrides = ["training.optimizer.name=adagrad", "training.epochs=10"]
+    wild = tiny_spec(
+        *overrides, "training.learning_rate=1e6", "training.recovery=[{learning_rate: 1e-7}]"
+    )
+    healed = _trained(wild, train_files, tmp_path / "healed")
+    assert healed.diverged is None
+    tame = _trained(tiny_spec(*overrides, "training.learning_rate=0.1"), train_files, tmp_path)
+    # It diverges before the first checkpoint, so it goes back to the start.
+    _assert_same(_weights(tame.model), _weights(healed.model))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +222,7 @@ def test_mirrored_training_over_two_devices_matches_one(tmp_path):
         model = train(
             spec, sys.argv[4:], transformed_feature_spec(spec),
             strategy=tf.distribute.MirroredStrategy(devices), warm_start_from=None,
-            checkpoint_dir=sys.argv[3] + "/c", tensorboard_dir=sys.argv[3] + "/t")
+            checkpoint_dir=sys.argv[3] + "/c", tensorboard_dir=sys.argv[3] + "/t").model
         np.savez(sys.argv[3] + "/w.npz", *[np.asarray(w.value) for w in model.weights])
     """)
     results = []

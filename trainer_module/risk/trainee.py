@@ -1,17 +1,20 @@
-"""A model and its optimizer, trained step by step from one start after another."""
+"""A model and its optimizer, trained from one start after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from schemas.spec import RankingSpec, Training
 from trainer_module.inputs import Batch
 from trainer_module.model import build_model, initialise_from_data, losses
+from trainer_module.risk.data import batch_count, pick
 from trainer_module.training import make_optimizer
+from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import restore_state
 
 MakeOptimizer = Callable[[Training], keras.optimizers.Optimizer]
@@ -31,7 +34,7 @@ class Trainee:
     def __init__(
         self,
         spec: RankingSpec,
-        sample: Sequence[Batch],
+        batches: Batch,
         warm_start_from: str | None = None,
         make: MakeOptimizer = make_optimizer,
     ) -> None:
@@ -39,41 +42,50 @@ class Trainee:
 
         Args:
             spec: the ranking spec.
-            sample: what a cold start takes normalisation and base rates from.
+            batches: what to train on, stacked; a cold start takes normalisation and base
+                rates from them too.
             warm_start_from: folder of a training state; None for cold starts.
             make: makes the optimizer.
         """
         self.spec = spec
         self.model = build_model(spec)
-        self.optimizer = make(spec.training)
+        self.optimizer = make(spec.training.model_copy(update={"mixed_precision": "none"}))
         self.optimizer.build(self.model.trainable_variables)
-        self._losses = losses(spec)
-        self._sample = sample
-        self._warm = warm_start_from is not None
         if warm_start_from is not None:
-            self.model.compile(optimizer=self.optimizer)
-            restore_state(self.model, warm_start_from)
+            restore_state(self.model, self.optimizer, warm_start_from)
+        self._batches = batches
+        self._losses = losses(spec)
+        self._warm = warm_start_from is not None
+        self._loop = TrainingLoop(self.model, self.optimizer, spec, tf.distribute.get_strategy())
         self._variables = [*self.model.variables, *self.optimizer.variables]
         self._initial = [variable.numpy() for variable in self._variables]
+        self._order = np.arange(batch_count(batches))
+        self._feed = iter(self._in_order(self._order))
 
     def start(self, seed: int) -> None:
         """Goes back to the start of a training.
 
         Args:
-            seed: of a cold start's weights. A warm start has the same weights for every one.
+            seed: of a cold start's weights, and of the order of the batches.
         """
         for variable, value in zip(self._variables, self._initial, strict=True):
             variable.assign(value)
         if not self._warm:
             keras.utils.set_random_seed(seed)
-            fresh = build_model(self.spec)
-            self.model.set_weights(fresh.get_weights())
-            initialise_from_data(self.model, self._sample, self.spec)
+            self.model.set_weights(build_model(self.spec).get_weights())
+            sample = (pick(self._batches, i) for i in range(batch_count(self._batches)))
+            initialise_from_data(self.model, sample, self.spec)
+        self._order = np.random.default_rng(seed).permutation(batch_count(self._batches))
+        self._feed = iter(self._in_order(self._order).repeat())
 
-    def loss(self, batch: Batch, *, training: bool = False) -> tf.Tensor:
-        """Returns the weighted sum of the tasks' losses on a batch, a scalar."""
+    def train(self, steps: int) -> npt.NDArray[np.float32]:
+        """Takes steps; returns the loss before each of them, [steps]."""
+        return self._loop.run(self._feed, steps, 0).loss
+
+    def loss(self, batch: Batch) -> tf.Tensor:
+        """Returns the weighted sum of the tasks' losses on a batch, a scalar; no dropout."""
         features, labels, weights = batch
-        outputs = self.model(features, training=training)
+        outputs = self.model(features, training=False)
         return tf.add_n(
             [
                 task.loss_weight
@@ -82,22 +94,15 @@ class Trainee:
             ]
         )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Returns `loss`, compiled."""
         return self.loss(batch)
 
-    @tf.function(reduce_retracing=True)
-    def step(self, batch: Batch) -> tf.Tensor:
-        """Takes one step; returns the loss before it."""
-        with tf.GradientTape() as tape:
-            loss = self.loss(batch, training=True)
-        variables = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
+    def evaluate_steps(self, steps: Iterable[int]) -> list[float]:
+        """Returns the present weights' loss on the batches of these steps of the training."""
+        numbers = [self._order[step % len(self._order)] for step in steps]
+        return [float(self.evaluate(pick(self._batches, number))) for number in numbers]
 
-
-def in_order_of(seed: int, batches: Sequence[Batch], steps: int) -> list[Batch]:
-    """Returns `steps` of the batches in an order of the seed's own, again where too few."""
-    order = np.random.default_rng(seed).permutation(len(batches))
-    return [batches[order[step % len(order)]] for step in range(steps)]
+    def _in_order(self, order: npt.NDArray[np.int64]) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda i: pick(self._batches, i))

@@ -1,0 +1,127 @@
+"""Checkpoints of a training: to resume from after a kill, to go back to after a divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_STATE = "state"
+_PROGRESS = "progress.json"
+_KEPT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: steps taken.
+        position: batches drawn from the data; ahead of `step` where batches were skipped.
+        failures: how each attempt so far has diverged.
+        monitor: state of the divergence monitor, for JSON.
+    """
+
+    step: int = 0
+    position: int = 0
+    failures: tuple[str, ...] = ()
+    monitor: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one training, each in a folder of its own.
+
+    A checkpoint counts once its `progress.json` is there, which is written last: whoever is
+    killed while saving leaves the one before as the newest. That of the training's start is
+    kept, and the three newest.
+    """
+
+    def __init__(self, directory: str, *, writes: bool):
+        """Opens the folder.
+
+        Args:
+            directory: a folder on any filesystem that TensorFlow knows, here or not.
+            writes: whether this process changes the folder: one of those that train together.
+        """
+        self._directory = directory
+        self._writes = writes
+
+    def newest(self) -> Progress | None:
+        """Progress of the newest checkpoint; None if there is none."""
+        # Whoever was killed in `go_back` left later steps of the failed attempt.
+        order = sorted(self._known(), key=lambda p: (len(p.failures), p.step))
+        return order[-1] if order else None
+
+    def save(
+        self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        """Saves model and optimizer as they are, and deletes what is kept no longer."""
+        if not self._writes:
+            return
+        folder = self._folder(progress)
+        if tf.io.gfile.exists(folder):
+            tf.io.gfile.rmtree(folder)
+        tf.io.gfile.makedirs(folder)
+        _checkpoint(model, optimizer).write(os.path.join(folder, _STATE))
+        self._write(progress)
+        for stale in self._known()[1:-_KEPT]:
+            tf.io.gfile.rmtree(self._folder(stale))
+
+    def restore(
+        self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        """Restores a checkpoint into a model of the same architecture and a built optimizer."""
+        status = _checkpoint(model, optimizer).read(os.path.join(self._folder(progress), _STATE))
+        status.assert_existing_objects_matched().expect_partial()
+
+    def go_back(self, to_before: int, failure: str, resume_at: int | None) -> None:
+        """Makes the newest checkpoint from before a divergence the newest of all.
+
+        Args:
+            to_before: the step that it must be from before; that of the start is if no other.
+            failure: how the attempt diverged.
+            resume_at: position in the data to go on from; None: where that checkpoint was.
+        """
+        if not self._writes:
+            return
+        start, *later = self._known()
+        target = [start, *(p for p in later if p.step < to_before)][-1]
+        self._write(
+            dataclasses.replace(
+                target,
+                failures=(*target.failures, failure),
+                position=target.position if resume_at is None else resume_at,
+            )
+        )
+        for progress in later:
+            if progress.step > target.step:
+                tf.io.gfile.rmtree(self._folder(progress))
+
+    def _folder(self, progress: Progress) -> str:
+        return os.path.join(self._directory, f"{progress.step:012d}")
+
+    def _known(self) -> list[Progress]:
+        """Whole checkpoints, by step."""
+        found = []
+        for path in sorted(tf.io.gfile.glob(os.path.join(self._directory, "*", _PROGRESS))):
+            with tf.io.gfile.GFile(path) as file:
+                content = json.load(file)
+            found.append(Progress(**{**content, "failures": tuple(content["failures"])}))
+        return found
+
+    def _write(self, progress: Progress) -> None:
+        path = os.path.join(self._folder(progress), _PROGRESS)
+        with tf.io.gfile.GFile(path + ".tmp", "w") as file:
+            json.dump(dataclasses.asdict(progress), file)
+        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:
+    # TensorFlow does not find Keras's generators of dropout masks by itself.
+    weights = {id(variable) for variable in model.weights}
+    seeds = [variable.value for variable in model.variables if id(variable) not in weights]
+    return tf.train.Checkpoint(model=model, optimizer=optimizer, seeds=seeds)

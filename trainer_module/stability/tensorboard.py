@@ -1,0 +1,50 @@
+"""The statistics of steps as TensorBoard scalars."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer_module.stability.statistics import StepStatistics
+
+_EVERY = 100
+"""Steps between scalars."""
+
+
+class Scalars:
+    """Writes the statistics of one step in a hundred.
+
+    Args:
+        directory: folder of the event files; None writes nothing.
+    """
+
+    def __init__(self, directory: str | None):
+        self._writer = tf.summary.create_file_writer(directory) if directory else None
+        self._due = 0
+
+    def write(self, statistics: StepStatistics) -> None:
+        """Writes the last of these steps, if it is due."""
+        step = statistics.first_step + len(statistics) - 1
+        if self._writer is None or step < self._due or not len(statistics):
+            return
+        self._due = step + _EVERY
+        scalars = {
+            "loss": statistics.loss[-1],
+            **_by_name("loss", statistics.tasks, statistics.task_loss),
+            **_by_name("auc", statistics.binary_tasks, statistics.auc),
+            "gradient_norm": np.linalg.norm(statistics.gradient_norm[-1]),
+            "update_norm": np.linalg.norm(statistics.update_norm[-1]),
+            **_by_name("clipping_factor", statistics.layers, statistics.sigma_min),
+            "skipped_layers": statistics.skipped[-1].sum(),
+        }
+        with self._writer.as_default(step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, float(value))
+        self._writer.flush()
+
+
+def _by_name(
+    prefix: str, names: tuple[str, ...], values: npt.NDArray[np.float32]
+) -> dict[str, np.float32]:
+    return {f"{prefix}/{name}": value for name, value in zip(names, values[-1], strict=True)}

@@ -1,0 +1,151 @@
+"""The loop over training steps, in the graph, with statistics of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from schemas.spec import BinaryTask, RankingSpec
+from trainer_module.inputs import Batch
+from trainer_module.optimizers import STATISTICS
+from trainer_module.stability.statistics import StepStatistics
+from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
+
+
+class TrainingLoop:
+    """Trains a model, many steps a call.
+
+    A loop of its own, because Keras's `fit` cannot train on several machines (3.12: it fails
+    under MultiWorkerMirroredStrategy), takes the mean over replicas of their means where
+    labels are masked, and shows Python no more of a step than its mean loss.
+
+    Attributes:
+        tasks: names of the tasks, in the order of the statistics.
+        binary_tasks: names of the binary ones.
+        layers: paths of the trainable variables.
+        auc: the fading window of which the statistics tell the AUC.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        spec: RankingSpec,
+        strategy: tf.distribute.Strategy,
+    ):
+        """Makes the loop.
+
+        Args:
+            model: of `build_model`.
+            optimizer: built on the model's variables; a `ClippedOptimizer` that exports
+                statistics, or a `LossScaleOptimizer` around one.
+            spec: the ranking spec.
+            strategy: how a step is spread over replicas.
+        """
+        self._model = model
+        self._optimizer = optimizer
+        self._clipped = getattr(optimizer, "inner_optimizer", optimizer)
+        self._strategy = strategy
+        self.binary_tasks = [n for n, task in spec.tasks.items() if isinstance(task, BinaryTask)]
+        # Binary tasks first, so that each kind is one tensor.
+        self.tasks = [*self.binary_tasks, *(n for n in spec.tasks if n not in self.binary_tasks)]
+        self._weights = np.array([spec.tasks[n].loss_weight for n in self.tasks], np.float32)
+        self.layers = [variable.path for variable in model.trainable_variables]
+        self.auc = StreamingAUC(len(self.binary_tasks), spec.training.batch_size)
+        self._run = tf.function(self._steps)
+        self._histogram = tf.function(_histogram, jit_compile=True)
+
+    def run(self, batches: Iterator[Any], steps: int, first_step: int) -> StepStatistics:
+        """Trains on the next batches.
+
+        Args:
+            batches: of `batches_of_replicas`.
+            steps: largest number of steps to take.
+            first_step: number of the first of them, for the statistics.
+
+        Returns:
+            Their statistics; of fewer steps than asked for if the batches come to an end.
+        """
+        done, *columns = (value.numpy() for value in self._run(batches, tf.constant(steps)))
+        task_loss, layers, counts = (column[:done] for column in columns)
+        by_layer = dict(zip(STATISTICS, np.moveaxis(layers, 2, 0), strict=True))
+        by_layer["skipped"] = by_layer["skipped"] > 0
+        return StepStatistics(
+            first_step=first_step,
+            tasks=tuple(self.tasks),
+            binary_tasks=tuple(self.binary_tasks),
+            layers=tuple(self.layers),
+            loss=task_loss @ self._weights,
+            task_loss=task_loss,
+            auc=self.auc.update(counts),
+            **by_layer,
+        )
+
+    def _steps(self, batches: Any, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        losses = tf.TensorArray(tf.float32, steps, element_shape=[len(self.tasks)])
+        layers = tf.TensorArray(
+            tf.float32, steps, element_shape=[len(self.layers), len(STATISTICS)]
+        )
+        counts = tf.TensorArray(
+            tf.float32, steps, element_shape=[len(self.binary_tasks) * 2 * BINS]
+        )
+        done = tf.constant(0)
+        more = tf.constant(True)
+        while more and done < steps:
+            batch = batches.get_next_as_optional()
+            more = batch.has_value()
+            if more:
+                of_replicas = self._strategy.run(self._step, args=(batch.get_value(),))
+                task_loss, by_layer, count = (
+                    self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+                    for value in of_replicas
+                )
+                losses = losses.write(done, task_loss)
+                layers = layers.write(done, by_layer)
+                counts = counts.write(done, count)
+                done += 1
+        return done, losses.stack(), layers.stack(), counts.stack()
+
+    def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One replica's part of a step; what it returns is to be summed over replicas."""
+        features, labels, weights = batch
+        y, w = _columns(labels, self.tasks), _columns(weights, self.tasks)
+        replicas = tf.distribute.get_replica_context()
+        labelled = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(w, axis=0))
+        split = len(self.binary_tasks)
+        with tf.GradientTape() as tape:
+            outputs = _columns(self._model(features, training=True), self.tasks)
+            errors = [
+                tf.nn.sigmoid_cross_entropy_with_logits(y[:, :split], outputs[:, :split]),
+                tf.square(outputs[:, split:] - y[:, split:]),
+            ]
+            sums = tf.reduce_sum(tf.concat(errors, axis=1) * w, axis=0)
+            task_loss = tf.math.divide_no_nan(sums, labelled)
+            loss = tf.tensordot(task_loss, self._weights, axes=1)
+            scaled = self._optimizer.scale_loss(loss)
+        variables = self._model.trainable_variables
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        self._optimizer.apply(gradients, variables)
+        # Alike on all replicas.
+        of_layers = self._clipped.statistics / replicas.num_replicas_in_sync
+        count = self._histogram(outputs[:, :split], y[:, :split], w[:, :split])
+        return task_loss, of_layers, count
+
+
+def _columns(by_task: Any, tasks: list[str]) -> tf.Tensor:
+    return tf.concat([by_task[name] for name in tasks], axis=1)
+
+
+def _histogram(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Counts predictions by task, class and bin of the logit; see `StreamingAUC.update`."""
+    tasks = logits.shape[1]
+    finite = tf.where(tf.math.is_finite(logits), logits, tf.zeros_like(logits))
+    place = (tf.clip_by_value(finite, -LOGIT_RANGE, LOGIT_RANGE) / LOGIT_RANGE + 1.0) / 2.0
+    bins = tf.minimum(tf.cast(place * BINS, tf.int32), BINS - 1)
+    rows = 2 * tf.range(tasks) + tf.cast(labels > 0.5, tf.int32)
+    segments = tf.reshape(rows * BINS + bins, [-1])
+    return tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), segments, tasks * 2 * BINS)
