@@ -1,67 +1,29 @@
 """Uploads, runs, schedules and backfills on a Kubeflow Pipelines server, through the KFP SDK.
 
-What the SDK leaves to its caller is done here: time limits and retries of requests, creation
-that is not repeated when its answer got lost, errors for people, and the order in which a
-schedule is replaced and days are run. Works with kfp 2.4 and with 2.14 or newer.
+Nothing is made twice: what a call wants to make is looked for first, and once more where the
+answer to making it got lost. No state is kept but the server's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import functools
 import hashlib
-import io
 import json
-import os
 import re
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import kfp_server_api
-import urllib3
-from kfp import client as kfp_client
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from pipeline.kubeflow.package import load_package
+from pipeline.kubeflow.server import Server, named
 from schemas.errors import RankerError
 
-_TIMEOUT = (10.0, 120.0)
-"""Seconds to connect, and to wait for bytes of the answer."""
-_ATTEMPTS = 6
-_FIRST_DELAY = 1.0
-_PAGE_SIZE = 100
 _SETTLE_SECONDS = 15.0
 """The controller looks at a schedule every 10 seconds; after this much, a disabled one is quiet."""
 _ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "ERROR", "CANCELED"})
-_TOO_MANY_REQUESTS = 429
-_CONFLICT = 409
-_EQUALS = 1
-"""The number of `EQUALS` among the operations of the server's filters."""
 
-_T = TypeVar("_T")
 OnEvent = Callable[[str], None]
 """Told in a line what happened."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Connection:
-    """How to reach the API server.
-
-    Attributes:
-        host: its URL. If None, the SDK looks for one: in the cluster that it runs in, or
-            through the cluster of the current kubectl context.
-        namespace: the user's namespace where Kubeflow has several users, else None.
-        token: bearer token; if None, the token that a pod's volume holds, if there is one.
-        ca_cert: file of the certificates to trust, in place of the usual ones.
-    """
-
-    host: str | None = None
-    namespace: str | None = None
-    token: str | None = None
-    ca_cert: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,40 +126,6 @@ def read_package(path: str) -> Package:
     return Package(path, name, f"{name}-{digest}", parameters, lag_days)
 
 
-def connect(connection: Connection) -> kfp_client.Client:
-    """Makes the SDK's client; its requests end after a while.
-
-    Raises:
-        RankerError: a namespace or a token without a host.
-    """
-    if connection.host is None and (connection.namespace or connection.token):
-        raise RankerError("a namespace or a token was given, but no host; give --host, too")
-    credentials = None
-    if connection.token is None and os.path.exists(_projected_token()):
-        credentials = kfp_client.ServiceAccountTokenVolumeCredentials()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        client = kfp_client.Client(
-            host=connection.host,
-            namespace=connection.namespace or "kubeflow",
-            existing_token=connection.token,
-            credentials=credentials,
-            ssl_ca_cert=connection.ca_cert,
-        )
-    rest = client._run_api.api_client.rest_client
-    unlimited = rest.request
-
-    def request(*args: Any, **kwargs: Any) -> Any:
-        return unlimited(*args, **{**kwargs, "_request_timeout": _TIMEOUT})
-
-    rest.request = request
-    return client
-
-
-def _projected_token() -> str:
-    return os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", "/var/run/secrets/kubeflow/pipelines/token")
-
-
 def check_cron(cron: str) -> None:
     """Refuses what the server would take for something else, or not at all.
 
@@ -216,27 +144,18 @@ class Deployment:
     Its runs and its schedule are in an experiment of the pipeline's name.
 
     Args:
-        client: the SDK's.
+        server: where.
         pipeline: the pipeline's name.
-        namespace: the user's namespace, where Kubeflow has several users.
         on_event: told what happens.
-        sleep: waits; for tests.
     """
 
     def __init__(
-        self,
-        client: kfp_client.Client,
-        pipeline: str,
-        *,
-        namespace: str | None = None,
-        on_event: OnEvent = lambda line: None,
-        sleep: Callable[[float], None] = time.sleep,
+        self, server: Server, pipeline: str, on_event: OnEvent = lambda line: None
     ) -> None:
-        self._client = client
+        self._server = server
+        self._client = server.client
         self._pipeline = pipeline
-        self._namespace = namespace
         self._tell = on_event
-        self._sleep = sleep
         self._experiment: str | None = None
 
     def upload(self, package: Package) -> Version:
@@ -245,21 +164,21 @@ class Deployment:
         Raises:
             RankerError: the server refused it, or cannot be reached.
         """
-        pipeline_id = self._pipeline_id() or self._call(
+        pipeline_id = self._pipeline_id() or self._server.call(
             f"creating pipeline {self._pipeline}",
             lambda: (
                 self._client.upload_pipeline(
-                    package.path, pipeline_name=self._pipeline, namespace=self._namespace
+                    package.path, pipeline_name=self._pipeline, namespace=self._server.namespace
                 ).pipeline_id
             ),
             self._pipeline_id,
         )
 
         def find() -> str | None:
-            for version in self._list(
+            for version in self._server.pages(
                 "listing pipeline versions",
                 lambda **page: self._client.list_pipeline_versions(
-                    pipeline_id, filter=_named(package.version), **page
+                    pipeline_id, filter=named(package.version), **page
                 ),
                 "pipeline_versions",
             ):
@@ -270,7 +189,7 @@ class Deployment:
         found = find()
         if found is not None:
             return Version(pipeline_id, found, package.version, uploaded=False)
-        made = self._call(
+        made = self._server.call(
             f"uploading {package.path} as version {package.version}",
             lambda: (
                 self._client.upload_pipeline_version(
@@ -287,7 +206,7 @@ class Deployment:
         experiment = self._experiment_id()
         if experiment is None:
             return []
-        found = self._list(
+        found = self._server.pages(
             "listing runs",
             lambda **page: self._client.list_runs(
                 experiment_id=experiment, sort_by="created_at", **page
@@ -324,10 +243,10 @@ class Deployment:
         experiment = self._made_experiment_id()
 
         def find() -> DayRun | None:
-            for run in self._list(
+            for run in self._server.pages(
                 "listing runs",
                 lambda **page: self._client.list_runs(
-                    experiment_id=experiment, filter=_named(name), **page
+                    experiment_id=experiment, filter=named(name), **page
                 ),
                 "runs",
             ):
@@ -335,7 +254,7 @@ class Deployment:
                     return _day_run(run, package.lag_days)
             return None
 
-        run = self._call(
+        run = self._server.call(
             f"starting {name}",
             lambda: _day_run(
                 self._client.run_pipeline(
@@ -367,14 +286,15 @@ class Deployment:
             runs: under way.
             lag_days: the package's.
             poll_seconds: between two looks.
-            timeout_seconds: age at which a run is given up. It is not terminated.
+            timeout_seconds: how long to wait at most. Nothing is terminated then.
 
         Returns:
             Those runs as they are now, in the order given.
 
         Raises:
-            RankerError: a run is too old, or the server cannot be reached.
+            RankerError: none has ended in time, or the server cannot be reached.
         """
+        waited = 0.0
         while True:
             now = [self._run(run.run_id, lag_days) for run in runs]
             for before, run in zip(runs, now, strict=True):
@@ -382,15 +302,15 @@ class Deployment:
                     self._tell(_ending(run))
             if any(not run.under_way for run in now):
                 return now
-            for run in now:
-                age = datetime.datetime.now(datetime.timezone.utc) - run.created_at
-                if age.total_seconds() > timeout_seconds:
-                    raise RankerError(
-                        f"{run.date}: run {run.name} ({run.run_id}) is {run.state.lower()} after "
-                        f"{age}; look at its pods, terminate it, and call this again"
-                    )
+            if waited >= timeout_seconds:
+                late = ", ".join(f"{run.name} ({run.run_id}) of {run.date}" for run in now)
+                raise RankerError(
+                    f"no end of {late} after {waited / 3600:.1f} hours; look at the pods, "
+                    "terminate what hangs, and call this again"
+                )
             runs = now
-            self._sleep(poll_seconds)
+            self._server.sleep(poll_seconds)
+            waited += poll_seconds
 
     def backfill(
         self,
@@ -417,7 +337,7 @@ class Deployment:
                 the day before it.
             keep_going: start further days after one that failed.
             poll_seconds: between two looks at the runs.
-            timeout_seconds: age at which a run is given up.
+            timeout_seconds: how long to wait at most for any of the days under way.
 
         Returns:
             The last run of each day that has one.
@@ -492,7 +412,7 @@ class Deployment:
             return None
 
         def create(enabled: bool) -> Any:
-            return self._call(
+            return self._server.call(
                 f"creating schedule {name}",
                 lambda: self._client.create_recurring_run(
                     experiment_id=experiment,
@@ -531,7 +451,7 @@ class Deployment:
             new = new or create(enabled=False)
             for item in old:
                 self._enable(item, False)
-            self._sleep(_SETTLE_SECONDS)
+            self._server.sleep(_SETTLE_SECONDS)
             if any(
                 run.schedule_id in old_ids and run.created_at >= new.created_at
                 for run in self.runs(package.lag_days)
@@ -604,10 +524,10 @@ class Deployment:
         experiment = self._experiment_id()
         if experiment is None:
             return []
-        found = self._list(
+        found = self._server.pages(
             "listing schedules",
             lambda **page: self._client.list_recurring_runs(
-                experiment_id=experiment, filter=_named(name), **page
+                experiment_id=experiment, filter=named(name), **page
             ),
             "recurring_runs",
         )
@@ -619,7 +539,7 @@ class Deployment:
             self._client.enable_recurring_run if enabled else self._client.disable_recurring_run
         )
         what = f"{'enabling' if enabled else 'disabling'} schedule {schedule.display_name}"
-        self._call(what, lambda: change(schedule.recurring_run_id))
+        self._server.call(what, lambda: change(schedule.recurring_run_id))
 
     def _delete(self, schedule: Any) -> None:
         def gone() -> Any | None:
@@ -627,21 +547,21 @@ class Deployment:
             ids = {item.recurring_run_id for item in left}
             return None if schedule.recurring_run_id in ids else schedule
 
-        self._call(
+        self._server.call(
             f"deleting schedule {schedule.display_name}",
             lambda: self._client.delete_recurring_run(schedule.recurring_run_id),
             gone,
         )
 
     def _run(self, run_id: str, lag_days: int) -> DayRun:
-        run = self._call(f"looking at run {run_id}", lambda: self._client.get_run(run_id))
+        run = self._server.call(f"looking at run {run_id}", lambda: self._client.get_run(run_id))
         return _day_run(run, lag_days)
 
     def _pipeline_id(self) -> str | None:
-        for pipeline in self._list(
+        for pipeline in self._server.pages(
             "listing pipelines",
             lambda **page: self._client.list_pipelines(
-                filter=_named(self._pipeline), namespace=self._namespace, **page
+                filter=named(self._pipeline), namespace=self._server.namespace, **page
             ),
             "pipelines",
         ):
@@ -651,10 +571,10 @@ class Deployment:
 
     def _experiment_id(self) -> str | None:
         if self._experiment is None:
-            for experiment in self._list(
+            for experiment in self._server.pages(
                 "listing experiments",
                 lambda **page: self._client.list_experiments(
-                    filter=_named(self._pipeline), namespace=self._namespace, **page
+                    filter=named(self._pipeline), namespace=self._server.namespace, **page
                 ),
                 "experiments",
             ):
@@ -665,62 +585,16 @@ class Deployment:
     def _made_experiment_id(self) -> str:
         found = self._experiment_id()
         if found is None:
-            found = self._experiment = self._call(
+            found = self._experiment = self._server.call(
                 f"creating experiment {self._pipeline}",
                 lambda: (
                     self._client.create_experiment(
-                        self._pipeline, namespace=self._namespace
+                        self._pipeline, namespace=self._server.namespace
                     ).experiment_id
                 ),
                 self._experiment_id,
             )
         return found
-
-    def _list(self, what: str, fetch: Callable[..., Any], field: str) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = functools.partial(fetch, page_token=token, page_size=_PAGE_SIZE)
-            response = self._call(what, page)
-            yield from getattr(response, field) or ()
-            token = response.next_page_token
-            if not token:
-                return
-
-    def _call(
-        self, what: str, call: Callable[[], _T], done: Callable[[], _T | None] | None = None
-    ) -> _T:
-        """Calls until the server answers.
-
-        Args:
-            what: what the call does, for messages.
-            call: the request.
-            done: for a request that must not be repeated blindly: looks for its result, which
-                it may have although the answer got lost.
-        """
-        failure = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self._sleep(_FIRST_DELAY * 2 ** (attempt - 1))
-                found = done() if done is not None else None
-                if found is not None:
-                    return found
-            try:
-                # The SDK prints links.
-                with contextlib.redirect_stdout(io.StringIO()):
-                    return call()
-            except kfp_server_api.ApiException as error:
-                if error.status < 500 and error.status != _TOO_MANY_REQUESTS:
-                    found = done() if done is not None and error.status == _CONFLICT else None
-                    if found is not None:
-                        return found
-                    raise RankerError(f"{what}: {_refusal(error)}") from error
-                failure = _refusal(error)
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                failure = f"{type(error).__name__}: {error}"
-        raise RankerError(
-            f"{what}: the server did not do it in {_ATTEMPTS} attempts; call this again later. "
-            f"Last answer: {failure}"
-        )
 
 
 def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -825,26 +699,3 @@ def _enabled(schedule: Any) -> bool:
 def _fingerprint(*content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _named(name: str) -> str:
-    """A filter; servers differ in whether case counts, so what comes back is looked at again."""
-    predicate = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
-    return json.dumps({"predicates": [predicate]})
-
-
-def _refusal(error: kfp_server_api.ApiException) -> str:
-    """The server's own message; its forms are those of gRPC's gateway and of the upload."""
-    message = str(error.body or error.reason)
-    with contextlib.suppress(ValueError):
-        body = json.loads(message)
-        if isinstance(body, dict):
-            short = [item.get("error_message") for item in body.get("details") or ()]
-            message = next(
-                filter(None, [*short, body.get("error_message"), body.get("message")]), message
-            )
-    hint = ""
-    if error.status in (401, 403):
-        hint = " (check the token, KFP_TOKEN, and the namespace)"
-    status = f"HTTP {error.status}: " if error.status else ""
-    return f"{status}{message.strip()}{hint}"

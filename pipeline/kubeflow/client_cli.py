@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,7 @@ NameOption = Annotated[
 ]
 PollOption = Annotated[float, typer.Option(min=1, help="Seconds between two looks at a run.")]
 TimeoutOption = Annotated[
-    float, typer.Option(min=0, help="Hours after which a run is no longer waited for.")
+    float, typer.Option(min=0, help="Hours to wait at most for the end of a run.")
 ]
 DateArgument = Annotated[
     datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")
@@ -237,18 +238,15 @@ def _daily(pipeline: str) -> str:
 def _deployment(
     pipeline: str, host: str | None, namespace: str | None, ca_cert: str | None
 ) -> Deployment:
-    from pipeline.kubeflow.client import Connection, Deployment, connect
+    from pipeline.kubeflow.client import Deployment
+    from pipeline.kubeflow.server import Connection, connect
 
-    token = os.environ.get(TOKEN_VARIABLE)
-    client = connect(Connection(host, namespace, token, ca_cert))
-    return Deployment(client, pipeline, namespace=namespace, on_event=_progress())
+    connection = Connection(host, namespace, os.environ.get(TOKEN_VARIABLE), ca_cert)
+    return Deployment(connect(connection, time.sleep), pipeline, _tell)
 
 
-def _progress() -> Callable[[str], None]:
-    def tell(line: str) -> None:
-        typer.echo(f"{datetime.datetime.now():%H:%M:%S} {line}", err=True)
-
-    return tell
+def _tell(line: str) -> None:
+    typer.echo(f"{datetime.datetime.now():%H:%M:%S} {line}", err=True)
 
 
 def _settings(assignments: list[str] | None, service_account: str | None) -> RunSettings:
