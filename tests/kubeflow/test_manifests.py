@@ -1,0 +1,291 @@
+import copy
+import functools
+import pathlib
+import shutil
+import subprocess
+
+import jsonschema
+import pytest
+import yaml
+
+from pipeline.kubeflow.values import load_values
+
+ROOT = pathlib.Path(__file__).parents[2]
+OVERLAYS = ROOT / "kubeflow" / "manifests" / "overlays"
+NAMES = sorted(path.name for path in OVERLAYS.iterdir())
+KUBERNETES = ("1.27", "1.32")
+VALUES = {"multi-user-gcs": OVERLAYS / "multi-user-gcs" / "values.yaml"}
+KSERVE = yaml.safe_load((pathlib.Path(__file__).parent / "kserve_schema.yaml").read_text())
+USER = 10001
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl, which resolves the overlays, is not here"
+)
+
+
+@functools.cache
+def _rendered(overlay):
+    command = ["kubectl", "kustomize", str(OVERLAYS / overlay)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert not done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(params=NAMES)
+def overlay(request):
+    return request.param
+
+
+@pytest.fixture
+def resources(overlay):
+    return copy.deepcopy(list(_rendered(overlay)))
+
+
+@pytest.fixture
+def values(overlay):
+    return load_values(str(VALUES.get(overlay, ROOT / "kubeflow" / "values.yaml")))
+
+
+def of_kind(resources, *kinds):
+    return [item for item in resources if item["kind"] in kinds]
+
+
+def named(resources, kind, name):
+    (found,) = [item for item in of_kind(resources, kind) if item["metadata"]["name"] == name]
+    return found
+
+
+def pods(resources):
+    return [item["spec"]["template"]["spec"] for item in of_kind(resources, "Deployment", "Job")]
+
+
+def containers(pod):
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def runtimes(resources):
+    return [item["spec"] for item in of_kind(resources, "ServingRuntime")]
+
+
+def as_pod(containers_):
+    """A Pod of a KServe runtime's containers, for Kubernetes' schema."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "runtime"},
+        "spec": {"containers": containers_},
+    }
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_resources_fit_the_schemas_of_kubernetes(resources, version):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    plain = [item for item in resources if item["kind"] not in KSERVE]
+    plain += [as_pod(runtime["containers"]) for runtime in runtimes(resources)]
+    for service in of_kind(resources, "InferenceService"):
+        model = service["spec"]["predictor"]["model"]
+        probes = {key: model[key] for key in model if key.endswith("Probe")}
+        plain.append(as_pod([{"name": "kserve-container", **probes}]))
+    for item in plain:
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_schema_check_sees_a_misspelt_field():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    (deployment,) = of_kind(_rendered("single-user"), "Deployment")
+    broken = copy.deepcopy(deployment)
+    broken["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(broken, KUBERNETES[-1], strict=True)
+
+
+def test_kserve_resources_fit_the_schema(resources):
+    for item in resources:
+        if item["kind"] in KSERVE:
+            jsonschema.validate(item, KSERVE[item["kind"]])
+
+
+def test_kserve_is_checked_at_all():
+    assert {item["kind"] for item in _rendered("single-user-kserve")} >= set(KSERVE)
+
+
+def test_names_are_taken_once(resources):
+    names = [(item["kind"], item["metadata"]["name"]) for item in resources]
+    assert len(set(names)) == len(names)
+
+
+def test_everything_is_in_one_namespace(resources):
+    namespaced = [item for item in resources if item["kind"] != "Namespace"]
+    assert len({item["metadata"]["namespace"] for item in namespaced}) == 1
+
+
+def test_roles_have_no_wildcard_and_no_write_access_to_secrets(resources):
+    roles = of_kind(resources, "Role", "ClusterRole")
+    assert roles
+    assert not of_kind(resources, "ClusterRole", "ClusterRoleBinding")
+    for role in roles:
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            if "secrets" in rule["resources"]:
+                assert rule["verbs"] == ["get"]
+                assert rule["resourceNames"]
+
+
+def test_bindings_and_pods_name_accounts_that_are_there(resources):
+    accounts = {item["metadata"]["name"] for item in of_kind(resources, "ServiceAccount")}
+    roles = {item["metadata"]["name"] for item in of_kind(resources, "Role")}
+    for binding in of_kind(resources, "RoleBinding"):
+        assert binding["roleRef"]["name"] in roles
+        assert {subject["name"] for subject in binding["subjects"]} <= accounts
+    assert {
+        pod["serviceAccountName"] for pod in pods(resources) if "serviceAccountName" in pod
+    } <= (accounts)
+
+
+def test_pods_are_locked_down(resources):
+    for pod in pods(resources):
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] == USER
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+    every = [c for pod in pods(resources) for c in containers(pod)]
+    every += [c for runtime in runtimes(resources) for c in runtime["containers"]]
+    for container in every:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_images_have_a_tag_that_stays(resources):
+    images = {c["image"] for pod in pods(resources) for c in containers(pod)}
+    images |= {c["image"] for runtime in runtimes(resources) for c in runtime["containers"]}
+    for image in images:
+        tag = image.rsplit("/", 1)[-1].partition(":")[2]
+        assert tag
+        assert tag != "latest"
+
+
+def test_image_is_that_of_the_values(resources, values):
+    ours = {
+        c["image"]
+        for job in of_kind(resources, "Job")
+        for c in containers(job["spec"]["template"]["spec"])
+    }
+    assert ours == {values.image}
+
+
+def test_volumes_are_those_of_the_values(resources, values):
+    claims = {item["metadata"]["name"] for item in of_kind(resources, "PersistentVolumeClaim")}
+    assert {volume.claim for volume in values.defaults.volumes} == claims
+    for claim in of_kind(resources, "PersistentVolumeClaim"):
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    used = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in pods(resources)
+        for volume in pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert used <= claims
+
+
+def test_folders_of_the_volume_are_made_before_they_are_used(resources, values):
+    if not values.defaults.volumes:
+        assert not of_kind(resources, "PersistentVolumeClaim")
+        return
+    (script,) = named(resources, "Job", "steadyrank-prepare")["spec"]["template"]["spec"][
+        "containers"
+    ][0]["args"]
+    parameters = values.parameters
+    for path in (
+        parameters.logs_root,
+        parameters.day_store,
+        parameters.serving_dir,
+        parameters.checkpoint_root,
+        parameters.spec,
+    ):
+        assert f" {path}" in script
+
+
+def test_served_folder_is_the_one_pushed_to(resources, values):
+    pushed = values.parameters.serving_dir
+    (mount,) = [volume.path for volume in values.defaults.volumes] or [""]
+    relative = pushed.removeprefix(f"{mount}/")
+    for service in of_kind(resources, "InferenceService"):
+        (claim,) = values.defaults.volumes
+        uri = service["spec"]["predictor"]["model"]["storageUri"]
+        assert uri == f"pvc://{claim.claim}/{relative}"
+    for deployment in of_kind(resources, "Deployment"):
+        (server,) = deployment["spec"]["template"]["spec"]["containers"]
+        base = next(a for a in server["args"] if a.startswith("--model_base_path="))
+        base = base.partition("=")[2]
+        mounted = {m["mountPath"]: m for m in server["volumeMounts"]}
+        if "://" in pushed:
+            assert base == pushed
+            assert set(mounted) == {"/tmp"}
+        else:
+            assert mounted[base]["subPath"] == relative
+            assert mounted[base]["readOnly"] is True
+    assert of_kind(resources, "InferenceService", "Deployment")
+
+
+def test_service_and_budget_select_the_servers(resources):
+    for deployment in of_kind(resources, "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        ports = {
+            port["name"]
+            for container in deployment["spec"]["template"]["spec"]["containers"]
+            for port in container["ports"]
+        }
+        (service,) = of_kind(resources, "Service")
+        (budget,) = of_kind(resources, "PodDisruptionBudget")
+        assert service["spec"]["selector"].items() <= labels.items()
+        assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_schedule_runs_our_command_as_the_runner(resources):
+    from typer.main import get_command
+
+    from pipeline.kubeflow import cli, client_cli
+
+    job = named(resources, "Job", "steadyrank-schedule")["spec"]["template"]["spec"]
+    known = {**get_command(cli.app).commands, **get_command(client_cli.app).commands}
+    for container in containers(job):
+        program, group, command = container["command"]
+        assert (program, group) == ("steadyrank", "kubeflow")
+        known[command].make_context(command, list(container["args"]))
+    (scheduler,) = job["containers"]
+    environment = {item["name"]: item["value"] for item in scheduler["env"]}
+    named(resources, "ServiceAccount", environment["KFP_SERVICE_ACCOUNT"])
+    bound = named(resources, "RoleBinding", environment["KFP_SERVICE_ACCOUNT"])
+    assert [subject["name"] for subject in bound["subjects"]] == [
+        environment["KFP_SERVICE_ACCOUNT"]
+    ]
+
+
+def test_token_of_the_schedule_is_where_the_client_looks_for_it():
+    resources = _rendered("multi-user-gcs")
+    job = named(resources, "Job", "steadyrank-schedule")["spec"]["template"]["spec"]
+    (scheduler,) = job["containers"]
+    environment = {item["name"]: item["value"] for item in scheduler["env"]}
+    (token,) = [m for m in scheduler["volumeMounts"] if m["name"] == "token"]
+    (volume,) = [v for v in job["volumes"] if v["name"] == "token"]
+    (source,) = volume["projected"]["sources"]
+    path = f"{token['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert environment["KF_PIPELINES_SA_TOKEN_PATH"] == path
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    assert environment["KFP_NAMESPACE"] == scheduler_namespace(resources)
+
+
+def scheduler_namespace(resources):
+    return named(resources, "ServiceAccount", "steadyrank-scheduler")["metadata"]["namespace"]
+
+
+def test_launcher_writes_where_the_values_say():
+    (config,) = of_kind(_rendered("multi-user-gcs"), "ConfigMap")
+    values = load_values(str(VALUES["multi-user-gcs"]))
+    assert config["metadata"]["name"] == "kfp-launcher"
+    assert config["data"]["defaultPipelineRoot"] == values.pipeline_root
