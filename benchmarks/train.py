@@ -84,6 +84,7 @@ def ours(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> N
             strategy=make_strategy(spec.training),
             warm_start_from=None,
             checkpoint_dir=f"{folder}/checkpoints",
+            stability_dir=f"{folder}/stability",
             tensorboard_dir=f"{folder}/tensorboard",
         )
 

@@ -13,3 +13,9 @@ class QuarantinedEvents(artifact.Artifact):
     """Malformed lines of the run's days, as JSON lines with file, line and reason."""
 
     TYPE_NAME = "QuarantinedEvents"
+
+
+class TrainingStability(artifact.Artifact):
+    """The report of `trainer_module.stability.report`: verdict, statistics, plots."""
+
+    TYPE_NAME = "TrainingStability"

@@ -98,14 +98,15 @@ def create_pipeline(
         base_model=plan.outputs["base_model"],
         checkpoint_root=parameters.checkpoint_root,
     )
-    model = trainer.outputs["model"]
-    serving_check = ServingCheck(plan=run_plan, model=model, examples=examples)
+    model, stability = trainer.outputs["model"], trainer.outputs["stability"]
+    serving_check = ServingCheck(plan=run_plan, model=model, stability=stability, examples=examples)
     infra_blessing = serving_check.outputs["blessing"]
     evaluator = Evaluator(
         plan=run_plan,
         examples=examples,
         model=model,
         baseline_model=plan.outputs["baseline_model"],
+        stability=stability,
         infra_blessing=infra_blessing,
         schema=schema,
     )

@@ -32,6 +32,7 @@ class Run:
         reasons: why it was blocked or failed.
         start: why the start was warm or cold.
         baseline: why there was a comparison with the served model or none.
+        stability: how stable the training was; empty if it did not come to its end.
         metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
         version: the pushed version.
         served_before: the version that was served when it started.
@@ -48,6 +49,7 @@ class Run:
     reasons: tuple[str, ...]
     start: str
     baseline: str
+    stability: str
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     version: int | None
     served_before: int | None
@@ -151,6 +153,7 @@ def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),
         baseline=str(plan.get("baseline", "")),
+        stability=str(outputs.get("TrainingStability", {}).get("summary", "")),
         metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
         version=version,
         served_before=int(str(served)) if (served := plan.get("served_version")) else None,

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer_module.stability.report import Attempt
+
 _STATE = "state"
 _PROGRESS = "progress.json"
 _KEPT = 3
@@ -22,13 +24,15 @@ class Progress:
     Attributes:
         step: steps taken.
         position: batches drawn from the data; ahead of `step` where batches were skipped.
-        failures: how each attempt so far has diverged.
+        first_step: step at which the current attempt began.
+        failed: the attempts before it, all of which diverged.
         monitor: state of the divergence monitor, for JSON.
     """
 
     step: int = 0
     position: int = 0
-    failures: tuple[str, ...] = ()
+    first_step: int = 0
+    failed: tuple[Attempt, ...] = ()
     monitor: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -53,7 +57,7 @@ class Checkpoints:
     def newest(self) -> Progress | None:
         """Progress of the newest checkpoint; None if there is none."""
         # Whoever was killed in `go_back` left later steps of the failed attempt.
-        order = sorted(self._known(), key=lambda p: (len(p.failures), p.step))
+        order = sorted(self._known(), key=lambda p: (len(p.failed), p.step))
         return order[-1] if order else None
 
     def save(
@@ -78,22 +82,22 @@ class Checkpoints:
         status = _checkpoint(model, optimizer).read(os.path.join(self._folder(progress), _STATE))
         status.assert_existing_objects_matched().expect_partial()
 
-    def go_back(self, to_before: int, failure: str, resume_at: int | None) -> None:
+    def go_back(self, failed: Attempt, resume_at: int | None) -> None:
         """Makes the newest checkpoint from before a divergence the newest of all.
 
         Args:
-            to_before: the step that it must be from before; that of the start is if no other.
-            failure: how the attempt diverged.
+            failed: the attempt that diverged; its last event is the divergence.
             resume_at: position in the data to go on from; None: where that checkpoint was.
         """
         if not self._writes:
             return
         start, *later = self._known()
-        target = [start, *(p for p in later if p.step < to_before)][-1]
+        target = [start, *(p for p in later if p.step < failed.events[-1].start)][-1]
         self._write(
             dataclasses.replace(
                 target,
-                failures=(*target.failures, failure),
+                first_step=target.step,
+                failed=(*target.failed, failed),
                 position=target.position if resume_at is None else resume_at,
             )
         )
@@ -110,13 +114,15 @@ class Checkpoints:
         for path in sorted(tf.io.gfile.glob(os.path.join(self._directory, "*", _PROGRESS))):
             with tf.io.gfile.GFile(path) as file:
                 content = json.load(file)
-            found.append(Progress(**{**content, "failures": tuple(content["failures"])}))
+            failed = tuple(map(Attempt.from_json, content["failed"]))
+            found.append(Progress(**{**content, "failed": failed}))
         return found
 
     def _write(self, progress: Progress) -> None:
         path = os.path.join(self._folder(progress), _PROGRESS)
         with tf.io.gfile.GFile(path + ".tmp", "w") as file:
-            json.dump(dataclasses.asdict(progress), file)
+            failed = [attempt.to_json() for attempt in progress.failed]
+            json.dump({**dataclasses.asdict(progress), "failed": failed}, file)
         tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
 
 

@@ -1,8 +1,19 @@
-"""TFX Trainer's entry point."""
+"""TFX Trainer's entry point, and that of the other workers of a distributed training.
+
+    python -m trainer_module.run CHECKPOINT_ROOT
+
+takes part in the next training that the Trainer starts with `training.distribution:
+multi_worker` and this folder for its checkpoints. The environment variable `TF_CONFIG` names
+the workers, as in the Trainer's own process, which is the chief, or worker 0 where there is
+none.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
 from typing import Any
 
 import tensorflow as tf
@@ -11,38 +22,89 @@ import tensorflow_transform as tft
 from schemas.spec import parse_spec
 from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model
-from trainer_module.training import train
+from trainer_module.training import Trained, train
 from trainer_module.training_state import save_state
+
+NOT_EXPORTED = "NOT_EXPORTED"
+"""File in place of the SavedModel of a training that diverged; says how it did."""
+
+_JOB = "job.json"
+_POLL_SECONDS = 2.0
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains and exports a ranker.
+    """Trains a ranker and exports it, unless the training diverged.
 
     Args:
         fn_args: `tfx.components.trainer.fn_args_utils.FnArgs`. Its `custom_config` holds
             `spec` (YAML), `warm_start_from` (folder of a training state, or None),
-            `checkpoint_dir`, and `training_state_subdir`, the folder inside the exported
-            model that takes this training's state.
+            `checkpoint_dir`, `stability_dir` (for the report), and `training_state_subdir`,
+            the folder inside the exported model that takes this training's state.
 
     Raises:
         TrainingError: as `trainer_module.training.train`.
     """
     config = fn_args.custom_config
     spec = parse_spec(config["spec"], "custom_config")
-    transform = tft.TFTransformOutput(fn_args.transform_output)
-    files = [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)]
-    strategy = make_strategy(spec.training)
-    trained = train(
-        spec,
-        files,
-        transform.transformed_feature_spec(),
-        strategy=strategy,
-        warm_start_from=config["warm_start_from"],
-        checkpoint_dir=config["checkpoint_dir"],
-        tensorboard_dir=fn_args.model_run_dir,
-    )
+    job = {
+        "spec": config["spec"],
+        "files": [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)],
+        "transform_output": fn_args.transform_output,
+        "warm_start_from": config["warm_start_from"],
+        "checkpoint_dir": config["checkpoint_dir"],
+        "stability_dir": config["stability_dir"],
+        "tensorboard_dir": fn_args.model_run_dir,
+    }
+    if spec.training.distribution == "multi_worker":
+        _offer(job)
+    trained = _take_part(job)
     export_dir = fn_args.serving_model_dir
+    if trained.stability.verdict == "diverged":
+        tf.io.gfile.makedirs(export_dir)
+        with tf.io.gfile.GFile(os.path.join(export_dir, NOT_EXPORTED), "w") as file:
+            file.write(trained.stability.summary)
+        return
+    transform = tft.TFTransformOutput(fn_args.transform_output)
     export_model(trained.model, transform, spec, export_dir)
     save_state(
         trained.model, trained.optimizer, os.path.join(export_dir, config["training_state_subdir"])
     )
+
+
+def _take_part(job: dict[str, Any]) -> Trained:
+    spec = parse_spec(job["spec"], "custom_config")
+    return train(
+        spec,
+        job["files"],
+        tft.TFTransformOutput(job["transform_output"]).transformed_feature_spec(),
+        strategy=make_strategy(spec.training),
+        warm_start_from=job["warm_start_from"],
+        checkpoint_dir=job["checkpoint_dir"],
+        stability_dir=job["stability_dir"],
+        tensorboard_dir=job["tensorboard_dir"],
+    )
+
+
+def _offer(job: dict[str, Any]) -> None:
+    tf.io.gfile.makedirs(job["checkpoint_dir"])
+    path = os.path.join(job["checkpoint_dir"], _JOB)
+    with tf.io.gfile.GFile(path + ".new", "w") as file:
+        json.dump(job, file)
+    tf.io.gfile.rename(path + ".new", path, overwrite=True)
+
+
+def main(checkpoint_root: str) -> None:
+    """Waits for a training and takes part in it.
+
+    The Trainer deletes a training's folder when it has ended: what is there is not over.
+    """
+    while not (offered := tf.io.gfile.glob(os.path.join(checkpoint_root, "*", _JOB))):
+        time.sleep(_POLL_SECONDS)
+    newest = max(offered, key=lambda path: tf.io.gfile.stat(path).mtime_nsec)
+    with tf.io.gfile.GFile(newest) as file:
+        job = json.load(file)
+    _take_part(job)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,12 +21,16 @@ from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, Clippy
 from trainer_module.stability.detection import Detector
-from trainer_module.stability.statistics import StepStatistics
+from trainer_module.stability.recording import StatisticsRecorder
+from trainer_module.stability.report import Attempt, Stability, write_report
 from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import restore_state
 
 _logger = logging.getLogger(__name__)
+
+_STATISTICS = "statistics"
+"""Folder beside the checkpoints."""
 
 _COLD_START_SAMPLE = 200_000
 """Events that normalisation and base rates are estimated from."""
@@ -93,12 +98,12 @@ class Trained:
     Attributes:
         model: the trained model.
         optimizer: its optimizer, with its slots.
-        diverged: None, or how the last attempt diverged: the model is then good for nothing.
+        stability: the verdict on the training; of a diverged one the model is good for nothing.
     """
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
-    diverged: str | None
+    stability: Stability
 
 
 def train(
@@ -109,6 +114,7 @@ def train(
     strategy: tf.distribute.Strategy,
     warm_start_from: str | None,
     checkpoint_dir: str,
+    stability_dir: str,
     tensorboard_dir: str,
 ) -> Trained:
     """Trains a ranker on one run's data; a killed call goes on where it was when called again.
@@ -124,6 +130,7 @@ def train(
         warm_start_from: folder of a training state; None for a cold start.
         checkpoint_dir: folder for checkpoints, one for all processes; one that holds some is
             resumed from.
+        stability_dir: folder for the report on the training's stability.
         tensorboard_dir: folder for TensorBoard scalars.
 
     Returns:
@@ -153,9 +160,9 @@ def train(
 
     while True:
         progress = checkpoints.newest()
-        failures = progress.failures if progress else ()
+        failed = progress.failed if progress else ()
         keras.utils.set_random_seed(spec.training.seed)
-        training = spec.training.attempt(len(failures))
+        training = spec.training.attempt(len(failed))
         with _policy(training), strategy.scope():
             model = build_model(spec)
             optimizer = make_optimizer(training)
@@ -167,22 +174,29 @@ def train(
         else:
             _logger.info("going on after %d steps", progress.step)
             checkpoints.restore(progress, model, optimizer)
+        recorder = None
+        if chief:
+            folder = os.path.join(checkpoint_dir, _STATISTICS)
+            recorder = StatisticsRecorder(folder, len(failed), progress.step)
         progress, detector = _run(
             TrainingLoop(model, optimizer, spec, strategy),
             batches_of_replicas(strategy, functools.partial(read, progress.position)),
             progress,
             training,
             save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
-            watch=scalars.write,
+            recorder=recorder,
+            scalars=scalars,
         )
-        if detector.verdict != "diverged":
-            return Trained(model, optimizer, None)
-        failure = str(detector.events[-1])
-        _logger.warning("attempt %d: %s", len(failures) + 1, failure)
-        if len(failures) == len(training.recovery):
-            return Trained(model, optimizer, failure)
-        skip = training.recovery[len(failures)].skip_batches
-        checkpoints.go_back(detector.events[-1].start, failure, progress.position if skip else None)
+        rung = training.recovery[len(failed) - 1].model_dump() if failed else None
+        attempt = Attempt.of(detector, progress.first_step, rung)
+        _logger.info("attempt %d: %s", len(failed) + 1, attempt.summary)
+        if attempt.verdict != "diverged" or len(failed) == len(training.recovery):
+            attempts = (*failed, attempt)
+            if recorder is not None:
+                write_report(stability_dir, attempts, recorder, detector.limits)
+            return Trained(model, optimizer, Stability.of(attempts))
+        skip = training.recovery[len(failed)].skip_batches
+        checkpoints.go_back(attempt, progress.position if skip else None)
         barrier(strategy)
 
 
@@ -193,7 +207,8 @@ def _run(
     training: Training,
     *,
     save: Callable[[Progress], None],
-    watch: Callable[[StepStatistics], None],
+    recorder: StatisticsRecorder | None,
+    scalars: Scalars,
 ) -> tuple[Progress, Detector]:
     """Trains until the batches end or training diverges; returns where and how that was."""
     if progress.monitor:
@@ -205,7 +220,9 @@ def _run(
     while True:
         statistics = loop.run(batches, training.steps_per_execution, progress.step)
         detector.update(statistics)
-        watch(statistics)
+        scalars.write(statistics)
+        if recorder is not None and len(statistics):
+            recorder.append(statistics)
         progress = dataclasses.replace(
             progress,
             step=progress.step + len(statistics),
@@ -214,6 +231,8 @@ def _run(
         if detector.diverged or len(statistics) < training.steps_per_execution:
             return progress, detector
         if detector.healthy and progress.step - saved >= training.checkpoint_steps:
+            if recorder is not None:
+                recorder.flush(detector.events)
             monitor = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
             save(dataclasses.replace(progress, monitor=monitor))
             saved = progress.step

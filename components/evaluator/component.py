@@ -16,6 +16,7 @@ class EvaluatorSpec(standard_component_specs.EvaluatorSpec):
     INPUTS = {  # noqa: RUF012
         **standard_component_specs.EvaluatorSpec.INPUTS,
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
+        "stability": component_spec.ChannelParameter(type=artifacts.TrainingStability),
         "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
     }
 
@@ -37,6 +38,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
         examples: types.BaseChannel,
         model: types.BaseChannel,
         baseline_model: types.BaseChannel,
+        stability: types.BaseChannel,
         infra_blessing: types.BaseChannel,
         schema: types.BaseChannel,
     ):
@@ -47,6 +49,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
             examples: encoded events with the split `eval`.
             model: the candidate.
             baseline_model: the served model; not read when the plan has no baseline.
+            stability: the Trainer's; a diverged training is never blessed.
             infra_blessing: the verdict of `ServingCheck`.
             schema: the TFDV schema.
         """
@@ -56,6 +59,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
                 examples=examples,
                 model=model,
                 baseline_model=baseline_model,
+                stability=stability,
                 infra_blessing=infra_blessing,
                 schema=schema,
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),

@@ -18,6 +18,7 @@ from components.evaluator import results
 from components.evaluator.eval_config import eval_config
 from components.evaluator.verdict import OVERALL, Verdict, decide
 from components.run_plan import RunPlan, load_plan
+from trainer_module.stability.report import load_verdict
 
 VERDICT_FILE = "verdict.json"
 
@@ -34,8 +35,14 @@ class Executor(executor.Executor):
         """Does the work; see `component.Evaluator`."""
         inputs = dict(input_dict)
         plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
+        stability = load_verdict(artifact_utils.get_single_uri(inputs.pop("stability")))
         infra_blessing = artifact_utils.get_single_instance(inputs.pop("infra_blessing"))
         infra_reasons = infra_blessing.get_string_custom_property("reasons").splitlines()
+        if stability.verdict == "diverged":
+            # There is no model, and were there one, no metric could speak for it.
+            reasons = infra_reasons or [f"training {stability.summary}"]
+            _publish(Verdict(blessed=False, reasons=tuple(reasons)), {}, output_dict)
+            return
         compare = plan.baseline_version is not None
         if not compare:
             inputs.pop("baseline_model")

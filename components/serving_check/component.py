@@ -19,6 +19,7 @@ class ServingCheckSpec(component_spec.ComponentSpec):
     INPUTS = {  # noqa: RUF012
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "stability": component_spec.ChannelParameter(type=artifacts.TrainingStability),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
     }
     OUTPUTS = {  # noqa: RUF012
@@ -41,19 +42,25 @@ class ServingCheck(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, plan: types.BaseChannel, model: types.BaseChannel, examples: types.BaseChannel
+        self,
+        plan: types.BaseChannel,
+        model: types.BaseChannel,
+        stability: types.BaseChannel,
+        examples: types.BaseChannel,
     ):
         """Makes the component.
 
         Args:
             plan: a `RunPlan`.
             model: the exported model.
+            stability: the Trainer's; of a diverged training there is no model to serve.
             examples: encoded events; the split `eval` gives the requests.
         """
         super().__init__(
             spec=ServingCheckSpec(
                 plan=plan,
                 model=model,
+                stability=stability,
                 examples=examples,
                 blessing=types.Channel(type=standard_artifacts.InfraBlessing),
             )

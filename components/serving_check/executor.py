@@ -19,6 +19,7 @@ from tfx.utils import io_utils, path_utils
 from components.run_plan import load_plan
 from components.serving_check import verdict
 from schemas.spec import RankingSpec
+from trainer_module.stability.report import load_verdict
 
 _TIMEOUT_SECONDS = 900
 _BLESSED = "INFRA_BLESSED"
@@ -38,7 +39,11 @@ class Executor(base_executor.BaseExecutor):
         spec = load_plan(artifact_utils.get_single_uri(input_dict["plan"])).spec
         model = artifact_utils.get_single_instance(input_dict["model"])
         events = artifact_utils.get_split_uri(input_dict["examples"], "eval")
-        report = check(path_utils.serving_model_path(model.uri), events, spec)
+        stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
+        if stability.verdict == "diverged":
+            report = _failed(f"training {stability.summary}")
+        else:
+            report = check(path_utils.serving_model_path(model.uri), events, spec)
 
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         reasons = report["reasons"]

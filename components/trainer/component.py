@@ -23,13 +23,19 @@ class TrainerSpec(standard_component_specs.TrainerSpec):
         **standard_component_specs.TrainerSpec.INPUTS,
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
     }
+    OUTPUTS = {  # noqa: RUF012
+        **standard_component_specs.TrainerSpec.OUTPUTS,
+        "stability": component_spec.ChannelParameter(type=artifacts.TrainingStability),
+    }
 
 
 class Trainer(base_component.BaseComponent):
     """Trains the multitask ranker with `trainer_module.run.run_fn`.
 
     Outputs:
-        model: a SavedModel with its training state under `assets.extra`.
+        model: a SavedModel with its training state under `assets.extra`; of a training that
+            diverged, none.
+        stability: the verdict on the training, statistics of its steps, plots.
         model_run: TensorBoard scalars.
     """
 
@@ -69,5 +75,6 @@ class Trainer(base_component.BaseComponent):
                 eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
                 model=types.Channel(type=standard_artifacts.Model),
                 model_run=types.Channel(type=standard_artifacts.ModelRun),
+                stability=types.Channel(type=artifacts.TrainingStability),
             )
         )

@@ -15,6 +15,7 @@ from tfx.utils import path_utils
 
 from components.run_plan import RunPlan, load_plan
 from components.serving_store import TRAINING_STATE
+from trainer_module.stability.report import load_verdict
 
 
 class Executor(executor.GenericExecutor):
@@ -39,14 +40,19 @@ class Executor(executor.GenericExecutor):
         checkpoint_dir = os.path.join(
             exec_properties["checkpoint_root"], f"{plan.run_date}-{fingerprint}"
         )
+        stability = artifact_utils.get_single_instance(output_dict["stability"])
         custom_config = {
             "spec": plan.spec.to_yaml(),
             "warm_start_from": warm_start_from,
             "checkpoint_dir": checkpoint_dir,
+            "stability_dir": stability.uri,
             "training_state_subdir": TRAINING_STATE,
         }
         properties = {**exec_properties, "custom_config": json.dumps(custom_config)}
         super().Do(inputs, output_dict, properties)
+        report = load_verdict(stability.uri)
+        stability.set_string_custom_property("verdict", report.verdict)
+        stability.set_string_custom_property("summary", report.summary)
         # The model is exported: a later run of the same day trains anew.
         if fileio.exists(checkpoint_dir):
             fileio.rmtree(checkpoint_dir)

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
@@ -139,7 +140,17 @@ def artifact(cls, path, **properties):
     return [instance]
 
 
-def evaluate(folder, models, columns, *, absent=None, compare=False, infra_reasons="", model=None):
+def evaluate(
+    folder,
+    models,
+    columns,
+    *,
+    absent=None,
+    compare=False,
+    infra_reasons="",
+    model=None,
+    training=HEALTHY,
+):
     """Runs the executor; returns (blessing artifact, content of the verdict file)."""
     RunPlan(
         spec=SPEC_OF_TEST,
@@ -169,6 +180,7 @@ def evaluate(folder, models, columns, *, absent=None, compare=False, infra_reaso
         tmp_dir=str(folder / "tmp"),
         unique_id="1",
     )
+    write_stability(folder / "stability", training)
     Executor(context).Do(
         {
             "plan": artifact(artifacts.RunPlan, folder / "plan"),
@@ -178,6 +190,7 @@ def evaluate(folder, models, columns, *, absent=None, compare=False, infra_reaso
             "infra_blessing": artifact(
                 standard_artifacts.InfraBlessing, folder / "infra", reasons=infra_reasons
             ),
+            "stability": artifact(artifacts.TrainingStability, folder / "stability"),
             "schema": artifact(standard_artifacts.Schema, folder / "schema"),
         },
         outputs,
@@ -309,6 +322,12 @@ def test_task_without_any_label_is_blocked_because_it_cannot_be_measured(tmp_pat
         "click: auc could not be measured, must be at least 0.7 (all events)",
         "rate: weighted_example_count is 0.0000, must be at least 1 (all events)",
     ]
+
+
+def test_diverged_training_is_not_blessed_however_good_its_model(tmp_path, models):
+    blessing, verdict = evaluate(tmp_path, models, good_events(), training=DIVERGED)
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"] == ["training diverged after 40 steps"]
 
 
 @pytest.mark.parametrize("infra_reasons", ["", "the model cannot be loaded and called: x"])

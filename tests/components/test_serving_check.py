@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.types import standard_artifacts
 
 from components import artifacts
@@ -187,7 +188,7 @@ def test_fewer_events_than_configured_are_all_requested(events):
     assert len(sample_requests(events, spec)) == 60
 
 
-def execute(folder, events):
+def execute(folder, events, training=HEALTHY):
     RunPlan(
         spec=SPEC_OF_TEST,
         run_date=datetime.date(2026, 1, 4),
@@ -210,8 +211,10 @@ def execute(folder, events):
     inputs = {
         "plan": artifact(artifacts.RunPlan, folder / "plan"),
         "model": artifact(standard_artifacts.Model, folder),
+        "stability": artifact(artifacts.TrainingStability, folder / "stability"),
         "examples": examples,
     }
+    write_stability(folder / "stability", training)
     Executor().Do(inputs, {"blessing": blessing}, {})
     return blessing[0]
 
@@ -227,6 +230,13 @@ def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, even
         f"{name}/batch {batch}" for name in ("serving_default", "raw_features") for batch in (1, 20)
     }
     assert all(0.0 < item["p50"] <= item["max"] for item in latency.values())
+
+
+def test_diverged_training_has_no_model_to_be_blessed(tmp_path, events):
+    (tmp_path / "Format-Serving").mkdir()
+    blessing = execute(tmp_path, events, DIVERGED)
+    assert blessing.get_string_custom_property("reasons") == "training diverged after 40 steps"
+    assert blessing.get_int_custom_property("blessed") == 0
 
 
 def test_faults_of_a_real_model_are_all_told(tmp_path, events):

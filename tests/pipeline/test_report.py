@@ -22,6 +22,7 @@ def run(
         reasons=tuple(reasons),
         start="cold start: first",
         baseline="",
+        stability="healthy after 9 steps",
         metrics={"candidate": metrics or {}},
         version=version,
         served_before=before,

@@ -13,6 +13,7 @@ from trainer_module.checkpoints import Checkpoints
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, losses
+from trainer_module.stability.report import load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
 from trainer_module.training_state import save_state
 
@@ -26,6 +27,7 @@ def _trained(spec, files, folder, **kwargs):
         "strategy": make_strategy(spec.training),
         "warm_start_from": None,
         "checkpoint_dir": str(folder / "checkpoints"),
+        "stability_dir": str(folder / "stability"),
         "tensorboard_dir": str(folder / "tensorboard"),
         **kwargs,
     }
@@ -159,8 +161,8 @@ def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, t
         f"training.recovery={recovery}",
     )
     trained = _trained(spec, train_files, tmp_path)
-    assert trained.diverged is not None
-    assert "divergence" in trained.diverged
+    assert trained.stability.verdict == "diverged"
+    assert len(trained.stability.attempts) == 1 + len(spec.training.recovery)
     steps = int(trained.optimizer.iterations)
     assert steps < len(list(_batches(spec, train_files)))
 
@@ -171,7 +173,8 @@ def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(train
         *overrides, "training.learning_rate=1e6", "training.recovery=[{learning_rate: 1e-7}]"
     )
     healed = _trained(wild, train_files, tmp_path / "healed")
-    assert healed.diverged is None
+    assert healed.stability.verdict == "recovered"
+    assert load_verdict(str(tmp_path / "healed" / "stability")) == healed.stability
     tame = _trained(tiny_spec(*overrides, "training.learning_rate=0.1"), train_files, tmp_path)
     # It diverges before the first checkpoint, so it goes back to the start.
     _assert_same(_weights(tame.model), _weights(healed.model))
@@ -222,7 +225,8 @@ def test_mirrored_training_over_two_devices_matches_one(tmp_path):
         model = train(
             spec, sys.argv[4:], transformed_feature_spec(spec),
             strategy=tf.distribute.MirroredStrategy(devices), warm_start_from=None,
-            checkpoint_dir=sys.argv[3] + "/c", tensorboard_dir=sys.argv[3] + "/t").model
+            checkpoint_dir=sys.argv[3] + "/c", stability_dir=sys.argv[3] + "/s",
+            tensorboard_dir=sys.argv[3] + "/t").model
         np.savez(sys.argv[3] + "/w.npz", *[np.asarray(w.value) for w in model.weights])
     """)
     results = []
