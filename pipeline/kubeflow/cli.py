@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -86,6 +88,7 @@ def local_run_command(
     schedule_time: Annotated[
         str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.16 gives it.")
     ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait before retries as the package says.")] = True,
 ) -> None:
     """Runs a package step by step on this machine, as Kubeflow would.
 
@@ -106,6 +109,7 @@ def local_run_command(
             jobs=jobs,
             schedule_time=schedule_time,
             on_step=on_step,
+            sleep=time.sleep if wait else lambda seconds: None,
         )
     except RankerError as error:
         _fail(error)
@@ -140,8 +144,10 @@ def _print(result: RunResult) -> None:
         console.print(f"pushed version {version}", markup=False)
     for step in result.steps.values():
         if step.state == "failed":
-            lines = Path(step.log).read_text("utf-8", "replace").strip().splitlines()
-            console.print(lines[-1] if lines else "", style="red", markup=False)
+            text = Path(step.log).read_text("utf-8", "replace").strip()
+            # Where the entry point says last what the executor failed with.
+            message = re.split(r"^(?=\w*[eE]rror: )", text, flags=re.MULTILINE)[-1]
+            console.print(message, style="red", markup=False)
 
 
 def _fail(error: RankerError) -> NoReturn:

@@ -1,13 +1,24 @@
+import datetime
 import json
+import shutil
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from pipeline import cli as steadyrank
+from pipeline import lineage
 from pipeline.kubeflow import cli
 from pipeline.kubeflow.local.run import STATE_FILE, run_package
-from pipeline.kubeflow.package import write_package
-from schemas.errors import RankerError
+from pipeline.kubeflow.package import load_package, write_package
+from pipeline.simulate import write_logs
+from pipeline.workspace import Workspace
+from schemas.errors import ExitCode, RankerError
 
 PRELUDE = """
 import json, os, pathlib, sys, time
@@ -286,7 +297,11 @@ def test_package_that_could_not_run_on_kubeflow_is_refused(tmp_path):
     [
         ('report(pushed=1, pushed_version="7")', 0, "pushed version 7"),
         ("report(pushed=0)", 10, "succeeded"),
-        ('sys.exit("BadDataError: no events")', 1, "BadDataError: no events"),
+        (
+            'sys.exit("BadDataError: no events\\nDeliver them")',
+            1,
+            "BadDataError: no events\nDeliver",
+        ),
     ],
 )
 def test_command_tells_steps_and_outcome(tmp_path, code, exit_code, shown):
@@ -308,3 +323,112 @@ def test_lint_command_names_file_and_problem(tmp_path):
     done = CliRunner().invoke(cli.app, ["compile", "--lint", str(path)])
     assert done.exit_code == 1
     assert f"{path}: schemaVersion: '2.0.0'" in done.output
+
+
+FIRST, SECOND = "2026-01-03", "2026-01-04"
+UNREACHABLE = "tasks.click.gate.min_auc=0.99"
+
+
+def write_spec(path):
+    spec = yaml.safe_load(Path(steadyrank.DEMO_SPEC).read_text("utf-8"))
+    spec["model"] = {"preset": "tiny"}
+    spec["validation"]["max_eval_events"] = 1000
+    for task in spec["tasks"].values():
+        bounds = {"min_auc": 0.51} if task["kind"] == "binary" else {"max_rmse": 2.0}
+        task["gate"] = bounds
+    path.write_text(yaml.safe_dump(spec))
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory):
+    """A day from nothing, and a day that starts from it, which is blocked.
+
+    The second one under BeamDagRunner as well, from a copy of what the first one left.
+    """
+    root = tmp_path_factory.mktemp("days")
+    logs, spec, data, workspace = (
+        root / name for name in ("logs", "spec.yaml", "data", "workspace")
+    )
+    write_logs(str(logs), datetime.date(2026, 1, 1), 4, 2000, seed=0)
+    write_spec(spec)
+    compiled = root / "pipeline.yaml"
+    subprocess.run([sys.executable, "kubeflow/compile", "-o", str(compiled)], check=True)
+    documents = load_package(str(compiled))
+    parameters = {
+        "spec": str(spec),
+        "logs_root": str(logs),
+        **{name: str(data / name) for name in ("day_store", "serving_dir", "checkpoint_root")},
+    }
+
+    def run_day(schedule_time=None, **more):
+        options = {"schedule_time": schedule_time, "sleep": lambda seconds: None}
+        return run_package(documents, root, {**parameters, **more}, **options)
+
+    # The day of the schedule's time, less the lag.
+    first = run_day(schedule_time=f"{SECOND}T06:00:00Z")
+    assert first.exit_code == 0, first.folder
+    shutil.copytree(data / "serving_dir", workspace / "serving")
+    command = [sys.executable, "-m", "pipeline.cli", "run", SECOND, "--set", UNREACHABLE]
+    where = ["--logs", str(logs), "--spec", str(spec), "--workspace", str(workspace)]
+    with subprocess.Popen([*command, *where]) as beam:
+        second = run_day(run_date=SECOND, overrides=json.dumps([UNREACHABLE]))
+    assert beam.returncode == ExitCode.BLOCKED
+    assert second.exit_code == 0, second.folder
+    store = lineage.open_store(Workspace(str(workspace)).metadata_path)
+    return root, first, second, lineage.latest_run(store, SECOND)
+
+
+@pytest.mark.slow
+def test_day_from_nothing_is_pushed_for_the_schedules_day(days):
+    root, first, _, _ = days
+    assert [step.state for step in first.steps.values()] == ["succeeded"] * len(first.steps)
+    assert first.find("pushed_version") == ["1"]
+    info = root / "data" / "serving_dir" / "1" / "assets.extra" / "version.json"
+    assert json.loads(info.read_text())["run_date"] == FIRST
+
+
+@pytest.mark.slow
+def test_second_day_starts_from_the_first_and_is_blocked(days):
+    root, _, second, _ = days
+    (start,) = second.find("start")
+    assert start == "warm start from version 1, trained through 2026-01-02"
+    assert second.find("pushed") == [0.0]
+    assert any("click" in reasons for reasons in second.find("reasons"))
+    assert [path.name for path in (root / "data" / "serving_dir").iterdir()] == ["1"]
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_beam_runner(days):
+    _, _, second, beam = days
+    assert beam.outcome == "blocked"
+    assert second.find("start") == [beam.start]
+    (metrics,) = second.find("metrics")
+    assert flat(json.loads(metrics)) == pytest.approx(flat(beam.metrics), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_are_those_of_the_beam_runner(days):
+    root, _, second, _ = days
+    (there,) = root.glob("workspace/artifacts/Trainer/model/*/Format-Serving/variables")
+    here = stored(root, second.steps["Trainer"].outputs["model"]) / "Format-Serving" / "variables"
+    expected, actual = weights(there), weights(here)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def flat(metrics):
+    return {
+        (model, task, name): value
+        for model, tasks in metrics.items()
+        for task, values in tasks.items()
+        for name, value in values.items()
+    }
+
+
+def weights(folder):
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(folder / "variables"))
+    kinds = reader.get_variable_to_dtype_map()
+    return {name: reader.get_tensor(name) for name, kind in kinds.items() if kind.is_floating}
