@@ -1,0 +1,13 @@
+# syntax=docker/dockerfile:1
+# The steps' image as a worker of Beam, for Dataflow (--sdk_container_image) and beside Flink's task
+# managers (--worker_pool): what Beam's workers import is what the steps import.
+#   docker build --file kubeflow/beam-worker.Dockerfile --build-arg IMAGE=steadyrank:0.1.0 .
+ARG IMAGE=steadyrank:0.1.0
+
+# Beam's version is that of locks/tfx-1.16.txt.
+FROM apache/beam_python3.10_sdk:2.65.0 AS beam
+
+FROM ${IMAGE}
+COPY --from=beam /opt/apache/beam /opt/apache/beam
+USER 10001:10001
+ENTRYPOINT ["/opt/apache/beam/boot"]
