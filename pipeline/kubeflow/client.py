@@ -1,4 +1,4 @@
-"""Uploads, runs, schedules and backfills on a Kubeflow Pipelines server, through the KFP SDK.
+"""Uploads, runs and backfills on a Kubeflow Pipelines server, through the KFP SDK.
 
 Nothing is made twice: what a call wants to make is looked for first, and once more where the
 answer to making it got lost. No state is kept but the server's.
@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from pipeline.kubeflow.package import load_package
 from pipeline.kubeflow.server import Server, named
 from schemas.errors import RankerError
 
-_SETTLE_SECONDS = 15.0
-"""The controller looks at a schedule every 10 seconds; after this much, a disabled one is quiet."""
 _ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "ERROR", "CANCELED"})
 
 OnEvent = Callable[[str], None]
@@ -126,18 +123,6 @@ def read_package(path: str) -> Package:
     return Package(path, name, f"{name}-{digest}", parameters, lag_days)
 
 
-def check_cron(cron: str) -> None:
-    """Refuses what the server would take for something else, or not at all.
-
-    Raises:
-        RankerError: not six fields.
-    """
-    if len(cron.split()) != 6 or not re.fullmatch(r"[\w*/,?\- ]+", cron):
-        raise RankerError(
-            f"cron {cron!r}: expected six fields, seconds first: '0 0 3 * * *' is 03:00 every day"
-        )
-
-
 class Deployment:
     """One pipeline on one server.
 
@@ -152,10 +137,10 @@ class Deployment:
     def __init__(
         self, server: Server, pipeline: str, on_event: OnEvent = lambda line: None
     ) -> None:
-        self._server = server
+        self.server = server
         self._client = server.client
-        self._pipeline = pipeline
-        self._tell = on_event
+        self.pipeline = pipeline
+        self.tell = on_event
         self._experiment: str | None = None
 
     def upload(self, package: Package) -> Version:
@@ -164,18 +149,18 @@ class Deployment:
         Raises:
             RankerError: the server refused it, or cannot be reached.
         """
-        pipeline_id = self._pipeline_id() or self._server.call(
-            f"creating pipeline {self._pipeline}",
+        pipeline_id = self._pipeline_id() or self.server.call(
+            f"creating pipeline {self.pipeline}",
             lambda: (
                 self._client.upload_pipeline(
-                    package.path, pipeline_name=self._pipeline, namespace=self._server.namespace
+                    package.path, pipeline_name=self.pipeline, namespace=self.server.namespace
                 ).pipeline_id
             ),
             self._pipeline_id,
         )
 
         def find() -> str | None:
-            for version in self._server.pages(
+            for version in self.server.pages(
                 "listing pipeline versions",
                 lambda **page: self._client.list_pipeline_versions(
                     pipeline_id, filter=named(package.version), **page
@@ -189,7 +174,7 @@ class Deployment:
         found = find()
         if found is not None:
             return Version(pipeline_id, found, package.version, uploaded=False)
-        made = self._server.call(
+        made = self.server.call(
             f"uploading {package.path} as version {package.version}",
             lambda: (
                 self._client.upload_pipeline_version(
@@ -198,15 +183,15 @@ class Deployment:
             ),
             find,
         )
-        self._tell(f"uploaded version {package.version}")
+        self.tell(f"uploaded version {package.version}")
         return Version(pipeline_id, made, package.version, uploaded=True)
 
     def runs(self, lag_days: int) -> list[DayRun]:
         """Lists the pipeline's runs, oldest first, scheduled ones included."""
-        experiment = self._experiment_id()
+        experiment = self.find_experiment()
         if experiment is None:
             return []
-        found = self._server.pages(
+        found = self.server.pages(
             "listing runs",
             lambda **page: self._client.list_runs(
                 experiment_id=experiment, sort_by="created_at", **page
@@ -239,11 +224,11 @@ class Deployment:
                     f"{date}: run {run.name} ({run.run_id}) is {run.state.lower()}; wait for it, "
                     "or terminate it first"
                 )
-        name = f"{self._pipeline}-{date}-{len(of_day) + 1}"
-        experiment = self._made_experiment_id()
+        name = f"{self.pipeline}-{date}-{len(of_day) + 1}"
+        experiment = self.make_experiment()
 
         def find() -> DayRun | None:
-            for run in self._server.pages(
+            for run in self.server.pages(
                 "listing runs",
                 lambda **page: self._client.list_runs(
                     experiment_id=experiment, filter=named(name), **page
@@ -254,7 +239,7 @@ class Deployment:
                     return _day_run(run, package.lag_days)
             return None
 
-        run = self._server.call(
+        run = self.server.call(
             f"starting {name}",
             lambda: _day_run(
                 self._client.run_pipeline(
@@ -269,7 +254,7 @@ class Deployment:
             ),
             find,
         )
-        self._tell(f"{date}: started {run.name} ({run.run_id})")
+        self.tell(f"{date}: started {run.name} ({run.run_id})")
         return run
 
     def wait(
@@ -299,7 +284,7 @@ class Deployment:
             now = [self._run(run.run_id, lag_days) for run in runs]
             for before, run in zip(runs, now, strict=True):
                 if run.state != before.state:
-                    self._tell(_ending(run))
+                    self.tell(_ending(run))
             if any(not run.under_way for run in now):
                 return now
             if waited >= timeout_seconds:
@@ -309,7 +294,7 @@ class Deployment:
                     "terminate what hangs, and call this again"
                 )
             runs = now
-            self._server.sleep(poll_seconds)
+            self.server.sleep(poll_seconds)
             waited += poll_seconds
 
     def backfill(
@@ -353,7 +338,7 @@ class Deployment:
             if run is None or not (run.under_way or run.succeeded):
                 pending.append(date)
             else:
-                self._tell(_ending(run))
+                self.tell(_ending(run))
         while True:
             active = [run for run in last.values() if run.under_way]
             while pending and len(active) < parallel:
@@ -370,229 +355,51 @@ class Deployment:
             ):
                 last[run.date] = run
                 if not (run.under_way or run.succeeded or keep_going) and pending:
-                    self._tell(f"stopped before {pending[0]}, as {run.date} failed")
+                    self.tell(f"stopped before {pending[0]}, as {run.date} failed")
                     pending = []
 
-    def schedule(
-        self, package: Package, name: str, cron: str, settings: RunSettings
-    ) -> tuple[str, bool]:
-        """Makes the daily recurring run, or replaces it where something changed.
-
-        A replacement is made disabled; then the old one is disabled, and once it is certain not
-        to have made a run since, the new one is enabled and the old one deleted. A new schedule
-        takes the last time since its creation that it has missed (`no_catchup`), so a time that
-        falls in between is run once. If the old one did make a run in between, the new one is
-        made anew, after it. Interrupted anywhere, the same call goes on.
-
-        Args:
-            package: what to run.
-            name: name of the recurring run.
-            cron: six fields, seconds first.
-            settings: what each run is given; no `run_date`.
-
-        Returns:
-            The recurring run's id, and whether anything changed.
-
-        Raises:
-            RankerError: a run of the schedule is under way, or the settings are no good.
-        """
-        check_cron(cron)
-        parameters = check_parameters(package, settings.parameters)
-        if "run_date" in parameters:
-            raise RankerError("run_date: a schedule with a fixed day would train it every day")
-        version = self.upload(package)
-        fingerprint = _fingerprint(version.name, cron, parameters, settings.service_account)
-        description = f"Daily run of {self._pipeline}. Settings {fingerprint}"
-        experiment = self._made_experiment_id()
-
-        def find() -> Any | None:
-            for item in self._schedules(name):
-                if item.description == description:
-                    return item
-            return None
-
-        def create(enabled: bool) -> Any:
-            return self._server.call(
-                f"creating schedule {name}",
-                lambda: self._client.create_recurring_run(
-                    experiment_id=experiment,
-                    job_name=name,
-                    description=description,
-                    cron_expression=cron,
-                    max_concurrency=1,
-                    no_catchup=True,
-                    params=parameters,
-                    pipeline_id=version.pipeline_id,
-                    version_id=version.version_id,
-                    enabled=enabled,
-                    service_account=settings.service_account,
-                ),
-                find,
-            )
-
-        new = find()
-        old = [item for item in self._schedules(name) if item.description != description]
-        if new is None and not old:
-            made = create(enabled=True)
-            self._tell(f"schedule {name}: created, {cron}")
-            return made.recurring_run_id, True
-        if new is not None and not old:
-            if _enabled(new):
-                return new.recurring_run_id, False
-            self._enable(new, True)
-            self._tell(f"schedule {name}: enabled")
-            return new.recurring_run_id, True
-        old_ids = {item.recurring_run_id for item in old}
-        if new is None or not _enabled(new):
-            # A run of the old schedule does not count for the new one's concurrency, and
-            # deleting a schedule takes the workflow of its run with it.
-            own = {new.recurring_run_id} if new is not None else set()
-            self._refuse_under_way(name, old_ids | own, package.lag_days)
-            new = new or create(enabled=False)
-            for item in old:
-                self._enable(item, False)
-            self._server.sleep(_SETTLE_SECONDS)
-            if any(
-                run.schedule_id in old_ids and run.created_at >= new.created_at
-                for run in self.runs(package.lag_days)
-            ):
-                self._delete(new)
-                new = create(enabled=False)
-            self._enable(new, True)
-        for item in old:
-            self._enable(item, False)
-        busy = {run.schedule_id for run in self.runs(package.lag_days) if run.under_way}
-        for item in old:
-            if item.recurring_run_id in busy:
-                self._tell(
-                    f"schedule {name}: the old one has made a run that is under way; it is "
-                    "disabled, and deleted by the next call after that"
-                )
-            else:
-                self._delete(item)
-        self._tell(f"schedule {name}: replaced, {cron}")
-        return new.recurring_run_id, True
-
-    def set_schedule_enabled(self, name: str, enabled: bool) -> None:
-        """Pauses or resumes the schedule. Runs under way go on.
-
-        A resumed schedule at once runs the last day that it has missed.
-
-        Raises:
-            RankerError: there is none of that name, or more than one to resume.
-        """
-        found = self._existing(name)
-        if enabled and len(found) > 1:
-            raise RankerError(
-                f"{name}: {len(found)} schedules of that name; a replacement was interrupted, "
-                "call `schedule` again"
-            )
-        for item in found:
-            self._enable(item, enabled)
-        self._tell(f"schedule {name}: {'resumed' if enabled else 'paused'}")
-
-    def unschedule(self, name: str, lag_days: int) -> None:
-        """Deletes the schedule.
-
-        Raises:
-            RankerError: there is none of that name, or a run of it is under way.
-        """
-        found = self._existing(name)
-        for item in found:
-            self._enable(item, False)
-        self._refuse_under_way(name, {item.recurring_run_id for item in found}, lag_days)
-        for item in found:
-            self._delete(item)
-        self._tell(f"schedule {name}: deleted")
-
-    def _existing(self, name: str) -> list[Any]:
-        found = self._schedules(name)
-        if not found:
-            raise RankerError(f"{name}: pipeline {self._pipeline} has no such schedule")
-        return found
-
-    def _refuse_under_way(self, name: str, schedule_ids: set[str], lag_days: int) -> None:
-        for run in self.runs(lag_days):
-            if run.schedule_id in schedule_ids and run.under_way:
-                raise RankerError(
-                    f"schedule {name}: its run {run.name} ({run.run_id}) of {run.date} is "
-                    f"{run.state.lower()}, and would be lost; call this again when it has ended"
-                )
-
-    def _schedules(self, name: str) -> list[Any]:
-        """The recurring runs of that name, newest first."""
-        experiment = self._experiment_id()
-        if experiment is None:
-            return []
-        found = self._server.pages(
-            "listing schedules",
-            lambda **page: self._client.list_recurring_runs(
-                experiment_id=experiment, filter=named(name), **page
-            ),
-            "recurring_runs",
-        )
-        mine = [item for item in found if item.display_name == name]
-        return sorted(mine, key=lambda item: item.created_at, reverse=True)
-
-    def _enable(self, schedule: Any, enabled: bool) -> None:
-        change = (
-            self._client.enable_recurring_run if enabled else self._client.disable_recurring_run
-        )
-        what = f"{'enabling' if enabled else 'disabling'} schedule {schedule.display_name}"
-        self._server.call(what, lambda: change(schedule.recurring_run_id))
-
-    def _delete(self, schedule: Any) -> None:
-        def gone() -> Any | None:
-            left = self._schedules(schedule.display_name)
-            ids = {item.recurring_run_id for item in left}
-            return None if schedule.recurring_run_id in ids else schedule
-
-        self._server.call(
-            f"deleting schedule {schedule.display_name}",
-            lambda: self._client.delete_recurring_run(schedule.recurring_run_id),
-            gone,
-        )
-
     def _run(self, run_id: str, lag_days: int) -> DayRun:
-        run = self._server.call(f"looking at run {run_id}", lambda: self._client.get_run(run_id))
+        run = self.server.call(f"looking at run {run_id}", lambda: self._client.get_run(run_id))
         return _day_run(run, lag_days)
 
     def _pipeline_id(self) -> str | None:
-        for pipeline in self._server.pages(
+        for pipeline in self.server.pages(
             "listing pipelines",
             lambda **page: self._client.list_pipelines(
-                filter=named(self._pipeline), namespace=self._server.namespace, **page
+                filter=named(self.pipeline), namespace=self.server.namespace, **page
             ),
             "pipelines",
         ):
-            if pipeline.display_name == self._pipeline:
+            if pipeline.display_name == self.pipeline:
                 return pipeline.pipeline_id
         return None
 
-    def _experiment_id(self) -> str | None:
+    def find_experiment(self) -> str | None:
+        """Returns the experiment's id, or None if there is none yet."""
         if self._experiment is None:
-            for experiment in self._server.pages(
+            for experiment in self.server.pages(
                 "listing experiments",
                 lambda **page: self._client.list_experiments(
-                    filter=named(self._pipeline), namespace=self._server.namespace, **page
+                    filter=named(self.pipeline), namespace=self.server.namespace, **page
                 ),
                 "experiments",
             ):
-                if experiment.display_name == self._pipeline:
+                if experiment.display_name == self.pipeline:
                     self._experiment = experiment.experiment_id
         return self._experiment
 
-    def _made_experiment_id(self) -> str:
-        found = self._experiment_id()
+    def make_experiment(self) -> str:
+        """Returns the experiment's id, of a new one if need be."""
+        found = self.find_experiment()
         if found is None:
-            found = self._experiment = self._server.call(
-                f"creating experiment {self._pipeline}",
+            found = self._experiment = self.server.call(
+                f"creating experiment {self.pipeline}",
                 lambda: (
                     self._client.create_experiment(
-                        self._pipeline, namespace=self._server.namespace
+                        self.pipeline, namespace=self.server.namespace
                     ).experiment_id
                 ),
-                self._experiment_id,
+                self.find_experiment,
             )
         return found
 
@@ -690,12 +497,3 @@ def _day_run(run: Any, lag_days: int) -> DayRun:
         schedule_id=run.recurring_run_id or None,
         error=(run.error.message or "") if run.error else "",
     )
-
-
-def _enabled(schedule: Any) -> bool:
-    return (schedule.status or schedule.mode or "").upper() in ("ENABLED", "ENABLE")
-
-
-def _fingerprint(*content: Any) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

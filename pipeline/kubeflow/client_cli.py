@@ -164,13 +164,13 @@ def schedule(
     """Makes the daily recurring run, or replaces it where something changed; enables it."""
     with _messages():
         from pipeline.kubeflow.client import read_package
+        from pipeline.kubeflow.schedule import Schedule
 
         read = read_package(package)
         deployment = _deployment(read.pipeline, host, namespace, ca_cert)
         name = name or _daily(read.pipeline)
-        schedule_id, changed = deployment.schedule(
-            read, name, cron, _settings(parameter, service_account)
-        )
+        settings = _settings(parameter, service_account)
+        schedule_id, changed = Schedule(deployment, name).apply(read, cron, settings)
         typer.echo(f"{name} ({schedule_id}){'' if changed else ': unchanged'}")
 
 
@@ -209,10 +209,11 @@ def unschedule(
     """Deletes the schedule."""
     with _messages():
         from pipeline.kubeflow.client import read_package
+        from pipeline.kubeflow.schedule import Schedule
 
         read = read_package(package)
         deployment = _deployment(read.pipeline, host, namespace, ca_cert)
-        deployment.unschedule(name or _daily(read.pipeline), read.lag_days)
+        Schedule(deployment, name or _daily(read.pipeline)).delete(read.lag_days)
 
 
 def _set_enabled(
@@ -225,10 +226,11 @@ def _set_enabled(
 ) -> None:
     with _messages():
         from pipeline.kubeflow.client import read_package
+        from pipeline.kubeflow.schedule import Schedule
 
         pipeline = read_package(package).pipeline
         deployment = _deployment(pipeline, host, namespace, ca_cert)
-        deployment.set_schedule_enabled(name or _daily(pipeline), enabled)
+        Schedule(deployment, name or _daily(pipeline)).set_enabled(enabled)
 
 
 def _daily(pipeline: str) -> str:

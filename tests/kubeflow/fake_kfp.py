@@ -4,8 +4,9 @@ Paths, parameters and fields are those of the OpenAPI definitions in kubeflow/pi
 backend/api/v2beta1/swagger (run, recurring_run, experiment, pipeline and pipeline.upload);
 whatever they do not name is refused. What goes out is held against the SDK's own models. The
 schedule follows backend/src/crd/controller/scheduledworkflow: a recurring run takes the last time
-since its last one, or since its creation, that it has missed (`no_catchup`), unless it is disabled
-or as many of its runs are under way as it may have. Time stands still but for `advance`.
+since its last one, or since its start time or creation, that it has missed (`no_catchup`), unless
+it is disabled or as many of its runs are under way as it may have; it is looked at twice a minute,
+and when it is changed. Time stands still but for `advance`.
 """
 
 import base64
@@ -102,14 +103,16 @@ class FakeKfp:
     # Time.
 
     def advance(self, seconds):
-        """Lets time go by, second by second where something could happen."""
+        """Lets time go by."""
         with self.lock:
             end = self.now + datetime.timedelta(seconds=seconds)
             while self.now < end:
-                self.now = min(end, self.now + datetime.timedelta(seconds=5))
-                self._tick()
+                before, self.now = self.now, min(end, self.now + datetime.timedelta(seconds=5))
+                self._progress()
+                if before.timestamp() // 30 != self.now.timestamp() // 30:
+                    self._trigger()
 
-    def _tick(self):
+    def _progress(self):
         for run in self.runs.values():
             age = (self.now - run["created_at"]).total_seconds()
             day = run["runtime_config"]["parameters"].get("run_date", "")
@@ -120,6 +123,8 @@ class FakeKfp:
                     run["finished_at"] = self.now
                     if run["state"] == "FAILED":
                         run["error"] = {"code": 2, "message": "step Trainer failed"}
+
+    def _trigger(self):
         for schedule in list(self.schedules.values()):
             own = [r for r in self.runs.values() if r.get("recurring_run_id") == schedule["id"]]
             active = sum(run["state"] not in ENDED for run in own)
@@ -138,7 +143,10 @@ class FakeKfp:
         due = self.now.replace(hour=int(hour), minute=int(minute), second=int(second))
         if due > self.now:
             due -= datetime.timedelta(days=1)
-        return due if due > (schedule["last"] or schedule["created_at"]) else None
+        start = schedule["body"]["trigger"]["cron_schedule"].get("start_time")
+        start = _time(start) if start else None
+        base = schedule["last"] or start or schedule["created_at"]
+        return due if due > max(base, start or base) else None
 
     def under_way(self):
         return [run for run in self.runs.values() if run["state"] not in ENDED]
@@ -305,7 +313,10 @@ class FakeKfp:
     def new_schedule(self, query, headers, body):
         content = _checked(body, RECURRING_RUN)
         self._check_version(content)
-        if len(content["trigger"]["cron_schedule"]["cron"].split()) != 6:
+        cron = content["trigger"]["cron_schedule"]
+        if cron.get("start_time"):
+            cron["start_time"] = _time(cron["start_time"]).isoformat()
+        if len(cron["cron"].split()) != 6:
             raise RefusedError(400, "Schedule cron is not a supported format")
         if not 1 <= int(content.get("max_concurrency", 0)) <= 10:
             raise RefusedError(400, "The max concurrency of the recurring run is out of range")
@@ -318,6 +329,7 @@ class FakeKfp:
             "status": "ENABLED" if content.get("mode") == "ENABLE" else "DISABLED",
         }
         self.schedules[schedule["id"]] = schedule
+        self._trigger()
         return "V2beta1RecurringRun", _public(schedule)
 
     def list_schedules(self, query, **_):
@@ -339,6 +351,7 @@ class FakeKfp:
 
     def change_schedule(self, schedule_id, change, **_):
         self._known(schedule_id)["status"] = f"{change.upper()}D"
+        self._trigger()
         return "object", {}
 
     def _known(self, schedule_id):
@@ -435,6 +448,10 @@ def _error(message, code, line):
         return {"error_message": message, "error_details": f"{message} (and where)"}
     detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": message}
     return {"error": message, "code": code, "message": message, "details": [detail]}
+
+
+def _time(text):
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _id():

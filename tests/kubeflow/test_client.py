@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from pipeline.kubeflow.client import (
     Deployment,
     RunSettings,
-    check_cron,
     check_parameters,
     days,
     failed,
     read_package,
 )
 from pipeline.kubeflow.client_cli import app
+from pipeline.kubeflow.schedule import Schedule, check_cron
 from pipeline.kubeflow.server import Connection, connect
 from schemas.errors import RankerError
 
@@ -202,7 +202,7 @@ def test_day_under_way_is_not_run_again(fake, deployment, package):
 
 
 def test_scheduled_run_of_the_day_counts(fake, deployment, package):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.durations[""] = 3600
     fake.advance(15 * 3600 + 60)
     with pytest.raises(RankerError, match=r"2026-01-10: run .* is running"):
@@ -213,7 +213,7 @@ def test_scheduled_run_of_the_day_counts(fake, deployment, package):
 @pytest.mark.parametrize("lag_days", [0, 2])
 def test_day_of_a_scheduled_run_is_its_time_less_the_lag(fake, deployment, tmp_path, lag_days):
     package = package_in(tmp_path, "ranker:1", lag_days)
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.advance(86_400)
     (run,) = deployment.runs(package.lag_days)
     assert run.date == datetime.date(2026, 1, 11 - lag_days)
@@ -296,7 +296,7 @@ def test_token_and_namespace_go_along(package):
     with FakeKfp(token="secret", several_users=True).serving() as fake:
         deployment = deployment_on(fake, token="secret", namespace="team")
         deployment.start(package, DAY, NOTHING)
-        deployment.schedule(package, "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(package, CRON, NOTHING)
         owned = [*fake.pipelines.values(), *fake.experiments.values()]
         assert {item["namespace"] for item in owned} == {"team"}
 
@@ -458,7 +458,7 @@ def daily(*dates):
 
 def test_schedule_is_daily_without_catching_up(fake, deployment, package):
     settings = RunSettings({"logs_root": "gs://logs"}, service_account="trainer")
-    schedule_id, changed = deployment.schedule(package, "daily", CRON, settings)
+    schedule_id, changed = Schedule(deployment, "daily").apply(package, CRON, settings)
     assert changed
     stored = fake.schedules[schedule_id]
     body = stored["body"]
@@ -472,32 +472,32 @@ def test_schedule_is_daily_without_catching_up(fake, deployment, package):
 
 
 def test_same_schedule_changes_nothing(fake, deployment, package):
-    first, _ = deployment.schedule(package, "daily", CRON, NOTHING)
+    first, _ = Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     before = json.dumps(fake.schedules, default=str)
-    assert deployment_on(fake).schedule(package, "daily", CRON, NOTHING) == (first, False)
+    assert Schedule(deployment_on(fake), "daily").apply(package, CRON, NOTHING) == (first, False)
     assert json.dumps(fake.schedules, default=str) == before
 
 
 @pytest.mark.parametrize("change", ["cron", "version", "parameters", "account"])
 def test_changed_schedule_is_replaced(fake, deployment, package, tmp_path, change):
-    first, _ = deployment.schedule(package, "daily", CRON, NOTHING)
+    first, _ = Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     other = package_in(tmp_path, "ranker:2") if change == "version" else package
     cron = "0 30 4 * * *" if change == "cron" else CRON
     settings = RunSettings(
         {"logs_root": "gs://new"} if change == "parameters" else {},
         "trainer" if change == "account" else None,
     )
-    second, changed = deployment.schedule(other, "daily", cron, settings)
+    second, changed = Schedule(deployment, "daily").apply(other, cron, settings)
     assert changed
     assert first != second
     assert {key: item["status"] for key, item in fake.schedules.items()} == {second: "ENABLED"}
 
 
 def test_old_schedule_is_quiet_before_the_new_one_may_run(fake, deployment, package, tmp_path):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     states = []
     fake.on_request = lambda line: states.append([s["status"] for s in fake.schedules.values()])
-    deployment.schedule(package_in(tmp_path, "ranker:2"), "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package_in(tmp_path, "ranker:2"), CRON, NOTHING)
     assert ["ENABLED", "DISABLED"] in states
     assert ["DISABLED", "DISABLED"] in states
     assert ["ENABLED", "ENABLED"] not in states
@@ -515,11 +515,11 @@ STEPS = (
 
 
 @pytest.mark.parametrize("when", STEPS)
-@pytest.mark.parametrize("seconds", [0, 7])
+@pytest.mark.parametrize("seconds", [-3, 0, 7, 40])
 def test_time_that_comes_during_a_replacement_is_run_once(
     fake, deployment, package, tmp_path, when, seconds
 ):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
 
     def come(line):
         if re.search(when, line):
@@ -532,37 +532,37 @@ def test_time_that_comes_during_a_replacement_is_run_once(
     fake.on_request = come
     new = package_in(tmp_path, "ranker:2")
     try:
-        deployment.schedule(new, "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(new, CRON, NOTHING)
     except RankerError:
         # Its run is under way.
         fake.advance(60)
-        deployment.schedule(new, "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(new, CRON, NOTHING)
     fake.advance(12 * 3600)
     assert triggered(fake) == daily(11)
     assert [item["status"] for item in fake.schedules.values()] == ["ENABLED"]
 
 
 def test_time_that_comes_while_none_is_enabled_is_run_once(fake, deployment, package, tmp_path):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.advance(15 * 3600 - 10)
-    deployment.schedule(package_in(tmp_path, "ranker:2"), "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package_in(tmp_path, "ranker:2"), CRON, NOTHING)
     fake.advance(3600)
     assert triggered(fake) == daily(11)
 
 
 def test_schedule_whose_run_is_under_way_is_not_replaced(fake, deployment, package, tmp_path):
-    first, _ = deployment.schedule(package, "daily", CRON, NOTHING)
+    first, _ = Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.durations[""] = 7200
     fake.advance(15 * 3600 + 60)
     with pytest.raises(RankerError, match=r"daily: its run .* of 2026-01-10 is running"):
-        deployment.schedule(package_in(tmp_path, "ranker:2"), "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(package_in(tmp_path, "ranker:2"), CRON, NOTHING)
     assert {key: item["status"] for key, item in fake.schedules.items()} == {first: "ENABLED"}
 
 
 def test_run_that_the_old_schedule_makes_at_the_last_moment_is_kept(
     fake, deployment, package, tmp_path
 ):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.advance(15 * 3600 - 3)
     fake.durations[""] = 7200
     new = package_in(tmp_path, "ranker:2")
@@ -573,12 +573,12 @@ def test_run_that_the_old_schedule_makes_at_the_last_moment_is_kept(
             fake.advance(10)
 
     fake.on_request = come
-    schedule_id, _ = deployment.schedule(new, "daily", CRON, NOTHING)
+    schedule_id, _ = Schedule(deployment, "daily").apply(new, CRON, NOTHING)
     fake.advance(3600)
     assert triggered(fake) == daily(11)
     assert [run["state"] for run in fake.runs.values()] == ["RUNNING"]
     fake.advance(7200)
-    assert deployment.schedule(new, "daily", CRON, NOTHING) == (schedule_id, True)
+    assert Schedule(deployment, "daily").apply(new, CRON, NOTHING) == (schedule_id, True)
     assert list(fake.schedules) == [schedule_id]
     assert [run["state"] for run in fake.runs.values()] == ["SUCCEEDED"]
 
@@ -587,7 +587,7 @@ def test_run_that_the_old_schedule_makes_at_the_last_moment_is_kept(
 def test_interrupted_replacement_is_finished_by_the_same_call(
     fake, deployment, package, tmp_path, step
 ):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     new = package_in(tmp_path, "ranker:2")
     deployment.upload(new)
     fake.requests.clear()
@@ -598,12 +598,12 @@ def test_interrupted_replacement_is_finished_by_the_same_call(
 
     fake.on_request = stop
     with contextlib.suppress(RankerError):
-        deployment.schedule(new, "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(new, CRON, NOTHING)
     fake.on_request = lambda line: None
     fake.faults.clear()
     # A day goes by before somebody looks.
     fake.advance(86_400)
-    schedule_id, _ = deployment_on(fake).schedule(new, "daily", CRON, NOTHING)
+    schedule_id, _ = Schedule(deployment_on(fake), "daily").apply(new, CRON, NOTHING)
     fake.advance(86_400)
     times = triggered(fake)
     assert len(set(times)) == len(times)
@@ -615,16 +615,16 @@ def test_interrupted_replacement_is_finished_by_the_same_call(
 @pytest.mark.parametrize("kind", [500, "drop", "lose"])
 @pytest.mark.parametrize("request_", ["POST /recurringruns$", ":enable$", ":disable$", "DELETE "])
 def test_replacement_survives_faults(fake, deployment, package, tmp_path, kind, request_):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.faults.append(Fault(request_, kind, times=2))
-    second, _ = deployment.schedule(package_in(tmp_path, "ranker:2"), "daily", CRON, NOTHING)
+    second, _ = Schedule(deployment, "daily").apply(package_in(tmp_path, "ranker:2"), CRON, NOTHING)
     assert {key: item["status"] for key, item in fake.schedules.items()} == {second: "ENABLED"}
 
 
 def test_going_back_to_older_settings_works(fake, deployment, package, tmp_path):
     other = package_in(tmp_path, "ranker:2")
     for wanted in (package, other, package):
-        schedule_id, changed = deployment.schedule(wanted, "daily", CRON, NOTHING)
+        schedule_id, changed = Schedule(deployment, "daily").apply(wanted, CRON, NOTHING)
         assert changed
         fake.advance(86_400)
     assert list(fake.schedules) == [schedule_id]
@@ -632,53 +632,53 @@ def test_going_back_to_older_settings_works(fake, deployment, package, tmp_path)
 
 
 def test_refused_replacement_leaves_the_old_schedule(fake, deployment, package, tmp_path):
-    first, _ = deployment.schedule(package, "daily", CRON, NOTHING)
+    first, _ = Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.faults.append(Fault("POST /recurringruns$", 400))
     with pytest.raises(RankerError, match="creating schedule daily: HTTP 400"):
-        deployment.schedule(package_in(tmp_path, "ranker:2"), "daily", CRON, NOTHING)
+        Schedule(deployment, "daily").apply(package_in(tmp_path, "ranker:2"), CRON, NOTHING)
     assert {key: item["status"] for key, item in fake.schedules.items()} == {first: "ENABLED"}
 
 
 def test_schedule_of_one_day_is_refused(fake, deployment, package):
     with pytest.raises(RankerError, match="run_date"):
-        deployment.schedule(package, "daily", CRON, RunSettings({"run_date": "2026-01-05"}))
+        Schedule(deployment, "daily").apply(package, CRON, RunSettings({"run_date": "2026-01-05"}))
     assert not fake.requests
 
 
 def test_pause_and_resume(fake, deployment, package):
-    deployment.schedule(package, "daily", CRON, NOTHING)
-    deployment.set_schedule_enabled("daily", False)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
+    Schedule(deployment, "daily").set_enabled(False)
     fake.advance(3 * 86_400)
     assert triggered(fake) == []
-    deployment.set_schedule_enabled("daily", True)
+    Schedule(deployment, "daily").set_enabled(True)
     fake.advance(60)
     assert triggered(fake) == daily(13)
 
 
 def test_paused_schedule_is_enabled_by_scheduling(fake, deployment, package):
-    first, _ = deployment.schedule(package, "daily", CRON, NOTHING)
-    deployment.set_schedule_enabled("daily", False)
-    assert deployment.schedule(package, "daily", CRON, NOTHING) == (first, True)
+    first, _ = Schedule(deployment, "daily").apply(package, CRON, NOTHING)
+    Schedule(deployment, "daily").set_enabled(False)
+    assert Schedule(deployment, "daily").apply(package, CRON, NOTHING) == (first, True)
     assert fake.schedules[first]["status"] == "ENABLED"
 
 
 def test_unschedule_deletes_it_once_idle(fake, deployment, package):
-    deployment.schedule(package, "daily", CRON, NOTHING)
+    Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.durations[""] = 7200
     fake.advance(15 * 3600 + 60)
     with pytest.raises(RankerError, match="would be lost"):
-        deployment.unschedule("daily", 1)
+        Schedule(deployment, "daily").delete(1)
     fake.advance(7200)
-    deployment.unschedule("daily", 1)
+    Schedule(deployment, "daily").delete(1)
     assert not fake.schedules
     assert [run["state"] for run in fake.runs.values()] == ["SUCCEEDED"]
 
 
 @pytest.mark.parametrize("name", ["daily", "Daily"])
 def test_schedule_that_is_not_there_is_an_error(fake, deployment, package, name):
-    deployment.schedule(package, "DAILY", CRON, NOTHING)
+    Schedule(deployment, "DAILY").apply(package, CRON, NOTHING)
     with pytest.raises(RankerError, match=f"{name}: pipeline ranker has no such schedule"):
-        deployment.set_schedule_enabled(name, False)
+        Schedule(deployment, name).set_enabled(False)
 
 
 def test_connecting_sends_nothing(fake):
