@@ -73,7 +73,6 @@ def _launch(
     with log.open("wb") as file:
         done = subprocess.run(
             _command(container, _with_defaults(executor_input, component), pod),
-            cwd=pod,
             env={**os.environ, **_environment(container), MOUNTS_VARIABLE: str(pod)},
             stdin=subprocess.DEVNULL,
             stdout=file,
