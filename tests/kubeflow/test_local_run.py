@@ -177,6 +177,28 @@ def test_environment_of_the_container_is_set(tmp_path):
     assert run(spec, tmp_path).find("mode") == ["fast"]
 
 
+def test_volume_of_a_claim_is_a_folder_that_stays(tmp_path):
+    count = """
+    values = given["inputs"]["parameterValues"]
+    assert values["given"] == "/data/mine" and values["word"] == "/database/x"
+    folder = pathlib.Path(values["serving_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(len(list(folder.iterdir())))).touch()
+    report(folder=str(folder))
+    """
+    spec = package(
+        {"Only": (count,)}, serving_dir="/data/serving", given="/data/x", word="/database/x"
+    )
+    config = {"pvcMount": [{"constant": "claim", "mountPath": "/data"}]}
+    executors = {"deploymentSpec": {"executors": {"Only_executor": config}}}
+    documents = [spec, {"platforms": {"kubernetes": executors}}]
+    for _ in range(2):
+        result = run_package(documents, tmp_path, {"given": "/data/mine"})
+        assert result.exit_code == 0
+    assert result.find("folder") == [str(tmp_path / "volumes/claim/serving")]
+    assert {path.name for path in (tmp_path / "volumes/claim/serving").iterdir()} == {"0", "1"}
+
+
 def test_independent_steps_run_at_once(tmp_path):
     meet = """
     (pathlib.Path({folder!r}) / {me!r}).touch()

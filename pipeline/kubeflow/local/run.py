@@ -89,13 +89,14 @@ def run_package(
     """Runs a package as Kubeflow would.
 
     A step starts when those it depends on have succeeded. When one has failed for good, no
-    other is started, and those under way are waited for. What the platform spec asks for
-    (secrets, volumes, nodes) is not provided: give the parameters local paths.
+    other is started, and those under way are waited for. A claim's volume is a folder under
+    `root`: defaults of run parameters under its mount path are paths in that folder. Secrets
+    and nodes, which the platform spec may ask for too, are not provided.
 
     Args:
         documents: the package.
-        root: folder of the object stores (`store`) and of the runs (`runs`); both stay, so
-            that a later run finds what this one left.
+        root: folder of the object stores (`store`), the volumes (`volumes`) and the runs
+            (`runs`); all stay, so that a later run finds what this one left.
         parameters: run parameters that differ from their defaults.
         jobs: how many steps may run at once.
         schedule_time: see `driver.Run`.
@@ -109,11 +110,16 @@ def run_package(
     if problems:
         raise RankerError("The package would not run:\n" + "\n".join(f"  {p}" for p in problems))
     spec = documents[0]
+    values = driver.run_parameters(spec, parameters)
+    volumes = _volumes(documents, root.absolute() / "volumes")
     run = driver.Run(
         run_id=str(uuid.uuid4()),
         pipeline_name=spec["pipelineInfo"]["name"],
         pipeline_root=spec["defaultPipelineRoot"],
-        parameters=driver.run_parameters(spec, parameters),
+        parameters={
+            name: value if name in parameters else _on_volume(value, volumes)
+            for name, value in values.items()
+        },
         schedule_time=schedule_time,
     )
     folder = root.absolute() / "runs" / run.run_id
@@ -150,6 +156,24 @@ def run_package(
     }
     (folder / STATE_FILE).write_text(json.dumps(content, indent=2), "utf-8")
     return RunResult(run.run_id, folder, results)
+
+
+def _volumes(documents: Sequence[Json], folder: Path) -> dict[str, str]:
+    """Local folders of the claims' volumes, by mount path."""
+    platform = documents[1]["platforms"]["kubernetes"] if len(documents) == 2 else {}
+    executors = platform.get("deploymentSpec", {}).get("executors", {})
+    return {
+        mount["mountPath"].rstrip("/"): str(folder / mount["constant"])
+        for config in executors.values()
+        for mount in config.get("pvcMount", ())
+    }
+
+
+def _on_volume(value: Any, volumes: Mapping[str, str]) -> Any:
+    for mount_path, folder in volumes.items():
+        if isinstance(value, str) and value.startswith(f"{mount_path}/"):
+            return folder + value.removeprefix(mount_path)
+    return value
 
 
 class _Work:
