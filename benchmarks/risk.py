@@ -2,9 +2,10 @@
 
 On simulated logs, taken in by the project's own ingestion, for the paper's Small, Large and
 Large+DCN (arXiv 2302.09178, Section 5) and the same three at a quarter of the width: sharpness
-under Adagrad's preconditioner over trainings with Clippy, and the largest stable learning rate
-with Clippy and without. No warm-up, and the embeddings, which no rule clips, at a fixed rate,
-so that the learning rate searched is that of the layers that are clipped.
+under Adagrad's preconditioner over trainings with Clippy, and, with Clippy and without, the
+largest learning rate at which no loss jumps and that at which no training diverges. No
+warm-up, and the embeddings, which no rule clips, at a fixed rate, so that the learning rate
+searched is that of the layers that are clipped.
 
 Results are written after each part; a part that is there already is not measured again.
 """
@@ -26,7 +27,6 @@ from pipeline.risk_cli import training_data
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 from schemas.spec import RankingSpec, load_spec
-from trainer_module.inputs import Batch
 from trainer_module.risk.assess import find_stable_rate, measure_sharpness
 from trainer_module.risk.data import event_batches
 from trainer_module.risk.over_run import SharpnessPoint
@@ -51,11 +51,22 @@ MODELS = {
     },
 }
 EFFORT = {
-    # steps and seeds of the sharpness, then steps, seeds and trainings of each search
-    "quarter": (32, 5, 80, 5, 45),
-    "full": (8, 3, 30, 3, 18),
+    "quarter": {
+        "sharpness": {"steps": 32, "seeds": 5},
+        "jump": {"steps": 16, "seeds": 5, "budget": 50},
+        "divergence": {"steps": 60, "seeds": 3, "budget": 30},
+    },
+    "full": {"sharpness": {"steps": 1, "seeds": 3}},
 }
-OPTIMIZERS = ("adagrad", "clippy_adagrad")
+"""Steps and seeds of the trainings, and how many a search may take."""
+PARTS = [
+    ("quarter", "sharpness", "clippy_adagrad"),
+    ("quarter", "jump", "adagrad"),
+    ("quarter", "jump", "clippy_adagrad"),
+    ("full", "sharpness", "clippy_adagrad"),
+    ("quarter", "divergence", "adagrad"),
+    ("quarter", "divergence", "clippy_adagrad"),
+]
 
 
 def spec_of(model: str) -> RankingSpec:
@@ -120,24 +131,18 @@ def rate_summary(found: StableRate) -> dict[str, Any]:
     }
 
 
-def measure(part: str, spec: RankingSpec, batches: Sequence[Batch], effort: tuple[int, ...]) -> Any:
-    """Measures one part: `sharpness`, or the stable rate of the optimizer it names."""
-    sharp_steps, sharp_seeds, steps, seeds, budget = effort
+def measure(part: str, optimizer: str, spec: RankingSpec, files: Sequence[str], size: str) -> Any:
+    """Measures one part of one size: sharpness, or an optimizer's rate without `part`."""
+    effort = EFFORT[size][part]
+    batches = event_batches(files, spec, effort["steps"] + 1)
     if part == "sharpness":
-        return sharpness_summary(
-            measure_sharpness(
-                spec, batches[: sharp_steps + 1], steps=sharp_steps, seeds=sharp_seeds
-            )
-        )
-    found = find_stable_rate(
-        spec, part, batches[: steps + 1], steps=steps, seeds=seeds, budget=budget
-    )
+        return sharpness_summary(measure_sharpness(spec, batches, **effort))
+    found = find_stable_rate(spec, optimizer, batches, **effort, jumps=part == "jump")
     return rate_summary(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", action="append", choices=sorted(MODELS), help="default: both")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     results: dict[str, Any] = {"batch_size": BATCH, "learning_rate": RATE, "sizes": {}}
@@ -145,22 +150,19 @@ def main() -> None:
         results = json.loads(arguments.results.read_text())
     with tempfile.TemporaryDirectory() as folder:
         files = training_events(folder)
-        for size in arguments.size or list(MODELS):
-            effort = EFFORT[size]
-            of_size = results["sizes"].setdefault(size, {"effort": effort, "models": {}})
-            for part in ("sharpness", *OPTIMIZERS):
-                for name, model in MODELS[size].items():
-                    of_model = of_size["models"].setdefault(name, {})
-                    if part in of_model:
-                        continue
-                    spec = spec_of(model)
-                    batches = event_batches(files, spec, max(effort[0], effort[2]) + 1)
-                    began = time.perf_counter()
-                    of_model[part] = measure(part, spec, batches, effort)
-                    seconds = time.perf_counter() - began
-                    print(size, name, part, f"{seconds:.0f} s", json.dumps(of_model[part]))
-                    arguments.results.parent.mkdir(exist_ok=True)
-                    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+        for size, part, optimizer in PARTS:
+            of_size = results["sizes"].setdefault(size, {"effort": EFFORT[size], "models": {}})
+            for name, model in MODELS[size].items():
+                key = part if part == "sharpness" else f"{part}, {optimizer}"
+                of_model = of_size["models"].setdefault(name, {})
+                if key in of_model:
+                    continue
+                began = time.perf_counter()
+                of_model[key] = measure(part, optimizer, spec_of(model), files, size)
+                seconds = time.perf_counter() - began
+                print(size, name, key, f"{seconds:.0f} s", json.dumps(of_model[key]), flush=True)
+                arguments.results.parent.mkdir(exist_ok=True)
+                arguments.results.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

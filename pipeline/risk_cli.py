@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from schemas.spec import RankingSpec
     from trainer_module.risk.report import RiskReport
 
-OPTIMIZERS: tuple[str, ...] = OptimizerSettings.model_fields["name"].annotation.__args__
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerSettings.model_fields["name"].annotation)
 """The spec's names of optimizers."""
 
 
@@ -33,12 +33,14 @@ class Measurement:
         seeds: trainings a figure comes from.
         budget: trainings of each optimizer's search, at most.
         optimizers: whose stable rate is searched, by the spec's names.
+        jumps: whether jumps of the loss are counted there in place of divergence.
     """
 
     steps: int
     seeds: int
     budget: int
     optimizers: tuple[str, ...]
+    jumps: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,9 @@ def risk(
         list[str] | None,
         typer.Option(help=f"Search the stable rate of {', '.join(OPTIMIZERS)}. Repeatable."),
     ] = None,
+    jumps: Annotated[
+        bool, typer.Option("--jumps", help="Search for jumps of the loss, not divergence.")
+    ] = False,
     output: Annotated[
         str | None, typer.Option(help="Folder of risk.json and risk.png; in the workspace.")
     ] = None,
@@ -91,7 +96,7 @@ def risk(
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(OPTIMIZERS)}")
     if budget < seeds:
         raise typer.BadParameter(f"a budget of {budget} is not one rate's {seeds} trainings")
-    measurement = Measurement(steps, seeds, budget, names)
+    measurement = Measurement(steps, seeds, budget, names, jumps)
     try:
         declared = load_spec(spec, overrides or [])
         _run(declared, date.date(), logs, workspace, measurement, output)
@@ -110,10 +115,13 @@ def _run(
 ) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore", FutureWarning)
+    import tensorflow as tf
     from rich.console import Console
 
     from pipeline.workspace import Workspace
 
+    # Each learning rate is a graph of its own, which TensorFlow warns of.
+    tf.get_logger().setLevel("ERROR")
     directory = output or os.path.join(workspace, "risk", str(date))
     console = Console() if sys.stdout.isatty() else Console(width=120)
     with console.status("ingesting") as spinner:
@@ -204,6 +212,7 @@ def assess(
         batch_size=spec.training.batch_size,
         steps=steps,
         seeds=seeds,
+        jumps=measurement.jumps,
         sharpness=measure_sharpness(
             spec,
             batches,
@@ -220,6 +229,7 @@ def assess(
                 steps=steps,
                 seeds=seeds,
                 budget=measurement.budget,
+                jumps=measurement.jumps,
                 warm_start_from=data.warm_start_from,
                 on_progress=on_progress,
             )

@@ -12,6 +12,7 @@ from trainer_module.risk.stable_rate import (
     StableRate,
     Trial,
     search,
+    why_diverged,
     wilson_interval,
 )
 
@@ -74,6 +75,30 @@ def test_a_stable_rate_above_an_unstable_one_does_not_count():
     found = StableRate((outcome(0.1, 0), outcome(0.2, 1), outcome(0.4, 0)), False)
     assert found.highest_stable == 0.1
     assert found.lowest_unstable == 0.2
+
+
+@pytest.mark.parametrize(
+    ("begin", "jump", "end", "jumps", "reason"),
+    [
+        (2.9, 150.0, 2.4, False, ""),
+        (2.9, 150.0, 2.4, True, "the loss jumped from 3 to 150"),
+        (2.9, 150.0, 2.6, False, "after a jump the loss ends at 2.6, above the 2.5 of base rates"),
+        (2.9, 5.9, 2.6, False, ""),
+        (2.9, 5.9, 2.6, True, ""),
+        (2.9, 2.9, 3.1, False, "the loss ends at 3.1, above the 3 of the start"),
+        (2.9, 150.0, 150.0, False, "the loss ends at 150, above the 3 of the start"),
+        (2.9, math.nan, 2.4, False, "the loss of step 12 is not finite"),
+        (2.9, math.inf, 2.4, True, "the loss of step 12 is not finite"),
+    ],
+)
+def test_divergence_follows_from_jump_and_end(begin, jump, end, jumps, reason):
+    losses = np.array([begin] * 12 + [jump] * 3 + [end] * 5)
+    assert why_diverged(losses, 3.0, 2.5, jumps=jumps) == reason
+
+
+def test_one_hard_batch_in_the_last_quarter_is_no_divergence():
+    losses = np.array([2.9] * 18 + [4.0, 2.8])
+    assert why_diverged(losses, 3.0, 2.5) == ""
 
 
 # By the closed form, in steps: p = 0.3, n = 10: centre 0.3556, half width 0.2481.

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import math
+import re
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,8 +13,9 @@ from events import encode, make_events, tiny_spec, transformed
 from schemas.errors import TrainingError
 from trainer_module.inputs import model_inputs
 from trainer_module.model import build_model
+from trainer_module.optimizers import ClippedAdam
 from trainer_module.risk.assess import find_stable_rate, measure_sharpness, with_training
-from trainer_module.risk.data import event_batches
+from trainer_module.risk.data import batch_count, best_constant_loss, event_batches, pick
 from trainer_module.risk.over_run import SharpnessPoint, measured_steps, sharpness_over_run
 from trainer_module.risk.report import (
     JSON_FILE,
@@ -51,7 +52,11 @@ def batches(event_files):
 
 @pytest.fixture(scope="module")
 def trainee(batches):
-    return Trainee(tiny_spec(), batches)
+    return Trainee(tiny_spec(), rest_of(batches))
+
+
+def rest_of(batches):
+    return pick(batches, range(1, batch_count(batches)))
 
 
 def rows(features, labels, weights):
@@ -66,7 +71,7 @@ def rows(features, labels, weights):
 
 def test_an_epoch_of_batches_holds_each_event_once_as_transform_gives_it(event_files):
     spec = tiny_spec(f"training.batch_size={EVENTS}")
-    (batch,) = event_batches(event_files, spec, 1)
+    batch = pick(event_batches(event_files, spec, 1), 0)
     values = transformed(make_events(EVENTS), spec)
     expected = (
         model_inputs(values, spec),
@@ -77,8 +82,9 @@ def test_an_epoch_of_batches_holds_each_event_once_as_transform_gives_it(event_f
 
 
 def test_events_come_again_where_there_are_too_few(event_files):
-    found = event_batches(event_files, tiny_spec("training.batch_size=200"), 4)
-    assert [len(labels["click"]) for _, labels, _ in found] == [200] * 4
+    features, labels, _ = event_batches(event_files, tiny_spec("training.batch_size=200"), 4)
+    assert labels["click"].shape == (4, 200, 1)
+    assert features["recent"].shape[:2] == (4, 200)
 
 
 @pytest.mark.parametrize("files", [0, 1], ids=["no files", "an empty file"])
@@ -89,54 +95,92 @@ def test_no_events_are_an_error(tmp_path, files):
         event_batches([path][:files], tiny_spec(), 1)
 
 
-def test_a_start_depends_on_the_seed_alone(trainee, batches):
+@pytest.mark.parametrize("batch_size", [1, 40])
+def test_no_constant_prediction_is_better_than_the_best(event_files, batch_size):
+    """Against a fine grid, through the losses that training uses."""
+    spec = tiny_spec(f"training.batch_size={batch_size}")
+    batches = event_batches(event_files, spec, 3)
+    expected = 0.0
+    for name, task in spec.tasks.items():
+        label, weight = np.ravel(batches[1][name]), np.ravel(batches[2][name])
+        if weight.sum():
+            grid = np.linspace(-12.0, 12.0, 24001)[:, None]
+            loss = np.square(label - grid)
+            if task.kind == "binary":
+                loss = np.logaddexp(0.0, grid) - label * grid
+            expected += task.loss_weight * np.min(loss @ weight / weight.sum())
+    assert best_constant_loss(batches, spec) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_start_depends_on_the_seed_alone(trainee):
     def losses_from(seed):
         trainee.start(seed)
-        return [float(trainee.step(batch)) for batch in batches[:5]]
+        return trainee.train(5).tolist()
 
     first, other = losses_from(3), losses_from(4)
     assert losses_from(3) == first
     assert other != first
 
 
+def test_the_steps_are_on_the_batches_that_they_are_said_to_be_on(trainee):
+    trainee.start(2)
+    steps = 15  # more than there are batches
+    stacked = trainee.batches_of(range(steps))
+    for step in range(steps):
+        expected = float(trainee.evaluate(pick(stacked, step)))
+        assert trainee.train(1)[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(batches, tmp_path):
     served = Trainee(tiny_spec(), batches)
     served.start(0)
-    for batch in batches[:4]:
-        served.step(batch)
-    served.model.compile(optimizer=served.optimizer)
-    save_state(served.model, str(tmp_path))
-
-    warm = Trainee(tiny_spec(), batches, str(tmp_path))
+    served.train(4)
+    save_state(served.model, served.optimizer, str(tmp_path))
+    warm = Trainee(tiny_spec(), pick(batches, [5]), str(tmp_path))
+    after = []
     for seed in (1, 2):
         warm.start(seed)
-        warm.step(batches[5])
-    served.step(batches[5])
-    for one, other in zip(warm.model.weights, served.model.weights, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
+        for one, other in zip(warm.model.weights, served.model.weights, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+        warm.train(1)
+        after.append(warm.model.get_weights())
+    for one, other in zip(*after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Over the accumulators of 4 steps a step is smaller than over those of none.
+    moved = [
+        np.abs(a - b.numpy()).max() for a, b in zip(after[0], served.model.weights, strict=True)
+    ]
+    assert 0.0 < max(moved) < 0.9 * tiny_spec().training.learning_rate
+
+
+def test_a_state_of_another_model_is_a_training_error(batches, tmp_path):
+    other = Trainee(tiny_spec("model.shared=[16, 9]"), batches)
+    save_state(other.model, other.optimizer, str(tmp_path))
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(TrainingError, match=re.escape(str(folder))):
+            Trainee(tiny_spec(), batches, str(folder))
 
 
 def test_sharpness_is_that_of_weights_and_accumulators_on_the_way(batches):
-    """Against a training by hand, of which the whole Hessian is computed."""
+    """Against the accumulators summed up by hand, and the whole Hessian."""
     spec = tiny_spec("training.optimizer.name=adagrad", "model={shared: [6], tower: []}")
-    probe, *rest = batches
-    trainee = Trainee(spec, batches)
-    points = sharpness_over_run(trainee, rest, probe, 5, [0, 3], tolerance=1e-4)
+    probe = pick(batches, 0)
+    trainee = Trainee(spec, rest_of(batches))
+    points = sharpness_over_run(trainee, probe, 5, [0, 3], tolerance=1e-4)
     assert [point.step for point in points] == [0, 3]
 
     layers = [v for v in trainee.model.trainable_variables if "embedding" not in v.path]
     assert len(layers) == 2 + 2 * len(spec.tasks)
     trainee.start(5)
     sums = [np.full(v.shape, spec.training.optimizer.initial_accumulator) for v in layers]
-    order = np.random.default_rng(5).permutation(len(rest))
     for step in range(3):
         with tf.GradientTape() as tape:
-            loss = trainee.loss(rest[order[step]])
+            loss = trainee.loss(pick(trainee.batches_of([step]), 0))
         for total, gradient in zip(
             sums, tape.gradient(loss, [v.value for v in layers]), strict=True
         ):
             total += np.square(gradient)
-        trainee.step(rest[order[step]])
+        trainee.train(1)
     values = [v.value for v in layers]
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
@@ -153,32 +197,23 @@ def test_sharpness_is_that_of_weights_and_accumulators_on_the_way(batches):
     assert points[1].ratio == pytest.approx(spec.training.learning_rate * exact / 2, rel=1e-3)
 
 
-def test_the_learning_rate_is_that_of_the_step_to_come(batches):
+def test_each_seed_is_a_training_of_its_own_at_the_rate_of_the_step_to_come(batches):
     spec = tiny_spec("training.warmup_steps=4", "training.learning_rate=0.2")
-    points = measure_sharpness(spec, batches, steps=4, seeds=1)
-    assert {p.step: pytest.approx(p.learning_rate) for p in points} == {
-        0: 0.05,
-        1: 0.1,
-        2: 0.15,
-        4: 0.2,
-    }
-
-
-def test_seeds_are_trainings_of_their_own(batches):
-    points = measure_sharpness(tiny_spec(), batches, steps=2, seeds=2)
-    assert [(p.seed, p.step) for p in points] == [(s, t) for s in (0, 1) for t in (0, 1, 2)]
-    assert points[0].sharpness != points[3].sharpness
+    points = measure_sharpness(spec, batches, steps=4, seeds=2)
+    at = [0, 1, 2, 4]
+    assert [(p.seed, p.step) for p in points] == [(seed, step) for seed in (0, 1) for step in at]
+    rates = [pytest.approx(rate) for rate in (0.05, 0.1, 0.15, 0.2)]
+    assert [p.learning_rate for p in points] == rates * 2
+    assert points[0].sharpness != points[4].sharpness
 
 
 def test_sharpness_needs_an_adagrad(batches):
     def adam(training):
-        optimizer = keras.optimizers.Adam(training.learning_rate)
-        optimizer.is_excluded = lambda variable: False
-        return optimizer
+        return ClippedAdam(training.learning_rate, export_statistics=True)
 
     trainee = Trainee(tiny_spec(), batches, make=adam)
-    with pytest.raises(TrainingError, match="Adam"):
-        sharpness_over_run(trainee, batches, batches[0], 0, [0])
+    with pytest.raises(TrainingError, match="ClippedAdam"):
+        sharpness_over_run(trainee, pick(batches, 0), 0, [0])
 
 
 @pytest.mark.parametrize(
@@ -189,22 +224,23 @@ def test_measured_steps(steps, expected):
 
 
 def test_a_healthy_training_does_not_count_as_diverged(trainee, batches):
-    trial = train_once(trainee, batches[1:], batches[0], 0, 40)
+    trial = train_once(trainee, pick(batches, 0), 0, 40)
     assert trial.diverged == ""
     assert trial.tail_loss < trial.start_loss
 
 
 def test_a_training_that_never_comes_back_diverged(batches):
-    spec = with_training(tiny_spec(), "adagrad", 300.0)
-    trial = train_once(Trainee(spec, batches), batches[1:], batches[0], 0, 20)
-    assert "above the" in trial.diverged
+    trainee = Trainee(with_training(tiny_spec(), "adagrad", 300.0), batches)
+    trial = train_once(trainee, pick(batches, 0), 0, 20)
+    assert "of the start" in trial.diverged
     assert trial.tail_loss > trial.start_loss
+    assert "jumped from" in train_once(trainee, pick(batches, 0), 0, 20, jumps=True).diverged
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(trainee, batches):
-    features, labels, weights = batches[3]
-    bad = (features, {**labels, "watch": labels["watch"] * math.inf}, weights)
-    trial = train_once(trainee, [bad], batches[0], 0, 20)
+def test_a_loss_that_is_not_finite_counts(batches):
+    features, labels, weights = rest_of(batches)
+    bad = (features, {**labels, "watch": labels["watch"] * 1e30}, weights)
+    trial = train_once(Trainee(tiny_spec(), bad), pick(batches, 0), 0, 20)
     assert trial.diverged == "the loss of step 0 is not finite"
 
 
@@ -217,22 +253,21 @@ def test_a_dead_network_diverged_though_its_loss_falls(batches, tmp_path):
         dead.model.get_layer(layer).set_weights([0.0 * kernel, 0.0 * bias - 1.0])
     head = dead.model.get_layer("head_watch")
     head.set_weights([head.get_weights()[0], np.array([-5.0], np.float32)])
-    dead.model.compile(optimizer=dead.optimizer)
-    save_state(dead.model, str(tmp_path))
-    trial = train_once(Trainee(spec, batches, str(tmp_path)), batches[1:], batches[0], 0, 20)
+    save_state(dead.model, dead.optimizer, str(tmp_path))
+    trial = train_once(Trainee(spec, batches, str(tmp_path)), pick(batches, 0), 0, 20)
     assert trial.tail_loss < trial.start_loss
     assert trial.diverged == "one prediction for all events: click, watch, stars"
 
 
-def test_the_search_keeps_to_its_budget_and_tries_other_optimizers(batches):
+def test_the_search_keeps_to_its_budget_in_trainings(batches):
     told = []
     found = find_stable_rate(
-        tiny_spec(), "adagrad", batches, steps=8, seeds=2, budget=5, on_progress=told.append
+        tiny_spec(), "adagrad", batches, steps=8, seeds=2, budget=3, on_progress=told.append
     )
-    assert [len(outcome.trials) for outcome in found.outcomes] == [2, 2]
-    assert 0.1 in [outcome.learning_rate for outcome in found.outcomes]
-    assert len(told) == 4
-    assert told[0] == "adagrad at 0.1: training 1 of 2"
+    (outcome,) = found.outcomes
+    assert outcome.learning_rate == 0.1
+    assert [trial.seed for trial in outcome.trials] == [0, 1]
+    assert told == ["adagrad at 0.1: training 1 of 2", "adagrad at 0.1: training 2 of 2"]
 
 
 def test_the_spec_with_another_optimizer_differs_in_nothing_else():
@@ -261,6 +296,7 @@ def report():
         batch_size=32,
         steps=2,
         seeds=2,
+        jumps=False,
         sharpness=(
             point(0, 0, 30.0),
             point(0, 2, 12.0),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from schemas.spec import RankingSpec
 from trainer_module.inputs import Batch
+from trainer_module.risk.data import batch_count, pick
 from trainer_module.risk.over_run import SharpnessPoint, measured_steps, sharpness_over_run
 from trainer_module.risk.stable_rate import RateOutcome, StableRate, search, train_once
 from trainer_module.risk.trainee import Trainee
@@ -24,7 +25,7 @@ def with_training(spec: RankingSpec, optimizer: str, learning_rate: float) -> Ra
 
 def measure_sharpness(
     spec: RankingSpec,
-    batches: Sequence[Batch],
+    batches: Batch,
     *,
     steps: int,
     seeds: int,
@@ -35,7 +36,7 @@ def measure_sharpness(
 
     Args:
         spec: the ranking spec.
-        batches: what to train on; the first is the probe, and not trained on.
+        batches: what to train on, stacked; the first is the probe, and not trained on.
         steps: of each training.
         seeds: how many trainings; their seeds count up from `training.seed`.
         warm_start_from: folder of a training state; None for cold starts.
@@ -44,13 +45,12 @@ def measure_sharpness(
     Returns:
         The measurements, by seed and step.
     """
-    probe, *rest = batches
-    trainee = Trainee(spec, batches, warm_start_from)
+    probe, rest = pick(batches, 0), pick(batches, range(1, batch_count(batches)))
+    trainee = Trainee(spec, rest, warm_start_from)
     found: list[SharpnessPoint] = []
     for seed in _seeds(spec, seeds):
         found += sharpness_over_run(
             trainee,
-            rest,
             probe,
             seed,
             measured_steps(steps),
@@ -62,11 +62,12 @@ def measure_sharpness(
 def find_stable_rate(
     spec: RankingSpec,
     optimizer: str,
-    batches: Sequence[Batch],
+    batches: Batch,
     *,
     steps: int,
     seeds: int,
     budget: int,
+    jumps: bool = False,
     warm_start_from: str | None = None,
     on_progress: Progress = lambda text: None,
 ) -> StableRate:
@@ -78,24 +79,25 @@ def find_stable_rate(
     Args:
         spec: the ranking spec.
         optimizer: the spec's name of the optimizer.
-        batches: what to train on; the first is the probe, and not trained on.
+        batches: what to train on, stacked; the first is the probe, and not trained on.
         steps: of each training.
         seeds: trainings at each rate.
         budget: trainings at most; rates are tried with all seeds or not at all.
+        jumps: whether jumps of the loss are counted in place of divergence.
         warm_start_from: folder of a training state; None for cold starts.
         on_progress: told about each training.
 
     Returns:
         The bracket, and what was tried.
     """
-    probe, *rest = batches
+    probe, rest = pick(batches, 0), pick(batches, range(1, batch_count(batches)))
 
     def attempt(rate: float) -> RateOutcome:
-        trainee = Trainee(with_training(spec, optimizer, rate), batches, warm_start_from)
+        trainee = Trainee(with_training(spec, optimizer, rate), rest, warm_start_from)
         trials = []
         for number, seed in enumerate(_seeds(spec, seeds)):
             on_progress(f"{optimizer} at {rate:.4g}: training {number + 1} of {seeds}")
-            trials.append(train_once(trainee, rest, probe, seed, steps))
+            trials.append(train_once(trainee, probe, seed, steps, jumps=jumps))
         return RateOutcome(rate, tuple(trials))
 
     return search(attempt, spec.training.learning_rate, attempts=budget // seeds)

@@ -14,7 +14,7 @@ from trainer_module.risk.sharpness import (
     preconditioned_hessian,
     random_vector,
 )
-from trainer_module.risk.trainee import Trainee, in_order_of
+from trainer_module.risk.trainee import Trainee
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,6 @@ def measured_steps(steps: int) -> list[int]:
 
 def sharpness_over_run(
     trainee: Trainee,
-    batches: Sequence[Batch],
     probe: Batch,
     seed: int,
     at: Sequence[int],
@@ -73,7 +72,6 @@ def sharpness_over_run(
 
     Args:
         trainee: what is trained; started anew.
-        batches: what to train on.
         probe: the events that the Hessian is taken on, the same at each step.
         seed: of start and order of batches.
         at: steps done before each measurement, ascending.
@@ -82,7 +80,7 @@ def sharpness_over_run(
         on_point: called with each measurement.
 
     Returns:
-        The measurements, up to the step at which the loss was not finite any more.
+        The measurements, up to the first one at which the loss is not finite.
 
     Raises:
         TrainingError: the optimizer is not Adagrad.
@@ -97,33 +95,33 @@ def sharpness_over_run(
         trainee.spec.training.optimizer.epsilon,
     )
     points: list[SharpnessPoint] = []
-    for step, batch in enumerate(in_order_of(seed, batches, max(at) + 1)):
-        if step in at:
-            loss = float(trainee.evaluate(probe))
-            if not math.isfinite(loss):
-                break
-            found = largest_eigenvalue(
-                hessian,
-                random_vector(variables, seed),
-                tolerance=tolerance,
-                max_iterations=max_iterations,
+    done = 0
+    for step in at:
+        if step > done:
+            trainee.train(step - done)
+            done = step
+        loss = float(trainee.evaluate(probe))
+        if not math.isfinite(loss):
+            break
+        found = largest_eigenvalue(
+            hessian,
+            random_vector(variables, seed),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        points.append(
+            SharpnessPoint(
+                seed=seed,
+                step=step,
+                loss=loss,
+                learning_rate=float(optimizer.learning_rate),
+                sharpness=found.value,
+                residual=found.residual,
+                iterations=found.iterations,
+                converged=found.converged,
             )
-            rate = float(optimizer.learning_rate)
-            points.append(
-                SharpnessPoint(
-                    seed,
-                    step,
-                    loss,
-                    rate,
-                    found.value,
-                    found.residual,
-                    found.iterations,
-                    found.converged,
-                )
-            )
-            on_point(points[-1])
-        if step < max(at):
-            trainee.step(batch)
+        )
+        on_point(points[-1])
     return points
 
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 JSON_FILE = "risk.json"
 PLOT_FILE = "risk.png"
 
+_SEARCHED = {
+    False: "largest learning rate without divergence",
+    True: "largest learning rate without a jump of the loss",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RiskReport:
@@ -33,6 +38,7 @@ class RiskReport:
         batch_size: events a step, and in the probe.
         steps: of each training.
         seeds: how many trainings each figure comes from.
+        jumps: whether jumps of the loss are counted in place of divergence.
         sharpness: the measurements, by seed and step.
         stable_rates: by optimizer.
     """
@@ -45,6 +51,7 @@ class RiskReport:
     batch_size: int
     steps: int
     seeds: int
+    jumps: bool
     sharpness: tuple[SharpnessPoint, ...]
     stable_rates: Mapping[str, StableRate]
 
@@ -137,7 +144,8 @@ def _plot_divergence(axes: Axes, report: RiskReport) -> None:
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("share of trainings that diverged, 95 % interval")
+    what = "jumped" if report.jumps else "diverged"
+    axes.set_ylabel(f"share of trainings that {what}, 95 % interval")
     axes.set_title(f"{report.steps} steps, {report.seeds} seeds a rate", fontsize=10)
     axes.legend()
 
@@ -171,8 +179,8 @@ def stable_rate_table(report: RiskReport) -> Table:
     """Returns each optimizer's bracket and how far the spec's learning rate is below it."""
     from rich.table import Table
 
-    table = Table(title="largest stable learning rate", title_justify="left")
-    for head in ("optimizer", "stable", "unstable", "stable / spec's", "diverged at the lowest"):
+    table = Table(title=_SEARCHED[report.jumps], title_justify="left")
+    for head in ("optimizer", "stable", "unstable", "stable / spec's", "share at the lowest"):
         table.add_column(head, justify="left" if head == "optimizer" else "right")
     for name, found in report.stable_rates.items():
         stable, unstable = found.highest_stable, found.lowest_unstable

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer_module.inputs import Batch
-from trainer_module.risk.trainee import Trainee, in_order_of
+from trainer_module.risk.data import best_constant_loss, pick
+from trainer_module.risk.trainee import Trainee
 
 _TAIL = 0.25
 """Share of the steps, the last ones, whose loss is compared with the start's."""
+
+_JUMP = 2.0
+"""Factor over the start's loss from which on a loss has jumped."""
 
 _EXPANSION = 4.0
 _Z = 1.959963984540054
@@ -28,7 +34,7 @@ class Trial:
         start_loss: of the weights it started from: median over the batches of the last
             quarter of the steps.
         largest_loss: of all steps; infinity if one was not finite.
-        tail_loss: median over the last quarter of the steps; infinity if it was not reached.
+        tail_loss: median over the last quarter of the steps.
         diverged: why the training counts as diverged; empty if it does not.
     """
 
@@ -40,47 +46,85 @@ class Trial:
 
 
 def train_once(
-    trainee: Trainee, batches: Sequence[Batch], probe: Batch, seed: int, steps: int
+    trainee: Trainee, probe: Batch, seed: int, steps: int, *, jumps: bool = False
 ) -> Trial:
-    """Trains and says whether it diverged.
+    """Trains and says whether it diverged: as `why_diverged`, or by a dead network.
 
-    A training diverged if a step's loss was not finite; or if the median loss over the last
-    quarter of its steps is above that of the weights it started from on the same batches, so
-    that it never came back; or if a task's prediction is the same for all probe events in
-    the end, the mark of a dead network (AUC 0.5). A loss that jumps and recovers
-    (micro-divergence) does not count.
+    A network counts as dead if a task's prediction is the same for all probe events in the
+    end.
 
     Args:
         trainee: what is trained; started anew.
-        batches: what to train on.
         probe: at least two events that are not trained on.
         seed: of start and order of batches.
         steps: how many.
+        jumps: whether jumps are counted in place of divergence.
 
     Returns:
         How it went.
     """
     trainee.start(seed)
-    order = in_order_of(seed, batches, steps)
-    tail_steps = max(1, round(_TAIL * steps))
-    start = float(np.median([trainee.evaluate(batch) for batch in order[-tail_steps:]]))
-    found: list[float] = []
-    for step, batch in enumerate(order):
-        found.append(float(trainee.step(batch)))
-        if not math.isfinite(found[-1]):
-            why = f"the loss of step {step} is not finite"
-            return Trial(seed, start, math.inf, math.inf, why)
-    tail = float(np.median(found[-tail_steps:]))
-    why = ""
+    tail_steps = _tail(steps)
+    tail_batches = trainee.batches_of(range(steps - tail_steps, steps))
+    start = float(
+        np.median([trainee.evaluate(pick(tail_batches, step)) for step in range(tail_steps)])
+    )
+    losses = trainee.train(steps)
+    constant = best_constant_loss(tail_batches, trainee.spec)
+    why = why_diverged(losses, start, constant, jumps=jumps)
+    if not why and not jumps and (dead := _constant_tasks(trainee, probe)):
+        why = f"one prediction for all events: {', '.join(dead)}"
+    largest = np.max(np.where(np.isfinite(losses), losses, np.inf))
+    return Trial(seed, start, float(largest), float(np.median(losses[-tail_steps:])), why)
+
+
+def why_diverged(
+    losses: npt.NDArray[np.floating[Any]], start: float, constant: float, *, jumps: bool = False
+) -> str:
+    """Says why a training diverged.
+
+    It did if
+
+    - a step's loss was not finite; or
+    - the median loss over the last quarter of the steps is above that of the weights it
+      started from: it never came back; or
+    - the loss jumped to over twice that of the start and in the last quarter is above that of
+      the best constant prediction: it came back to no more than base rates.
+
+    A jump that is recovered from (micro-divergence) does not count. With `jumps` it is the
+    other way round: whether a loss jumped, or was not finite, is all that counts, which a
+    few steps show. The divergence monitor's rules are not used: they compare with a level
+    that a training this short has not reached yet.
+
+    Args:
+        losses: of the steps.
+        start: loss of the weights it started from on the batches of the last quarter.
+        constant: loss there of the best prediction that is the same for all events.
+        jumps: whether jumps are counted in place of divergence.
+
+    Returns:
+        The reason, or nothing.
+    """
+    if not np.isfinite(losses).all():
+        return f"the loss of step {int(np.argmin(np.isfinite(losses)))} is not finite"
+    largest, tail = float(np.max(losses)), float(np.median(losses[-_tail(len(losses)) :]))
+    jumped = largest > _JUMP * start
+    if jumps:
+        return f"the loss jumped from {start:.4g} to {largest:.4g}" if jumped else ""
     if tail > start:
-        why = f"the loss ends at {tail:.4g}, above the {start:.4g} of the start"
-    else:
-        outputs = trainee.model(probe[0], training=False)
-        spread = {name: float(np.ptp(values)) for name, values in outputs.items()}
-        dead = [name for name, value in spread.items() if not value > 0.0]
-        if dead:
-            why = f"one prediction for all events: {', '.join(dead)}"
-    return Trial(seed, start, max(found), tail, why)
+        return f"the loss ends at {tail:.4g}, above the {start:.4g} of the start"
+    if jumped and tail > constant:
+        return f"after a jump the loss ends at {tail:.4g}, above the {constant:.4g} of base rates"
+    return ""
+
+
+def _tail(steps: int) -> int:
+    return max(1, round(_TAIL * steps))
+
+
+def _constant_tasks(trainee: Trainee, probe: Batch) -> list[str]:
+    outputs = trainee.model(probe[0], training=False)
+    return [name for name, values in outputs.items() if not float(np.ptp(values)) > 0.0]
 
 
 @dataclasses.dataclass(frozen=True)

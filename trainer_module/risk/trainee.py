@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from schemas.errors import TrainingError
 from schemas.spec import RankingSpec, Training
 from trainer_module.inputs import Batch
 from trainer_module.model import build_model, initialise_from_data, losses
@@ -46,13 +47,22 @@ class Trainee:
                 rates from them too.
             warm_start_from: folder of a training state; None for cold starts.
             make: makes the optimizer.
+
+        Raises:
+            TrainingError: the state to start from does not fit.
         """
         self.spec = spec
         self.model = build_model(spec)
         self.optimizer = make(spec.training.model_copy(update={"mixed_precision": "none"}))
         self.optimizer.build(self.model.trainable_variables)
         if warm_start_from is not None:
-            restore_state(self.model, self.optimizer, warm_start_from)
+            try:
+                restore_state(self.model, self.optimizer, warm_start_from)
+            except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
+                raise TrainingError(
+                    f"{warm_start_from}: the served model's training state cannot be restored: "
+                    f"{error}"
+                ) from error
         self._batches = batches
         self._losses = losses(spec)
         self._warm = warm_start_from is not None
@@ -99,10 +109,9 @@ class Trainee:
         """Returns `loss`, compiled."""
         return self.loss(batch)
 
-    def evaluate_steps(self, steps: Iterable[int]) -> list[float]:
-        """Returns the present weights' loss on the batches of these steps of the training."""
-        numbers = [self._order[step % len(self._order)] for step in steps]
-        return [float(self.evaluate(pick(self._batches, number))) for number in numbers]
+    def batches_of(self, steps: Iterable[int]) -> Batch:
+        """Returns the batches of these steps of the training, stacked."""
+        return pick(self._batches, [self._order[step % len(self._order)] for step in steps])
 
     def _in_order(self, order: npt.NDArray[np.int64]) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(order).map(lambda i: pick(self._batches, i))
