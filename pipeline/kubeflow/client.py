@@ -6,9 +6,11 @@ answer to making it got lost. No state is kept but the server's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -187,7 +189,10 @@ class Deployment:
         return Version(pipeline_id, made, package.version, uploaded=True)
 
     def runs(self, lag_days: int) -> list[DayRun]:
-        """Lists the pipeline's runs, oldest first, scheduled ones included."""
+        """Lists the pipeline's runs, oldest first, scheduled ones included.
+
+        A run of no day is left out: Plan refuses whatever run date somebody gave it.
+        """
         experiment = self.find_experiment()
         if experiment is None:
             return []
@@ -198,7 +203,11 @@ class Deployment:
             ),
             "runs",
         )
-        return [_day_run(run, lag_days) for run in found]
+        runs = []
+        for run in found:
+            with contextlib.suppress(ValueError):
+                runs.append(_day_run(run, lag_days))
+        return runs
 
     def start(self, package: Package, date: datetime.date, settings: RunSettings) -> DayRun:
         """Uploads the package if need be and runs one day.
@@ -224,7 +233,9 @@ class Deployment:
                     f"{date}: run {run.name} ({run.run_id}) is {run.state.lower()}; wait for it, "
                     "or terminate it first"
                 )
-        name = f"{self.pipeline}-{date}-{len(of_day) + 1}"
+        names = (f"{self.pipeline}-{date}-{attempt}" for attempt in itertools.count(1))
+        taken = {run.name for run in of_day}
+        name = next(name for name in names if name not in taken)
         experiment = self.make_experiment()
 
         def find() -> DayRun | None:

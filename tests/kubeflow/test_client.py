@@ -201,6 +201,24 @@ def test_day_under_way_is_not_run_again(fake, deployment, package):
     assert deployment.start(package, DAY, NOTHING).name == "ranker-2026-01-05-2"
 
 
+def test_name_of_an_attempt_is_not_given_again(fake, deployment, package):
+    for _ in range(2):
+        run = deployment.start(package, DAY, NOTHING)
+        fake.advance(120)
+    fake.runs.pop(next(iter(fake.runs)))
+    fake.faults.append(Fault("POST /runs", "lose"))
+    again = deployment.start(package, DAY, NOTHING)
+    assert again.run_id != run.run_id
+    assert {item["display_name"] for item in fake.runs.values()} == {run.name, again.name}
+
+
+def test_run_of_no_day_is_left_out(fake, deployment, package):
+    run = deployment.start(package, DAY, NOTHING)
+    fake.runs[run.run_id]["runtime_config"]["parameters"]["run_date"] = "yesterday"
+    assert deployment.runs(1) == []
+    deployment.start(package, DAY, NOTHING)
+
+
 def test_scheduled_run_of_the_day_counts(fake, deployment, package):
     Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.durations[""] = 3600
