@@ -31,7 +31,7 @@ DEMO_FIRST_RUN = 2
 DEMO_DIVERGING_DAY = 4
 DIVERGING = (
     "training.optimizer.name=adagrad",
-    "training.learning_rate=30",
+    "training.learning_rate=1000",
     "training.warmup_steps=0",
 )
 """Plain Adagrad at a learning rate far beyond the stable one."""

@@ -253,7 +253,8 @@ class Recovery(_Model):
     Attributes:
         learning_rate: factor of the learning rates.
         thresholds: factor of the optimizer's clipping thresholds.
-        skip_batches: whether the batches from the checkpoint up to the divergence are left out.
+        skip_batches: whether the batches from the divergence's start until it was noticed are
+            left out.
     """
 
     learning_rate: float = Field(default=1.0, gt=0.0, le=1.0)

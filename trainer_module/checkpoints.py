@@ -23,14 +23,14 @@ class Progress:
 
     Attributes:
         step: steps taken.
-        position: batches drawn from the data; ahead of `step` where batches were skipped.
+        left_out: ranges of batches of the data, in order, that are not trained on.
         first_step: step at which the current attempt began.
         failed: the attempts before it, all of which diverged.
         monitor: state of the divergence monitor, for JSON.
     """
 
     step: int = 0
-    position: int = 0
+    left_out: tuple[tuple[int, int], ...] = ()
     first_step: int = 0
     failed: tuple[Attempt, ...] = ()
     monitor: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,23 +82,29 @@ class Checkpoints:
         status = _checkpoint(model, optimizer).read(os.path.join(self._folder(progress), _STATE))
         status.assert_existing_objects_matched().expect_partial()
 
-    def go_back(self, failed: Attempt, resume_at: int | None) -> None:
+    def go_back(self, failed: Attempt, *, leave_out: bool) -> None:
         """Makes the newest checkpoint from before a divergence the newest of all.
 
         Args:
             failed: the attempt that diverged; its last event is the divergence.
-            resume_at: position in the data to go on from; None: where that checkpoint was.
+            leave_out: whether not to train on the batches again from the event's start
+                until it was noticed.
         """
         if not self._writes:
             return
         start, *later = self._known()
-        target = [start, *(p for p in later if p.step < failed.events[-1].start)][-1]
+        event = failed.events[-1]
+        target = [start, *(p for p in later if p.step < event.start)][-1]
+        left_out = target.left_out
+        if leave_out:
+            batches = (_batch(event.start, left_out), _batch(event.detected, left_out) + 1)
+            left_out = tuple(sorted((*left_out, batches)))
         self._write(
             dataclasses.replace(
                 target,
                 first_step=target.step,
                 failed=(*target.failed, failed),
-                position=target.position if resume_at is None else resume_at,
+                left_out=left_out,
             )
         )
         for progress in later:
@@ -115,7 +121,8 @@ class Checkpoints:
             with tf.io.gfile.GFile(path) as file:
                 content = json.load(file)
             failed = tuple(map(Attempt.from_json, content["failed"]))
-            found.append(Progress(**{**content, "failed": failed}))
+            left_out = tuple((start, end) for start, end in content["left_out"])
+            found.append(Progress(**{**content, "failed": failed, "left_out": left_out}))
         return found
 
     def _write(self, progress: Progress) -> None:
@@ -124,6 +131,14 @@ class Checkpoints:
             failed = [attempt.to_json() for attempt in progress.failed]
             json.dump({**dataclasses.asdict(progress), "failed": failed}, file)
         tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _batch(step: int, left_out: tuple[tuple[int, int], ...]) -> int:
+    """Number of the batch that was trained on at a step."""
+    for start, end in left_out:
+        if step >= start:
+            step += end - start
+    return step
 
 
 def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:

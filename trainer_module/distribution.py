@@ -50,14 +50,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def batches_of_replicas(
-    strategy: tf.distribute.Strategy, make_batches: Callable[[int, int, int], tf.data.Dataset]
+    strategy: tf.distribute.Strategy, make_batches: Callable[..., tf.data.Dataset]
 ) -> Iterator[Any]:
     """Gives each replica its part of each batch.
 
     Args:
         strategy: of `make_strategy`.
-        make_batches: called with this process's first part, the number of its parts, and the
-            number of parts of a batch; returns a dataset of these parts, one after another.
+        make_batches: called with `first_part`, `own_parts` and `parts`, which say what part of
+            each batch this process gives its replicas; see `inputs.training_batches`.
 
     Returns:
         An iterator for the strategy's `run`.
@@ -66,7 +66,8 @@ def batches_of_replicas(
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         parts = context.num_replicas_in_sync
         own = parts // context.num_input_pipelines
-        return make_batches(context.input_pipeline_id * own, own, parts)
+        first = context.input_pipeline_id * own
+        return make_batches(first_part=first, own_parts=own, parts=parts)
 
     return iter(strategy.distribute_datasets_from_function(of_worker))
 

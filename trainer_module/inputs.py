@@ -23,6 +23,7 @@ def training_batches(
     feature_spec: Mapping[str, Any],
     spec: RankingSpec,
     *,
+    leave_out: Sequence[tuple[int, int]] = (),
     skip: int = 0,
     first_part: int = 0,
     own_parts: int = 1,
@@ -39,7 +40,8 @@ def training_batches(
         files: gzipped TFRecords of transformed tf.Examples.
         feature_spec: their parsing spec, of `TFTransformOutput.transformed_feature_spec`.
         spec: the ranking spec.
-        skip: number of batches to leave out at the beginning.
+        leave_out: ranges of batches, by number, that are left out; their ends are exclusive.
+        skip: number of the batches then left to leave out at the beginning.
         first_part: the first part of each batch that is given out.
         own_parts: number of parts that are.
         parts: number of equal parts of a batch; with several, a last batch that is not full
@@ -63,7 +65,17 @@ def training_batches(
         training.shuffle_events, seed=training.seed + 1, reshuffle_each_iteration=True
     )
     dataset = dataset.repeat(training.epochs)
-    dataset = dataset.batch(training.batch_size, drop_remainder=parts > 1).skip(skip)
+    dataset = dataset.batch(training.batch_size, drop_remainder=parts > 1)
+    if leave_out:
+        starts, ends = (
+            tf.constant(leave_out, tf.int64)[:, 0],
+            tf.constant(leave_out, tf.int64)[:, 1],
+        )
+        dataset = dataset.enumerate().filter(
+            lambda number, _: tf.reduce_all((number < starts) | (number >= ends))
+        )
+        dataset = dataset.map(lambda _, records: records)
+    dataset = dataset.skip(skip)
     if parts > 1:
         size = training.batch_size // parts
         own = slice(first_part * size, (first_part + own_parts) * size)

@@ -144,20 +144,7 @@ def train(
     chief = is_chief(strategy)
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
     scalars = Scalars(tensorboard_dir if chief else None)
-
-    def read(
-        skip: int = 0, first_part: int = 0, own_parts: int = 1, parts: int = 1
-    ) -> tf.data.Dataset:
-        return training_batches(
-            files,
-            feature_spec,
-            spec,
-            skip=skip,
-            first_part=first_part,
-            own_parts=own_parts,
-            parts=parts,
-        )
-
+    read = functools.partial(training_batches, files, feature_spec, spec)
     while True:
         progress = checkpoints.newest()
         failed = progress.failed if progress else ()
@@ -180,7 +167,9 @@ def train(
             recorder = StatisticsRecorder(folder, len(failed), progress.step)
         progress, detector = _run(
             TrainingLoop(model, optimizer, spec, strategy),
-            batches_of_replicas(strategy, functools.partial(read, progress.position)),
+            batches_of_replicas(
+                strategy, functools.partial(read, leave_out=progress.left_out, skip=progress.step)
+            ),
             progress,
             training,
             save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
@@ -195,8 +184,7 @@ def train(
             if recorder is not None:
                 write_report(stability_dir, attempts, recorder, detector.limits)
             return Trained(model, optimizer, Stability.of(attempts))
-        skip = training.recovery[len(failed)].skip_batches
-        checkpoints.go_back(attempt, progress.position if skip else None)
+        checkpoints.go_back(attempt, leave_out=training.recovery[len(failed)].skip_batches)
         barrier(strategy)
 
 
@@ -223,11 +211,7 @@ def _run(
         scalars.write(statistics)
         if recorder is not None and len(statistics):
             recorder.append(statistics)
-        progress = dataclasses.replace(
-            progress,
-            step=progress.step + len(statistics),
-            position=progress.position + len(statistics),
-        )
+        progress = dataclasses.replace(progress, step=progress.step + len(statistics))
         if detector.diverged or len(statistics) < training.steps_per_execution:
             return progress, detector
         if detector.healthy and progress.step - saved >= training.checkpoint_steps:

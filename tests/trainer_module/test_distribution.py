@@ -15,13 +15,14 @@ from events import make_events, tiny_spec, write_transform_graph, write_transfor
 
 from schemas.errors import TrainingError
 from trainer_module.distribution import is_chief, make_strategy
-from trainer_module.run import NOT_EXPORTED, run_fn
+from trainer_module.run import run_fn
 
 HERE = os.path.dirname(__file__)
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
 CHIEF = textwrap.dedent("""
-    import json, sys
+    import json, logging, sys
+    logging.basicConfig(level=logging.INFO)
     from types import SimpleNamespace
     from trainer_module.run import run_fn
     run_fn(SimpleNamespace(**json.loads(sys.argv[1])))
@@ -82,6 +83,62 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
+def test_training_killed_at_any_moment_resumes_to_the_same_weights(data, tmp_path):
+    settings = ("training.epochs=40", "training.checkpoint_steps=24", "model.dropout=0.2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_fn(SimpleNamespace(**arguments(data, whole, *settings)))
+    command = ["-c", CHIEF, json.dumps(arguments(data, killed, *settings))]
+    progress = killed / "checkpoints" / "day"
+    for checkpoints in (2, 3):
+        process = start(command)
+        # Kills at once after a checkpoint's folder appears: as likely as not while it is written.
+        while len(list(progress.glob("0*"))) < checkpoints and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    last = start(command)
+    output, _ = last.communicate(timeout=240)
+    assert last.returncode == 0, output
+    assert "going on after" in output
+    expected, got = state(whole), state(killed)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_multi_worker_without_a_cluster_is_a_clear_error(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(TrainingError, match="TF_CONFIG"):
+        make_strategy(tiny_spec("training.distribution=multi_worker").training)
+
+
+def test_batch_that_replicas_cannot_share_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(
+        tf.distribute, "MirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=3)
+    )
+    settings = tiny_spec("training.distribution=mirrored", "training.batch_size=32").training
+    with pytest.raises(TrainingError, match="32 is no multiple of the 3 replicas"):
+        make_strategy(settings)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "chief"),
+    [
+        (["worker"], ("worker", 0), True),
+        (["worker"], ("worker", 1), False),
+        (["chief", "worker"], ("chief", 0), True),
+        (["chief", "worker"], ("worker", 0), False),
+    ],
+)
+def test_one_process_is_the_chief(jobs, task, chief):
+    cluster = tf.train.ClusterSpec({job: ["a:1", "b:1"] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, "", *task)
+    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is chief
+
+
+@pytest.mark.slow
 def test_two_workers_train_as_one_process_does_and_the_chief_exports(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run_fn(SimpleNamespace(**arguments(data, one)))

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import subprocess
 import sys
 import textwrap
@@ -9,11 +11,12 @@ import tensorflow as tf
 from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
 
 from schemas.errors import TrainingError
-from trainer_module.checkpoints import Checkpoints
+from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, losses
-from trainer_module.stability.report import load_verdict
+from trainer_module.stability.events import Event
+from trainer_module.stability.report import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
 from trainer_module.training_state import save_state
 
@@ -150,6 +153,43 @@ def test_no_files_is_a_clear_error(tmp_path):
 def test_tensorboard_scalars_are_written(train_files, tmp_path):
     _train(tiny_spec(), train_files, tmp_path)
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_batches_left_out_are_not_trained_on_and_the_others_stay_in_order(train_files):
+    spec = tiny_spec()
+    read = functools.partial(training_batches, train_files, transformed_feature_spec(spec), spec)
+
+    def prices(**kwargs):
+        return [np.asarray(f["price"]).ravel().tolist() for f, _, _ in read(**kwargs)]
+
+    every = prices()
+    kept = prices(leave_out=[(2, 4), (5, 6)], skip=1)
+    assert kept == [every[1], every[4], *every[6:]]
+
+
+def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_out(tmp_path):
+    model = build_model(tiny_spec())
+    optimizer = make_optimizer(tiny_spec().training)
+    optimizer.build(model.trainable_variables)
+    checkpoints = Checkpoints(str(tmp_path), writes=True)
+    for step in (0, 10, 20):
+        checkpoints.save(Progress(step=step), model, optimizer)
+
+    def diverged(start, detected):
+        event = Event("full", start, detected, detected, 9.0, 1.0, (), detected + 5, "lost")
+        return Attempt(0, detected + 5, "diverged", "diverged", (event,))
+
+    first = diverged(12, 14)
+    checkpoints.go_back(first, leave_out=True)
+    newest = checkpoints.newest()
+    assert (newest.step, newest.left_out, newest.failed) == (10, ((12, 15),), (first,))
+    # Step 12 of the second attempt is the batch after those left out.
+    checkpoints.save(dataclasses.replace(newest, step=11), model, optimizer)
+    checkpoints.go_back(diverged(12, 13), leave_out=True)
+    assert checkpoints.newest().left_out == ((12, 15), (15, 17))
+    assert checkpoints.newest().step == 11
+    checkpoints.go_back(diverged(1, 2), leave_out=False)
+    assert checkpoints.newest().step == 0
 
 
 @pytest.mark.parametrize("recovery", ["[]", "[{learning_rate: 0.5}, {skip_batches: true}]"])
