@@ -56,7 +56,10 @@ EFFORT = {
         "jump": {"steps": 16, "seeds": 5, "budget": 50},
         "divergence": {"steps": 60, "seeds": 3, "budget": 30},
     },
-    "full": {"sharpness": {"steps": 1, "seeds": 3}},
+    "full": {
+        "sharpness": {"steps": 1, "seeds": 3},
+        "jump": {"steps": 12, "seeds": 3, "budget": 30},
+    },
 }
 """Steps and seeds of the trainings, and how many a search may take."""
 PARTS = [
@@ -64,6 +67,7 @@ PARTS = [
     ("quarter", "jump", "adagrad"),
     ("quarter", "jump", "clippy_adagrad"),
     ("full", "sharpness", "clippy_adagrad"),
+    ("full", "jump", "adagrad"),
     ("quarter", "divergence", "adagrad"),
     ("quarter", "divergence", "clippy_adagrad"),
 ]

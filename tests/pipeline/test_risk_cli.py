@@ -1,15 +1,20 @@
+import datetime
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.risk_cli import risk
+from components.serving_store import TRAINING_STATE, ModelInfo, push
+from pipeline.risk_cli import risk, training_data
 from pipeline.simulate import write_logs
+from pipeline.workspace import Workspace
+from schemas.spec import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
 CALL = ["2026-01-04", "--logs", "logs", "--spec", DEMO]
@@ -58,9 +63,49 @@ def test_days_without_logs_are_bad_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_day_is_measured_from_its_logs(tmp_path):
-    import datetime
+def test_trainings_start_where_the_run_would(tmp_path):
+    from trainer_module.risk.data import event_batches
+    from trainer_module.risk.trainee import Trainee
+    from trainer_module.training_state import save_state
 
+    logs = str(tmp_path / "logs")
+    write_logs(logs, datetime.date(2026, 1, 1), 4, 1500, seed=0)
+    spec = load_spec(DEMO, ["model.preset=tiny"])
+    date, workspace = datetime.date(2026, 1, 4), Workspace(str(tmp_path / "work"))
+    cold = training_data(spec, date, logs, workspace)
+    assert cold.warm_start_from is None
+    assert {Path(file).parts[-3] for file in cold.files} == {
+        "2026-01-01",
+        "2026-01-02",
+        "2026-01-03",
+    }
+
+    trained = Trainee(spec, event_batches(cold.files, spec, 4))
+    trained.start(0)
+    trained.train(4)
+    model = tmp_path / "model"
+    save_state(trained.model, trained.optimizer, str(model / TRAINING_STATE))
+    (model / "saved_model.pb").touch()
+    info = ModelInfo(
+        run_date=datetime.date(2026, 1, 3),
+        trained_through=datetime.date(2026, 1, 2),
+        model_fingerprint=spec.model_fingerprint(),
+        tasks_fingerprint=spec.tasks_fingerprint(),
+        model_uri=str(model),
+    )
+    push(str(model), workspace.serving, info, keep_versions=2)
+    warm = training_data(spec, date, logs, workspace)
+    assert "version 1" in warm.start
+    seen = [file for file in warm.files if "2026-01-03" not in Path(file).parts]
+    assert 0 < len(seen) < len(cold.files) / 2
+    trainee = Trainee(spec, event_batches(warm.files, spec, 4), warm.warm_start_from)
+    trainee.start(7)
+    for one, other in zip(trainee.model.weights, trained.model.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@pytest.mark.slow
+def test_a_day_is_measured_from_its_logs(tmp_path):
     write_logs(str(tmp_path / "logs"), datetime.date(2026, 1, 1), 4, 1500, seed=0)
     result, output = invoke(
         *("2026-01-04", "--logs", tmp_path / "logs", "--spec", DEMO),
