@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 
 _REFRESH = 10
 """Healthy steps after which levels and scales are taken anew."""
+_FORGETTING = 5
+"""Windows after which a lower level of before is forgotten, all but 1/e."""
 _MAD_TO_SIGMA = 1.4826
 _TOTAL = 0
 """Column of the total loss among the series; tasks follow."""
@@ -57,6 +59,9 @@ class Detector:
         self._window = _Window(limits.window, series + len(self._binary))
         self._level = np.full(series, np.nan)
         self._scale = np.full(series, np.nan)
+        self._lowest = np.full(series, np.nan)
+        self._lowest_scale = np.full(series, np.nan)
+        self._lowest_step = np.zeros(series, int)
         self._start_level = np.nan
         self._usual_auc = np.full(len(self._binary), np.nan)
         self._auc_scatter = np.full(len(self._binary), np.nan)
@@ -68,6 +73,7 @@ class Detector:
         self._peak_step = np.zeros(series, int)
         self._lost_for = np.zeros(len(self._binary), int)
         self._dead_for = 0
+        self._dead_since = 0
         self._nonfinite = 0
         self._nonfinite_since = 0
         self._event: _Open | None = None
@@ -147,8 +153,11 @@ class Detector:
         self._watch_nonfinite(finite)
         lost = self._lost(auc)
         self._lost_for = np.where(lost, self._lost_for + 1, 0)
-        dead = self._is_dead(norms) and self._at_chance(auc, lost)
-        self._dead_for = self._dead_for + 1 if dead else 0
+        dead = self._is_dead(norms)
+        if not dead:
+            self._dead_since = self.step + 1
+        at_chance = self._at_chance(auc, lost)
+        self._dead_for = self._dead_for + 1 if dead and at_chance else 0
         if self._event is None:
             self._look_for_event(series, scores)
         else:
@@ -157,8 +166,7 @@ class Detector:
         if self._nonfinite >= limits.nonfinite_steps:
             self._call_full("loss or gradients not finite", self._nonfinite_since)
         elif self._dead_for >= limits.dead_steps:
-            start = self.step - self._dead_for + 1
-            self._call_full("gradients dead, AUC at chance", start)
+            self._call_full("gradients dead, AUC at chance", self._dead_since)
         elif self._event is not None:
             self._follow_event(series, scores, auc, lost)
         elif not dead and finite:
@@ -209,9 +217,14 @@ class Detector:
         self._note_peaks(series)
         alarmed = self._sum >= limits.alarm
         lost = self._lost_for >= limits.lost_steps
+        crept = self._level - self._lowest > np.log(limits.lost_ratio)
         if alarmed.any() or lost.any():
             starts = [*self._since[alarmed], *(self.step - self._lost_for[lost] + 1)]
             self._open(int(min(starts)))
+        elif crept.any():
+            self._open(int(min(self._lowest_step[crept])))
+            self._event.affected |= crept  # type: ignore[union-attr]
+            self._level, self._scale = self._lowest.copy(), self._lowest_scale.copy()
 
     def _note_peaks(self, series: Array) -> None:
         higher = np.isfinite(series) & (series > self._peak)
@@ -246,6 +259,7 @@ class Detector:
                 self._close("shift", self.step)
                 self._start_level = float(smooth[_TOTAL])
                 self._window.forget(0)
+                self._lowest[:] = np.nan
                 self._refresh()
 
     def _returned(self) -> int:
@@ -333,8 +347,18 @@ class Detector:
         self._level = middle[:series]
         spread = _MAD_TO_SIGMA * (high - middle)[:series]
         self._scale = np.maximum(spread, self.limits.min_scale)
+        self._note_lowest()
         self._usual_auc = middle[series:]
         self._auc_scatter = _MAD_TO_SIGMA * (middle - low)[series:]
+
+    def _note_lowest(self) -> None:
+        """Follows the levels down at once, and up over several windows."""
+        pace = _REFRESH / (_FORGETTING * self.limits.window)
+        risen = self._lowest + pace * (self._level - self._lowest)
+        new = np.isnan(self._lowest) | (self._level <= self._lowest)
+        self._lowest = np.where(new, self._level, risen)
+        self._lowest_scale = np.where(new, self._scale, self._lowest_scale)
+        self._lowest_step[new] = self.step
 
     def to_state(self) -> dict[str, Any]:
         """Returns everything it remembers as JSON types, to be kept with a snapshot."""
@@ -371,6 +395,9 @@ _MEMORY = (
     "step",
     "_level",
     "_scale",
+    "_lowest",
+    "_lowest_scale",
+    "_lowest_step",
     "_start_level",
     "_usual_auc",
     "_auc_scatter",
@@ -382,6 +409,7 @@ _MEMORY = (
     "_peak_step",
     "_lost_for",
     "_dead_for",
+    "_dead_since",
     "_nonfinite",
     "_nonfinite_since",
 )
