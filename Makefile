@@ -3,10 +3,10 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: help env run test check format bench docs lock clean
+.PHONY: help env run test check format bench docs lock clean image image-push image-check
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 env:  ## make .venv, or bring it up to date
 	@scripts/make-env
@@ -31,6 +31,18 @@ bench: env  ## measure ingestion, training and optimizers against named peers
 
 docs: env  ## check the documents: links, and the spec's reference against the code
 	$(BIN)/pytest tests/test_docs.py tests/schemas/test_spec_docs.py
+
+ENGINE ?= docker
+IMAGE ?= steadyrank:0.1.0
+image:  ## build the container image (IMAGE=, BASE=, ENGINE=)
+	$(ENGINE) build --file kubeflow/Dockerfile --tag $(IMAGE) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(BASE),--build-arg BASE=$(BASE)) .
+
+image-push:  ## push the container image
+	$(ENGINE) push $(IMAGE)
+
+image-check: env  ## run the image's install steps in an empty environment (minutes)
+	IMAGE_CHECK=1 $(BIN)/pytest tests/kubeflow/test_image.py
 
 # uv keeps the versions that a lock holds; UPGRADE=1 takes the newest that resolve.
 COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes $(if $(UPGRADE),--upgrade)

