@@ -1,0 +1,127 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from trainer_module.distribution import batches_of_replicas
+from trainer_module.inputs import training_batches
+from trainer_module.model import build_model, losses
+from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
+from trainer_module.training import make_optimizer
+from trainer_module.training_loop import TrainingLoop, _histogram
+
+STRATEGY = tf.distribute.get_strategy()
+
+
+def parts(spec):
+    keras.utils.set_random_seed(spec.training.seed)
+    model = build_model(spec)
+    optimizer = make_optimizer(spec.training)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def read(files, spec):
+    # Each iteration over one dataset has an order of its own.
+    return training_batches(files, transformed_feature_spec(spec), spec)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    # One task has labels in some of the events, and none in some of the batches.
+    return write_transformed(make_events(300), tiny_spec(), tmp_path_factory.mktemp("train"))
+
+
+def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
+    spec = tiny_spec("training.batch_size=16", "tasks.watch.loss_weight=0.3")
+
+    model, optimizer = parts(spec)
+    loop = TrainingLoop(model, optimizer, spec, STRATEGY)
+    batches = batches_of_replicas(STRATEGY, lambda **kwargs: read(files, spec))
+    chunks = []
+    while not chunks or len(chunks[-1]) == 4:
+        chunks.append(loop.run(batches, 4, sum(map(len, chunks))))
+
+    reference, optimizer = parts(spec)
+    reference.compile(
+        optimizer=optimizer,
+        loss=losses(spec),
+        loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
+    )
+    expected = [reference.train_on_batch(*batch, return_dict=True) for batch in read(files, spec)]
+    # Keras tells the mean over the events so far.
+    sizes = np.array([len(features["price"]) for features, _, _ in read(files, spec)])
+    sums = np.array([step["loss"] for step in expected]) * np.cumsum(sizes)
+    loss = np.concatenate([chunk.loss for chunk in chunks])
+    np.testing.assert_allclose(loss, np.diff(sums, prepend=0) / sizes, rtol=1e-3)
+    for one, other in zip(model.weights, reference.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_those_of_each_step(files):
+    spec = tiny_spec("training.batch_size=32", "training.learning_rate=2.0")
+    model, optimizer = parts(spec)
+    loop = TrainingLoop(model, optimizer, spec, STRATEGY)
+    batches = batches_of_replicas(STRATEGY, lambda **kwargs: read(files, spec))
+    first = next(iter(read(files, spec)))
+    before = [v.numpy() for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        outputs = model(first[0], training=True)
+        by_task = {
+            name: loss(first[1][name], outputs[name], sample_weight=first[2][name])
+            for name, loss in losses(spec).items()
+        }
+        total = tf.add_n([spec.tasks[name].loss_weight * loss for name, loss in by_task.items()])
+    gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+    step = loop.run(batches, 1, 0)
+    assert step.layers == tuple(v.path for v in model.trainable_variables)
+    for task, value in zip(step.tasks, step.task_loss[0], strict=True):
+        assert value == pytest.approx(float(by_task[task]), rel=1e-5)
+    norms = [np.linalg.norm(tf.convert_to_tensor(g)) for g in gradients]
+    np.testing.assert_allclose(step.gradient_norm[0], norms, rtol=1e-4)
+    moved = [
+        np.linalg.norm(b - v.numpy())
+        for b, v in zip(before, model.trainable_variables, strict=True)
+    ]
+    np.testing.assert_allclose(step.update_norm[0], moved, rtol=1e-4, atol=1e-6)
+    assert step.sigma_min[0].min() < 1.0
+    assert not step.skipped.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cuts):
+    rng = np.random.default_rng(seed)
+    steps, batch, window = sum(cuts), 40, 100.0
+    width = 2 * LOGIT_RANGE / BINS
+    # In the middle of bins, so that binning loses nothing.
+    logits = (rng.integers(-8, 8, (steps, batch, 1)) + 0.5) * width
+    labels = (rng.random((steps, batch, 1)) < 0.4).astype("f4")
+    weights = rng.integers(0, 3, (steps, batch, 1)).astype("f4")
+    counts = np.stack(
+        [
+            _histogram(*(tf.constant(x[step], tf.float32) for x in (logits, labels, weights)))
+            for step in range(steps)
+        ]
+    )
+    auc = StreamingAUC(1, batch, window)
+    got = np.concatenate([auc.update(chunk) for chunk in np.split(counts, np.cumsum(cuts)[:-1])])
+    for step in range(steps):
+        fading = np.exp(-batch / window * np.arange(step, -1, -1))[:, None, None]
+        faded = (weights[: step + 1] * fading).ravel()
+        y = labels[: step + 1].ravel()
+        if not (faded * y).sum() or not (faded * (1 - y)).sum():
+            assert np.isnan(got[step, 0])
+            continue
+        expected = roc_auc_score(y, logits[: step + 1].ravel(), sample_weight=faded)
+        assert got[step, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_streaming_auc_takes_any_logit():
+    logits = tf.constant([[np.nan], [np.inf], [-np.inf], [1e30], [-1e30]], tf.float32)
+    counts = _histogram(logits, tf.ones((5, 1)), tf.ones((5, 1)))
+    assert float(tf.reduce_sum(counts)) == 5.0
