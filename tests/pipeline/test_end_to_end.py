@@ -79,9 +79,10 @@ def test_diverged_day_is_blocked_and_the_served_version_is_untouched(days):
     assert served == results[PUSHED][2]
     run = lineage.latest_run(lineage.open_store(Workspace(str(workspace)).metadata_path), BLOCKED)
     assert run.outcome == "blocked"
-    assert run.reasons
+    assert "training diverged: attempt 3" in run.reasons[0]
     assert "warm start from version 1" in run.start
-    assert set(run.metrics) == {"candidate", "baseline"}
+    assert "NOT_EXPORTED" in {path.name for path in Path(run.model_uri).rglob("*")}
+    assert not list(Path(run.model_uri).rglob("saved_model.pb"))
 
 
 def test_bad_data_stops_the_run_before_training_and_says_where(days):
