@@ -371,6 +371,10 @@ def judge_real(cache: pathlib.Path, limits: Limits, tuned: bool) -> dict[str, An
     }
 
 
+def without_runs(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "runs"}
+
+
 def judge_planted(limits: Limits, seeds: range) -> dict[str, Any]:
     """Verdicts on planted curves, by what was planted and the noise."""
     steps, start = 1000, 400
@@ -426,13 +430,18 @@ def main() -> None:
         "limits": dataclasses.asdict(limits),
         "real": judge_real(options.cache, limits, tuned=False),
         "real, seeds the limits were chosen on": judge_real(options.cache, limits, tuned=True),
+        "real, by patience": {
+            patience: without_runs(
+                judge_real(options.cache, dataclasses.replace(limits, patience=patience), False)
+            )
+            for patience in (25, 50, 100, 200, 400)
+        },
         "planted": judge_planted(limits, range(100, 100 + options.planted_seeds)),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     for name in ("real", "real, seeds the limits were chosen on"):
-        found = {key: value for key, value in results[name].items() if key != "runs"}
-        print(f"{name}: {json.dumps(found)}")
+        print(f"{name}: {json.dumps(without_runs(results[name]))}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class StatisticsRecorder:
 
     def append(self, statistics: StepStatistics) -> None:
         """Takes in the next steps; writes once enough came together."""
+        if not len(statistics):
+            return
         self._buffer.append(statistics)
         if sum(map(len, self._buffer)) >= _BUFFERED:
             self.flush()

@@ -1,0 +1,244 @@
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.planted import BINARY, LAYERS, TASKS, healthy, with_full, with_spike
+from schemas.errors import TrainingError
+from trainer_module.stability.detection import Detector
+from trainer_module.stability.events import Event, Limits
+from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
+from trainer_module.stability.report import Attempt, Stability, load_verdict, write_report
+from trainer_module.stability.statistics import StepStatistics
+
+HEALTHY = healthy("noisy", 400, 0).statistics()
+RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
+DIVERGED = with_full(healthy("noisy", 400, 2), 250, "nan").statistics()
+
+
+def cut(statistics, first, end):
+    arrays = {
+        field.name: getattr(statistics, field.name)[first:end]
+        for field in dataclasses.fields(StepStatistics)
+        if isinstance(getattr(statistics, field.name), np.ndarray)
+    }
+    return dataclasses.replace(statistics, first_step=statistics.first_step + first, **arrays)
+
+
+def attempt_at(statistics, **kwargs):
+    detector = Detector(statistics.tasks, statistics.binary_tasks, statistics.layers)
+    detector.update(statistics)
+    return Attempt.of(detector, **kwargs)
+
+
+def report(folder, statistics, attempts=None):
+    recorder = StatisticsRecorder(str(folder / "spool"))
+    recorder.append(statistics)
+    attempts = [attempt_at(statistics)] if attempts is None else attempts
+    return write_report(str(folder / "report"), attempts, recorder, Limits())
+
+
+@pytest.mark.parametrize(
+    ("statistics", "verdict"),
+    [(HEALTHY, "healthy"), (RECOVERED, "recovered"), (DIVERGED, "diverged")],
+)
+def test_a_report_is_read_as_it_was_written(statistics, verdict, tmp_path):
+    written = report(tmp_path, statistics)
+    assert load_verdict(str(tmp_path / "report")) == written
+    assert written.verdict == verdict
+    assert written.attempts[0].steps == 400
+    assert written.summary == written.attempts[0].summary
+    assert written.attempts[0].events == attempt_at(statistics).events
+    content = json.loads((tmp_path / "report" / "verdict.json").read_text())
+    assert content["limits"] == dataclasses.asdict(Limits())
+
+
+@pytest.mark.parametrize("statistics", [HEALTHY, RECOVERED, DIVERGED])
+def test_plots_are_images_and_events_have_one(statistics, tmp_path):
+    report(tmp_path, statistics)
+    expected = {"loss_and_auc.png", "sigma.png"}
+    if statistics is not HEALTHY:
+        expected.add("event.png")
+    assert {path.name for path in (tmp_path / "report").glob("*.png")} == expected
+    for name in expected:
+        image = (tmp_path / "report" / name).read_bytes()
+        assert image.startswith(b"\x89PNG")
+        assert len(image) > 10_000
+
+
+def test_statistics_are_a_row_a_step(tmp_path):
+    report(tmp_path, RECOVERED)
+    table = pq.read_table(tmp_path / "report" / "statistics.parquet")
+    np.testing.assert_array_equal(table["step"], np.arange(400))
+    np.testing.assert_array_equal(table["loss"], RECOVERED.loss)
+    for field, names in (
+        ("task_loss", TASKS),
+        ("auc", BINARY),
+        ("gradient_norm", LAYERS),
+        ("update_norm", LAYERS),
+        ("sigma_min", LAYERS),
+        ("sigma_mean", LAYERS),
+        ("skipped", LAYERS),
+    ):
+        for column, name in enumerate(names):
+            values = getattr(RECOVERED, field)[:, column]
+            np.testing.assert_array_equal(table[f"{field}/{name}"], values)
+
+
+def test_the_last_attempt_decides():
+    healthy_, diverged = attempt_at(HEALTHY, first_step=200), attempt_at(DIVERGED)
+    assert Stability.of([diverged, healthy_]).verdict == "recovered"
+    assert "attempt 2 from step 200" in Stability.of([diverged, healthy_]).summary
+    assert Stability.of([diverged, diverged]).verdict == "diverged"
+    assert Stability.of([healthy_]).verdict == "healthy"
+
+
+def test_attempts_are_kept_with_what_they_changed(tmp_path):
+    changes = {"learning_rate": 0.05}
+    attempts = [attempt_at(DIVERGED), attempt_at(HEALTHY, first_step=200, changes=changes)]
+    report(tmp_path, HEALTHY, attempts)
+    read = load_verdict(str(tmp_path / "report"))
+    assert read.attempts == tuple(attempts)
+    assert read.attempts[1].changes == changes
+
+
+def edited(folder, change):
+    path = folder / "report" / "verdict.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(verdict="healthy"),
+        lambda c: c.update(verdict="blessed"),
+        lambda c: c["attempts"][0].update(verdict="healthy"),
+        lambda c: c["attempts"][0].update(verdict="blessed", events=[]),
+        lambda c: c["attempts"][0].update(surprise=1),
+        lambda c: c["attempts"][0]["events"][-1].pop("kind"),
+        lambda c: c.update(attempts=[]),
+        lambda c: c.update(attempts=3),
+        lambda c: c.update(format=99),
+        lambda c: c.pop("format"),
+    ],
+)
+def test_a_verdict_that_cannot_be_trusted_is_refused(change, tmp_path):
+    report(tmp_path, DIVERGED)
+    edited(tmp_path, change)
+    with pytest.raises(TrainingError, match=r"verdict\.json: not a verdict"):
+        load_verdict(str(tmp_path / "report"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"healthy"'])
+def test_a_broken_verdict_is_refused(text, tmp_path):
+    (tmp_path / "verdict.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"verdict\.json: not a verdict"):
+        load_verdict(str(tmp_path))
+
+
+def test_a_missing_verdict_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"verdict\.json: there is no verdict"):
+        load_verdict(str(tmp_path / "nothing"))
+
+
+def test_a_report_cut_short_has_no_verdict(tmp_path, monkeypatch):
+    report(tmp_path, HEALTHY)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer_module.stability.report.plots.draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report(tmp_path, DIVERGED)
+    with pytest.raises(TrainingError):
+        load_verdict(str(tmp_path / "report"))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=10),
+    checkpoint_every=st.integers(1, 4),
+    kills=st.sets(st.integers(0, 12), max_size=3),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_killed_recording_ends_as_an_unkilled_one(
+    tmp_path_factory, lengths, checkpoint_every, kills
+):
+    folder = str(tmp_path_factory.mktemp("spool"))
+    recorder = StatisticsRecorder(folder)
+    edges = [0, *np.minimum(np.cumsum(lengths), 400).tolist()]
+    done = checkpoint = calls = 0
+    kills = set(kills)
+    while done < len(edges) - 1:
+        recorder.append(cut(HEALTHY, edges[done], edges[done + 1]))
+        done += 1
+        if done % checkpoint_every == 0:
+            recorder.flush()
+            checkpoint = done
+        calls += 1
+        if calls in kills:
+            # Parts may be on disk that the checkpoint does not know of.
+            recorder.flush()
+            recorder = StatisticsRecorder(folder, step=edges[checkpoint])
+            done = checkpoint
+    table = recorder.read()
+    np.testing.assert_array_equal(table["step"], np.arange(edges[-1]))
+    np.testing.assert_array_equal(table["loss"], HEALTHY.loss[: edges[-1]])
+
+
+def test_resuming_within_a_part_drops_its_later_rows(tmp_path):
+    recorder = StatisticsRecorder(str(tmp_path))
+    recorder.append(cut(HEALTHY, 0, 300))
+    recorder.flush()
+    recorder = StatisticsRecorder(str(tmp_path), step=120)
+    recorder.append(cut(RECOVERED, 120, 200))
+    expected = np.concatenate([HEALTHY.loss[:120], RECOVERED.loss[120:200]])
+    np.testing.assert_array_equal(recorder.read()["loss"], expected)
+
+
+def test_earlier_attempts_stay_and_later_ones_go(tmp_path):
+    def recorded(attempt, step, end):
+        recorder = StatisticsRecorder(str(tmp_path), attempt, step)
+        if end > step:
+            recorder.append(cut(HEALTHY, step, end))
+        table = recorder.read()
+        return table["attempt"].to_pylist(), table["step"].to_pylist()
+
+    assert recorded(0, 0, 100) == ([0] * 100, [*range(100)])
+    assert recorded(1, 60, 90) == ([0] * 100 + [1] * 30, [*range(100), *range(60, 90)])
+    assert recorded(0, 40, 40) == ([0] * 40, [*range(40)])
+
+
+def event(start, ended):
+    return Event("micro", start, start + 2, start + 1, 9.0, 1.0, ("click",), ended)
+
+
+def test_long_trainings_are_thinned_but_for_events(tmp_path):
+    recorder = StatisticsRecorder(str(tmp_path), max_rows=200)
+    events = (event(1000, 1030),)
+    steps = 20_000
+    for first in range(0, steps, 400):
+        recorder.append(dataclasses.replace(HEALTHY, first_step=first))
+        recorder.flush(events if first >= 800 else ())
+        on_disk = sum(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
+        assert on_disk <= 2 * 200 + 400 + 31 + 2 * EVENT_MARGIN
+    kept = recorder.read(events)["step"].to_numpy()
+    assert np.all(np.diff(kept) > 0)
+    assert set(range(1000 - EVENT_MARGIN, 1030 + EVENT_MARGIN + 1)) <= set(kept.tolist())
+    assert set(range(steps - 100, steps)) <= set(kept.tolist())
+    assert len(kept) <= 200 + 31 + 2 * EVENT_MARGIN
+    # What is left of the rest lies evenly over the training.
+    assert np.diff(kept).max() <= 2 * steps / 100
+
+
+def test_short_trainings_are_not_thinned(tmp_path):
+    recorder = StatisticsRecorder(str(tmp_path), max_rows=400)
+    recorder.append(HEALTHY)
+    table = recorder.read()
+    assert len(table) == 400
+    assert thin(table, 400, ()) is table
