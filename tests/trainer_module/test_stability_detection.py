@@ -146,6 +146,18 @@ def test_patience_decides_when_loss_is_given_up(patience):
     assert detect(spike, Limits(patience=patience)).diverged == (patience < 100)
 
 
+def test_no_snapshot_is_taken_while_gradients_are_dead():
+    curves = healthy("noisy", 400, 18)
+    curves.gradient_norm[START:, :3] = 0.0
+    statistics = curves.statistics()
+    detector = detector_of(statistics)
+    detector.update(cut(statistics, 0, START))
+    assert detector.healthy
+    detector.update(cut(statistics, START, START + 1))
+    assert not detector.healthy
+    assert detector.verdict == "healthy"  # the AUC has not suffered
+
+
 def test_a_higher_loss_that_ranks_as_well_is_a_shift_of_level():
     curves = healthy("noisy", 1200, 9)
     curves.task_loss[START:] *= 1.5

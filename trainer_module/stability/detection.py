@@ -86,8 +86,9 @@ class Detector:
     @property
     def healthy(self) -> bool:
         """Nothing is going on: no event is open or building up; a snapshot may be taken."""
-        quiet = not self._sum[_TOTAL] and not self._lost_for.any()
-        return self._event is None and not self.diverged and quiet and not self._nonfinite
+        quiet = not self._sum[_TOTAL] and not self._lost_for.any() and not self._nonfinite
+        alive = self._dead_since == self.step
+        return self._event is None and not self.diverged and quiet and alive
 
     @property
     def events(self) -> tuple[Event, ...]:
