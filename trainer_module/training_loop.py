@@ -57,7 +57,7 @@ class TrainingLoop:
         self.layers = [variable.path for variable in model.trainable_variables]
         self.auc = StreamingAUC(len(self.binary_tasks), spec.training.batch_size)
         self._run = tf.function(self._steps)
-        self._histogram = tf.function(_histogram, jit_compile=True)
+        self._segments = tf.function(_segments, jit_compile=True)
 
     def run(self, batches: Iterator[Any], steps: int, first_step: int) -> StepStatistics:
         """Trains on the next batches.
@@ -132,20 +132,23 @@ class TrainingLoop:
         self._optimizer.apply(gradients, variables)
         # Alike on all replicas.
         of_layers = self._clipped.statistics / replicas.num_replicas_in_sync
-        count = self._histogram(outputs[:, :split], y[:, :split], w[:, :split])
-        return task_loss, of_layers, count
+        segments = self._segments(outputs[:, :split], y[:, :split])
+        return task_loss, of_layers, _count(segments, w[:, :split])
 
 
 def _columns(by_task: Any, tasks: list[str]) -> tf.Tensor:
     return tf.concat([by_task[name] for name in tasks], axis=1)
 
 
-def _histogram(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Counts predictions by task, class and bin of the logit; see `StreamingAUC.update`."""
-    tasks = logits.shape[1]
+def _segments(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Numbers, for each prediction, its task, class and bin of the logit, int32 like `logits`."""
     finite = tf.where(tf.math.is_finite(logits), logits, tf.zeros_like(logits))
     place = (tf.clip_by_value(finite, -LOGIT_RANGE, LOGIT_RANGE) / LOGIT_RANGE + 1.0) / 2.0
     bins = tf.minimum(tf.cast(place * BINS, tf.int32), BINS - 1)
-    rows = 2 * tf.range(tasks) + tf.cast(labels > 0.5, tf.int32)
-    segments = tf.reshape(rows * BINS + bins, [-1])
-    return tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), segments, tasks * 2 * BINS)
+    rows = 2 * tf.range(logits.shape[1]) + tf.cast(labels > 0.5, tf.int32)
+    return rows * BINS + bins
+
+
+def _count(segments: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Sums weights by segment; see `StreamingAUC.update`. XLA's scatter would take far longer."""
+    return tf.math.unsorted_segment_sum(weights, segments, segments.shape[1] * 2 * BINS)

@@ -12,7 +12,7 @@ from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, losses
 from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
 from trainer_module.training import make_optimizer
-from trainer_module.training_loop import TrainingLoop, _histogram
+from trainer_module.training_loop import TrainingLoop, _count, _segments
 
 STRATEGY = tf.distribute.get_strategy()
 
@@ -92,6 +92,10 @@ def test_statistics_are_those_of_each_step(files):
     assert not step.skipped.any()
 
 
+def histogram(logits, labels, weights):
+    return _count(_segments(logits, labels), weights)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cuts):
@@ -104,7 +108,7 @@ def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cu
     weights = rng.integers(0, 3, (steps, batch, 1)).astype("f4")
     counts = np.stack(
         [
-            _histogram(*(tf.constant(x[step], tf.float32) for x in (logits, labels, weights)))
+            histogram(*(tf.constant(x[step], tf.float32) for x in (logits, labels, weights)))
             for step in range(steps)
         ]
     )
@@ -123,5 +127,5 @@ def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cu
 
 def test_streaming_auc_takes_any_logit():
     logits = tf.constant([[np.nan], [np.inf], [-np.inf], [1e30], [-1e30]], tf.float32)
-    counts = _histogram(logits, tf.ones((5, 1)), tf.ones((5, 1)))
+    counts = histogram(logits, tf.ones((5, 1)), tf.ones((5, 1)))
     assert float(tf.reduce_sum(counts)) == 5.0

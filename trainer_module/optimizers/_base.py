@@ -384,8 +384,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         )
         moved = w - ops.cast(new_w, dtype)
         statistics = [
-            ops.sqrt(ops.sum(ops.square(g))),
-            ops.sqrt(ops.sum(ops.square(moved))),
+            _norm(g),
+            _norm(moved),
             ops.min(sigma, initial=float("inf")),
             ops.sum(sigma) / max(1, math.prod(sigma.shape)),
             ops.logical_not(finite),
@@ -441,3 +441,10 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 def _compute_dtype(variable: Any) -> str:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def _norm(x: Tensor) -> Tensor:
+    """L2 norm, by axes: XLA on a CPU sums columns side by side, but a whole tensor in one chain."""
+    while len(x.shape) > 1:
+        x = ops.sqrt(ops.sum(ops.square(x), axis=0))
+    return ops.sqrt(ops.sum(ops.square(x)))

@@ -1,0 +1,118 @@
+"""What the divergence monitor costs: training steps with it against the same without.
+
+Both run `TrainingLoop`'s graph on the same files. Without the monitor the optimizer exports no
+statistics, predictions are not counted, and what a call returns is not looked at; with it
+detector, fading AUC, recorder and TensorBoard take in every chunk, as in
+`trainer_module.training.train`. Chunks take turns.
+
+    python -m benchmarks.monitor
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from benchmarks.train import CASES, ROOT, write_examples
+from schemas.spec import RankingSpec, load_spec
+from trainer_module.distribution import batches_of_replicas
+from trainer_module.inputs import Batch, training_batches
+from trainer_module.model import build_model
+from trainer_module.optimizers import STATISTICS, ClippedAdagrad, Clippy
+from trainer_module.stability.detection import Detector
+from trainer_module.stability.recording import StatisticsRecorder
+from trainer_module.stability.streaming_auc import BINS
+from trainer_module.stability.tensorboard import Scalars
+from trainer_module.training_loop import TrainingLoop
+
+RESULTS = ROOT / "benchmarks" / "results" / "monitor.json"
+CHUNKS = 20
+"""Timed chunks of each contender, after one that traces."""
+
+
+class Unwatched(TrainingLoop):
+    """The same steps; the statistics are constants, so that nothing computes them."""
+
+    def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self._clipped.statistics = tf.zeros([len(self.layers), len(STATISTICS)])
+        task_loss, layers, _ = super()._step(batch)
+        return task_loss, layers, tf.zeros([len(self.binary_tasks) * 2 * BINS])
+
+
+def chunk_timer(
+    spec: RankingSpec, files: list[str], parsing_spec: dict, folder: str, *, watched: bool
+) -> Callable[[], float]:
+    """Makes a training; returns what runs its next chunk and tells its seconds."""
+    model = build_model(spec)
+    optimizer = ClippedAdagrad(spec.training.learning_rate, Clippy(), export_statistics=watched)
+    optimizer.build(model.trainable_variables)
+    strategy = tf.distribute.get_strategy()
+    loop = (TrainingLoop if watched else Unwatched)(model, optimizer, spec, strategy)
+    batches = batches_of_replicas(
+        strategy, lambda **parts: training_batches(files, parsing_spec, spec, **parts)
+    )
+    detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
+    recorder = StatisticsRecorder(os.path.join(folder, "rows"))
+    scalars = Scalars(os.path.join(folder, "scalars"))
+    step = 0
+    steps = tf.constant(spec.training.steps_per_execution)
+
+    def next_chunk() -> float:
+        nonlocal step
+        start = time.perf_counter()
+        if watched:
+            seen = loop.run(batches, spec.training.steps_per_execution, step)
+            detector.update(seen)
+            scalars.write(seen)
+            recorder.append(seen)
+        else:
+            loop._run(batches, steps)
+        step += spec.training.steps_per_execution
+        return time.perf_counter() - start
+
+    return next_chunk
+
+
+def measure(preset: str, batch_size: int, events: int) -> dict[str, object]:
+    """Measures one case."""
+    overrides = [f"model.preset={preset}", f"training.batch_size={batch_size}"]
+    spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), [*overrides, "training.epochs=1000"])
+    with tempfile.TemporaryDirectory() as folder:
+        files, parsing_spec = write_examples(events, spec, folder)
+        with_it, without = (
+            chunk_timer(spec, files, parsing_spec, folder, watched=watched)
+            for watched in (True, False)
+        )
+        with_it(), without()
+        pairs = [(with_it(), without()) for _ in range(CHUNKS)]
+    steps = spec.training.steps_per_execution
+    return {
+        "case": f"{preset}, batch {batch_size}",
+        "ms_per_step": {
+            "with the monitor": round(statistics.median(a for a, _ in pairs) / steps * 1e3, 2),
+            "without": round(statistics.median(b for _, b in pairs) / steps * 1e3, 2),
+        },
+        "ratio": round(
+            statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs), 3
+        ),
+        "ratio_of_minima": round(min(a for a, _ in pairs) / min(b for _, b in pairs), 3),
+    }
+
+
+def main() -> None:
+    """Measures the cases of `benchmarks.train`."""
+    results = []
+    for preset, batch_size, _ in CASES:
+        results.append(measure(preset, batch_size, 20_000))
+        print(json.dumps(results[-1]), flush=True)
+    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "cases": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
