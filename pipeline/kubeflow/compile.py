@@ -147,6 +147,8 @@ def _kubernetes_config(step: Step) -> Document:
             {key: value for key, value in item.model_dump().items() if value}
             for item in step.tolerations
         ]
+    if step.labels:
+        config["podMetadata"] = {"labels": dict(step.labels)}
     if step.secret_env:
         config["secretAsEnv"] = [
             {

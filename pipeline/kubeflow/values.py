@@ -124,6 +124,7 @@ class Step(_Model):
         retry_after: seconds before the first retry; doubles with each.
         node_selector: labels of the nodes that it may run on.
         tolerations: taints of nodes that it may run on nevertheless.
+        labels: labels of its pods, for a Service that selects them.
         env: environment variables.
         secret_env: environment variables out of Secrets.
         secret_volumes: Secrets as files.
@@ -138,6 +139,7 @@ class Step(_Model):
     retries: int = Field(default=0, ge=0)
     retry_after: int = Field(default=30, ge=0)
     node_selector: dict[str, str] = {}
+    labels: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
     env: dict[EnvName, str] = {}
     secret_env: tuple[SecretEnv, ...] = ()

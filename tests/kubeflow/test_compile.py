@@ -39,6 +39,7 @@ steps:
     gpu: {count: 2}
     env: {TF_GPU_ALLOCATOR: cuda_malloc_async}
     node_selector: {pool: gpu}
+    labels: {role: chief}
     tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}]
     secret_volumes: [{secret: gcp, path: /secrets}]
     image_pull_secrets: [registry]
@@ -152,6 +153,7 @@ def test_kubernetes_settings_are_in_the_platform_spec(package):
     assert settings["Trainer_executor"] == {
         **common,
         "nodeSelector": {"labels": {"pool": "gpu"}},
+        "podMetadata": {"labels": {"role": "chief"}},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "secretAsVolume": [{"secretName": "gcp", "mountPath": "/secrets"}],
         "imagePullSecret": [{"secretName": "registry"}],

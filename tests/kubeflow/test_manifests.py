@@ -1,5 +1,6 @@
 import copy
 import functools
+import json
 import pathlib
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 OVERLAYS = ROOT / "kubeflow" / "manifests" / "overlays"
 NAMES = sorted(path.name for path in OVERLAYS.iterdir())
 KUBERNETES = ("1.27", "1.32")
-VALUES = {"multi-user-gcs": OVERLAYS / "multi-user-gcs" / "values.yaml"}
+VALUES = {path.parent.name: path for path in OVERLAYS.glob("*/values.yaml")}
 KSERVE = yaml.safe_load((pathlib.Path(__file__).parent / "kserve_schema.yaml").read_text())
 USER = 10001
 
@@ -56,7 +57,10 @@ def named(resources, kind, name):
 
 
 def pods(resources):
-    return [item["spec"]["template"]["spec"] for item in of_kind(resources, "Deployment", "Job")]
+    return [
+        item["spec"]["template"]["spec"]
+        for item in of_kind(resources, "Deployment", "Job", "StatefulSet")
+    ]
 
 
 def containers(pod):
@@ -171,7 +175,7 @@ def test_images_have_a_tag_that_stays(resources):
 def test_image_is_that_of_the_values(resources, values):
     ours = {
         c["image"]
-        for job in of_kind(resources, "Job")
+        for job in of_kind(resources, "Job", "StatefulSet")
         for c in containers(job["spec"]["template"]["spec"])
     }
     assert ours == {values.image}
@@ -239,7 +243,7 @@ def test_service_and_budget_select_the_servers(resources):
             for container in deployment["spec"]["template"]["spec"]["containers"]
             for port in container["ports"]
         }
-        (service,) = of_kind(resources, "Service")
+        service = named(resources, "Service", deployment["metadata"]["name"])
         (budget,) = of_kind(resources, "PodDisruptionBudget")
         assert service["spec"]["selector"].items() <= labels.items()
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
@@ -289,3 +293,34 @@ def test_launcher_writes_where_the_values_say():
     values = load_values(str(VALUES["multi-user-gcs"]))
     assert config["metadata"]["name"] == "kfp-launcher"
     assert config["data"]["defaultPipelineRoot"] == values.pipeline_root
+
+
+def test_chief_and_workers_agree_on_the_cluster():
+    resources = list(_rendered("multi-user-gcs-workers"))
+    values = load_values(str(VALUES["multi-user-gcs-workers"]))
+    trainer = values.steps["Trainer"]
+    chief = json.loads(trainer.env["TF_CONFIG"])
+    assert chief["task"] == {"type": "chief", "index": 0}
+    workers = named(resources, "StatefulSet", "steadyrank-worker")["spec"]
+    (container,) = workers["template"]["spec"]["containers"]
+    script = container["args"][0].replace("exec python", "echo $TF_CONFIG; : python")
+    env = {item["name"]: item["value"] for item in container["env"]}
+    for index in range(workers["replicas"]):
+        host = f"steadyrank-worker-{index}"
+        done = subprocess.run(
+            ["sh", "-c", script],
+            env={**env, "HOSTNAME": host},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        config = json.loads(done.stdout)
+        assert config["cluster"] == chief["cluster"]
+        assert config["task"] == {"type": "worker", "index": index}
+        assert config["cluster"]["worker"][index] == f"{host}.{workers['serviceName']}:2222"
+    assert len(chief["cluster"]["worker"]) == workers["replicas"]
+    service = named(resources, "Service", "steadyrank-chief")["spec"]
+    assert service["selector"].items() <= trainer.labels.items()
+    assert service["publishNotReadyAddresses"] is True
+    assert env["CHECKPOINT_ROOT"] == values.parameters.checkpoint_root
+    assert values.remote_artifacts
