@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "train.json"
 CASES = (("laptop", 128, 50_000), ("laptop", 1024, 60_000), ("small", 1024, 60_000))
 """Preset, batch size, events."""
-PASSES = 6
+PASSES = 16
 """Of the longer training; so many that its set-up, which scatters by a second, is little."""
 
 
