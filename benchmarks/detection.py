@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from benchmarks import planted
 from benchmarks.quality import metric
+from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
 from schemas.spec import BinaryTask, RankingSpec, load_spec
 from trainer_module import signatures
@@ -34,7 +35,6 @@ from trainer_module.distribution import make_strategy
 from trainer_module.inputs import PADDING
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, ClippedOptimizer, Clippy
-from trainer_module.preprocessing import preprocess, raw_feature_spec
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.events import Event, Limits
 from trainer_module.stability.statistics import StepStatistics
@@ -104,15 +104,8 @@ def examples(spec: RankingSpec, world: int) -> dict[str, np.ndarray]:
     """Returns a simulated world's transformed examples, and the `day` of each."""
     parts = []
     for number, day in enumerate(simulate_days(datetime.date(2026, 1, 1), DAYS, ROWS, world)):
-        sparse = {}
-        for name, parsing in raw_feature_spec(spec).items():
-            column = [
-                [] if value is None else value if isinstance(value, list | tuple) else [value]
-                for value in day.columns[name]
-            ]
-            sparse[name] = tf.ragged.constant(column, parsing.dtype, ragged_rank=1).to_sparse()
         part = {"day": np.full(len(day.columns["hour"]), number)}
-        for name, value in preprocess(sparse, spec).items():
+        for name, value in transformed(day, spec).items():
             if isinstance(value, tf.SparseTensor):
                 value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, 10))
             part[name] = value.numpy()

@@ -24,12 +24,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
-from schemas.spec import RankingSpec, load_spec
+from schemas.spec import BinaryTask, RankingSpec, load_spec
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
-from trainer_module.model import build_model, losses
-from trainer_module.preprocessing import preprocess, raw_feature_spec
+from trainer_module.model import build_model
 from trainer_module.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -43,17 +43,9 @@ PASSES = 16
 def write_examples(events: int, spec: RankingSpec, folder: str) -> tuple[list[str], dict[str, Any]]:
     """Writes simulated events as Transform would; returns the files and their parsing spec."""
     day = next(iter(simulate_days(datetime.date(2026, 1, 1), 1, events)))
-    sparse = {}
-    for name, parsing in raw_feature_spec(spec).items():
-        column = [
-            [] if value is None else value if isinstance(value, list | tuple) else [value]
-            for value in day.columns[name]
-        ]
-        sparse[name] = tf.ragged.constant(column, parsing.dtype, ragged_rank=1).to_sparse()
-    values = preprocess(sparse, spec)
     parsing_spec: dict[str, Any] = {}
     columns: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, value in transformed(day, spec).items():
         if isinstance(value, tf.SparseTensor):
             parsing_spec[name] = tf.io.VarLenFeature(value.dtype)
             columns[name] = tf.RaggedTensor.from_sparse(value).to_list()
@@ -72,6 +64,19 @@ def write_examples(events: int, spec: RankingSpec, folder: str) -> tuple[list[st
                     target.value.extend(column[row])
                 writer.write(example.SerializeToString())
     return files, parsing_spec
+
+
+def keras_losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
+    """Returns each task's loss in Keras's terms; the mean over labelled events."""
+    reduction = "mean_with_sample_weight"
+    return {
+        name: (
+            keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
+            if isinstance(task, BinaryTask)
+            else keras.losses.MeanSquaredError(reduction=reduction)
+        )
+        for name, task in spec.tasks.items()
+    }
 
 
 def ours(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> None:
@@ -95,7 +100,7 @@ def plain(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> 
     model = build_model(spec)
     model.compile(
         optimizer=keras.optimizers.Adagrad(spec.training.learning_rate),
-        loss=losses(spec),
+        loss=keras_losses(spec),
         loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
         jit_compile=False,
     )

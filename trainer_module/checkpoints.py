@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,7 +24,7 @@ class Progress:
 
     Attributes:
         step: steps taken.
-        left_out: ranges of batches of the data, in order, that are not trained on.
+        left_out: ranges of batches of the data, in order and apart, that are not trained on.
         first_step: step at which the current attempt began.
         failed: the attempts before it, all of which diverged.
         monitor: state of the divergence monitor, for JSON.
@@ -82,10 +83,11 @@ class Checkpoints:
         status = _checkpoint(model, optimizer).read(os.path.join(self._folder(progress), _STATE))
         status.assert_existing_objects_matched().expect_partial()
 
-    def go_back(self, failed: Attempt, *, leave_out: bool) -> None:
+    def go_back(self, progress: Progress, failed: Attempt, *, leave_out: bool) -> None:
         """Makes the newest checkpoint from before a divergence the newest of all.
 
         Args:
+            progress: where the training stood when it was stopped.
             failed: the attempt that diverged; its last event is the divergence.
             leave_out: whether not to train on the batches again from the event's start
                 until it was noticed.
@@ -95,15 +97,16 @@ class Checkpoints:
         start, *later = self._known()
         event = failed.events[-1]
         target = [start, *(p for p in later if p.step < event.start)][-1]
-        left_out = target.left_out
+        # Not the target's: it may be from before earlier attempts failed.
+        left_out = progress.left_out
         if leave_out:
             batches = (_batch(event.start, left_out), _batch(event.detected, left_out) + 1)
-            left_out = tuple(sorted((*left_out, batches)))
+            left_out = _merged((*left_out, batches))
         self._write(
             dataclasses.replace(
                 target,
                 first_step=target.step,
-                failed=(*target.failed, failed),
+                failed=(*progress.failed, failed),
                 left_out=left_out,
             )
         )
@@ -131,6 +134,17 @@ class Checkpoints:
             failed = [attempt.to_json() for attempt in progress.failed]
             json.dump({**dataclasses.asdict(progress), "failed": failed}, file)
         tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Returns ranges that cover the same, in order and apart."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            start, last = merged.pop()
+            end = max(end, last)
+        merged.append((start, end))
+    return tuple(merged)
 
 
 def _batch(step: int, left_out: tuple[tuple[int, int], ...]) -> int:

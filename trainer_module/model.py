@@ -71,19 +71,6 @@ def build_model(spec: RankingSpec) -> keras.Model:
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
 
 
-def losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
-    """Returns each task's loss: log loss on logits, or squared error; mean over labelled rows."""
-    reduction = "mean_with_sample_weight"
-    return {
-        name: (
-            keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
-            if isinstance(task, BinaryTask)
-            else keras.losses.MeanSquaredError(reduction=reduction)
-        )
-        for name, task in spec.tasks.items()
-    }
-
-
 def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: RankingSpec) -> None:
     """Sets what a cold start takes from data: normalisation, and each head's base rate.
 

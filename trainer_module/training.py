@@ -120,7 +120,8 @@ def train(
     """Trains a ranker on one run's data; a killed call goes on where it was when called again.
 
     A training that diverges is stopped, taken back to its newest checkpoint from before, and
-    tried again as the next rung of `training.recovery` says.
+    tried again as the next rung of `training.recovery` says. It has diverged for good when no
+    rung, or no batch to train on, is left.
 
     Args:
         spec: the ranking spec.
@@ -131,19 +132,18 @@ def train(
         checkpoint_dir: folder for checkpoints, one for all processes; one that holds some is
             resumed from.
         stability_dir: folder for the report on the training's stability.
-        tensorboard_dir: folder for TensorBoard scalars.
+        tensorboard_dir: folder for TensorBoard scalars, a run for each attempt.
 
     Returns:
         The model and how it ended.
 
     Raises:
-        TrainingError: there are no files, or the state to start from does not fit.
+        TrainingError: there is no batch to train on, or the state to start from does not fit.
     """
     if not files:
         raise TrainingError("there are no transformed examples to train on")
     chief = is_chief(strategy)
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
-    scalars = Scalars(tensorboard_dir if chief else None)
     read = functools.partial(training_batches, files, feature_spec, spec)
     while True:
         progress = checkpoints.newest()
@@ -161,30 +161,43 @@ def train(
         else:
             _logger.info("going on after %d steps", progress.step)
             checkpoints.restore(progress, model, optimizer)
-        recorder = None
+        recorder = scalars = None
         if chief:
             folder = os.path.join(checkpoint_dir, _STATISTICS)
             recorder = StatisticsRecorder(folder, len(failed), progress.step)
+            scalars = Scalars(os.path.join(tensorboard_dir, f"attempt_{len(failed) + 1}"))
+        loop = TrainingLoop(model, optimizer, spec, strategy)
+        batches = batches_of_replicas(
+            strategy, functools.partial(read, leave_out=progress.left_out, skip=progress.step)
+        )
         progress, detector = _run(
-            TrainingLoop(model, optimizer, spec, strategy),
-            batches_of_replicas(
-                strategy, functools.partial(read, leave_out=progress.left_out, skip=progress.step)
-            ),
+            loop,
+            batches,
             progress,
             training,
             save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
             recorder=recorder,
             scalars=scalars,
         )
-        rung = training.recovery[len(failed) - 1].model_dump() if failed else None
-        attempt = Attempt.of(detector, progress.first_step, rung)
-        _logger.info("attempt %d: %s", len(failed) + 1, attempt.summary)
-        if attempt.verdict != "diverged" or len(failed) == len(training.recovery):
+        if progress.step == 0 and not failed:
+            raise TrainingError(
+                "there is no batch to train on: no transformed examples, or over several"
+                f" replicas fewer than one whole batch of {spec.training.batch_size}"
+            )
+        attempts = failed
+        # One without a step has nothing of its own to be judged by.
+        if progress.step > progress.first_step:
+            rung = training.recovery[len(failed) - 1].model_dump() if failed else None
+            attempt = Attempt.of(detector, progress.first_step, rung)
+            _logger.info("attempt %d: %s", len(failed) + 1, attempt.summary)
             attempts = (*failed, attempt)
+        stability = Stability.of(attempts)
+        rungs = training.recovery[len(failed) :]
+        if stability.verdict != "diverged" or not rungs or attempts == failed:
             if recorder is not None:
                 write_report(stability_dir, attempts, recorder, detector.limits)
-            return Trained(model, optimizer, Stability.of(attempts))
-        checkpoints.go_back(attempt, leave_out=training.recovery[len(failed)].skip_batches)
+            return Trained(model, optimizer, stability)
+        checkpoints.go_back(progress, attempts[-1], leave_out=rungs[0].skip_batches)
         barrier(strategy)
 
 
@@ -196,7 +209,7 @@ def _run(
     *,
     save: Callable[[Progress], None],
     recorder: StatisticsRecorder | None,
-    scalars: Scalars,
+    scalars: Scalars | None,
 ) -> tuple[Progress, Detector]:
     """Trains until the batches end or training diverges; returns where and how that was."""
     if progress.monitor:
@@ -208,8 +221,8 @@ def _run(
     while True:
         statistics = loop.run(batches, training.steps_per_execution, progress.step)
         detector.update(statistics)
-        scalars.write(statistics)
-        if recorder is not None and len(statistics):
+        if recorder is not None and scalars is not None:
+            scalars.write(statistics)
             recorder.append(statistics)
         progress = dataclasses.replace(progress, step=progress.step + len(statistics))
         if detector.diverged or len(statistics) < training.steps_per_execution:
@@ -229,13 +242,8 @@ def _start(
     batches: tf.data.Dataset,
     warm_start_from: str | None,
 ) -> None:
-    if warm_start_from is None:
-        sample = batches.take(max(1, _COLD_START_SAMPLE // spec.training.batch_size))
-        initialise_from_data(model, sample.as_numpy_iterator(), spec)
-        return
-    try:
+    if warm_start_from is not None:
         restore_state(model, optimizer, warm_start_from)
-    except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
-        raise TrainingError(
-            f"{warm_start_from}: the served model's training state cannot be restored: {error}"
-        ) from error
+        return
+    sample = batches.take(max(1, _COLD_START_SAMPLE // spec.training.batch_size))
+    initialise_from_data(model, sample.as_numpy_iterator(), spec)

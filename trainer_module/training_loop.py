@@ -85,6 +85,12 @@ class TrainingLoop:
             **by_layer,
         )
 
+    def loss(self, batch: Batch) -> tf.Tensor:
+        """Returns the loss of a batch on one replica, a scalar, without dropout or a step."""
+        features, y, w = self._columns_of(batch)
+        outputs = _columns(self._model(features, training=False), self.tasks)
+        return self._losses(outputs, y, w)[0]
+
     def _steps(self, batches: Any, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
         losses = tf.TensorArray(tf.float32, steps, element_shape=[len(self.tasks)])
         layers = tf.TensorArray(
@@ -112,28 +118,42 @@ class TrainingLoop:
 
     def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One replica's part of a step; what it returns is to be summed over replicas."""
-        features, labels, weights = batch
-        y, w = _columns(labels, self.tasks), _columns(weights, self.tasks)
-        replicas = tf.distribute.get_replica_context()
-        labelled = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(w, axis=0))
-        split = len(self.binary_tasks)
+        features, y, w = self._columns_of(batch)
         with tf.GradientTape() as tape:
             outputs = _columns(self._model(features, training=True), self.tasks)
-            errors = [
-                tf.nn.sigmoid_cross_entropy_with_logits(y[:, :split], outputs[:, :split]),
-                tf.square(outputs[:, split:] - y[:, split:]),
-            ]
-            sums = tf.reduce_sum(tf.concat(errors, axis=1) * w, axis=0)
-            task_loss = tf.math.divide_no_nan(sums, labelled)
-            loss = tf.tensordot(task_loss, self._weights, axes=1)
+            loss, task_loss = self._losses(outputs, y, w)
             scaled = self._optimizer.scale_loss(loss)
         variables = self._model.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         self._optimizer.apply(gradients, variables)
         # Alike on all replicas.
-        of_layers = self._clipped.statistics / replicas.num_replicas_in_sync
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        split = len(self.binary_tasks)
         segments = self._segments(outputs[:, :split], y[:, :split])
-        return task_loss, of_layers, _count(segments, w[:, :split])
+        return task_loss, self._clipped.statistics / replicas, _count(segments, w[:, :split])
+
+    def _columns_of(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Features, and labels and weights by task."""
+        features, labels, weights = batch
+        return features, _columns(labels, self.tasks), _columns(weights, self.tasks)
+
+    def _losses(
+        self, outputs: tf.Tensor, y: tf.Tensor, w: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One replica's part of the loss, and of each task's.
+
+        Log loss on logits, or squared error; the mean over a task's labelled events.
+        """
+        replicas = tf.distribute.get_replica_context()
+        labelled = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(w, axis=0))
+        split = len(self.binary_tasks)
+        errors = [
+            tf.nn.sigmoid_cross_entropy_with_logits(y[:, :split], outputs[:, :split]),
+            tf.square(outputs[:, split:] - y[:, split:]),
+        ]
+        sums = tf.reduce_sum(tf.concat(errors, axis=1) * w, axis=0)
+        task_loss = tf.math.divide_no_nan(sums, labelled)
+        return tf.tensordot(task_loss, self._weights, axes=1), task_loss
 
 
 def _columns(by_task: Any, tasks: list[str]) -> tf.Tensor:

@@ -7,6 +7,8 @@ import os
 import keras
 import tensorflow as tf
 
+from schemas.errors import TrainingError
+
 _NAME = "state"
 
 
@@ -31,11 +33,15 @@ def restore_state(
         directory: what was given to `save_state`.
 
     Raises:
-        tf.errors.NotFoundError: nothing was saved there.
-        AssertionError: the state is of another architecture.
+        TrainingError: nothing was saved there, or the state is of another architecture.
     """
-    status = _checkpoint(model, optimizer).read(os.path.join(directory, _NAME))
-    status.assert_existing_objects_matched().expect_partial()
+    try:
+        status = _checkpoint(model, optimizer).read(os.path.join(directory, _NAME))
+        status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
+        raise TrainingError(
+            f"{directory}: the served model's training state cannot be restored: {error}"
+        ) from error
     optimizer.iterations.assign(0)
 
 

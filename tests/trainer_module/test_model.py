@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +6,7 @@ from events import make_events, tiny_spec, transformed
 from schemas.spec import PRESETS
 from trainer_module.inputs import PADDING, model_inputs
 from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
-from trainer_module.model import build_model, initialise_from_data, losses
+from trainer_module.model import build_model, initialise_from_data
 
 
 def _batch(spec, count=64):
@@ -103,18 +102,3 @@ def test_cold_start_takes_statistics_and_base_rates_from_the_data():
     rated = np.asarray(weights["stars"]) == 1
     stars = np.asarray(labels["stars"])[rated].mean()
     np.testing.assert_allclose(model.get_layer("head_stars").bias, [stars], rtol=1e-5)
-
-
-def test_masked_labels_do_not_count_in_the_loss():
-    loss = losses(tiny_spec())["stars"]
-    labels, outputs = np.array([[1.0], [7.0]]), np.array([[3.0], [100.0]])
-    masked = loss(labels, outputs, sample_weight=np.array([[1.0], [0.0]]))
-    assert float(masked) == pytest.approx(4.0)
-
-
-def test_binary_loss_is_log_loss_on_logits():
-    loss = losses(tiny_spec())["click"]
-    logits = np.array([[2.0], [-1.0]])
-    expected = np.log1p(np.exp([-2.0, -1.0])).mean()
-    assert float(loss(np.array([[1.0], [0.0]]), logits)) == pytest.approx(expected, rel=1e-5)
-    assert isinstance(loss, keras.losses.BinaryCrossentropy)

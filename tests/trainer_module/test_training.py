@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import gzip
 import subprocess
 import sys
 import textwrap
@@ -10,11 +11,12 @@ import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
 
+from benchmarks.train import keras_losses
 from schemas.errors import TrainingError
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
-from trainer_module.model import build_model, losses
+from trainer_module.model import build_model
 from trainer_module.stability.events import Event
 from trainer_module.stability.report import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
@@ -42,7 +44,7 @@ def _weights(model):
 
 
 def _loss(model, spec, files):
-    model.compile(loss=losses(spec))
+    model.compile(loss=keras_losses(spec))
     return model.evaluate(_batches(spec, files), verbose=0, return_dict=True)["loss"]
 
 
@@ -150,9 +152,23 @@ def test_no_files_is_a_clear_error(tmp_path):
         _train(tiny_spec(), [], tmp_path)
 
 
-def test_tensorboard_scalars_are_written(train_files, tmp_path):
-    _train(tiny_spec(), train_files, tmp_path)
-    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+def test_no_example_to_train_on_is_a_clear_error(tmp_path):
+    empty = tmp_path / "empty.gz"
+    empty.write_bytes(gzip.compress(b""))
+    with pytest.raises(TrainingError, match="no batch to train on"):
+        _train(tiny_spec(), [str(empty)], tmp_path)
+
+
+def test_tensorboard_scalars_are_written_for_each_attempt(train_files, tmp_path):
+    spec = tiny_spec(
+        "training.optimizer.name=adagrad",
+        "training.learning_rate=1e6",
+        "training.epochs=10",
+        "training.recovery=[{learning_rate: 1e-7}]",
+    )
+    _train(spec, train_files, tmp_path)
+    written = (tmp_path / "tensorboard").rglob("events.out.tfevents.*")
+    assert {file.parent.name for file in written} == {"attempt_1", "attempt_2"}
 
 
 def test_batches_left_out_are_not_trained_on_and_the_others_stay_in_order(train_files):
@@ -172,7 +188,7 @@ def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_ou
     optimizer = make_optimizer(tiny_spec().training)
     optimizer.build(model.trainable_variables)
     checkpoints = Checkpoints(str(tmp_path), writes=True)
-    for step in (0, 10, 20):
+    for step in (0, 5, 10, 20):
         checkpoints.save(Progress(step=step), model, optimizer)
 
     def diverged(start, detected):
@@ -180,16 +196,46 @@ def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_ou
         return Attempt(0, detected + 5, "diverged", "diverged", (event,))
 
     first = diverged(12, 14)
-    checkpoints.go_back(first, leave_out=True)
+    checkpoints.go_back(Progress(step=20), first, leave_out=True)
     newest = checkpoints.newest()
     assert (newest.step, newest.left_out, newest.failed) == (10, ((12, 15),), (first,))
     # Step 12 of the second attempt is the batch after those left out.
     checkpoints.save(dataclasses.replace(newest, step=11), model, optimizer)
-    checkpoints.go_back(diverged(12, 13), leave_out=True)
-    assert checkpoints.newest().left_out == ((12, 15), (15, 17))
-    assert checkpoints.newest().step == 11
-    checkpoints.go_back(diverged(1, 2), leave_out=False)
+    second = diverged(12, 13)
+    checkpoints.go_back(newest, second, leave_out=True)
+    newest = checkpoints.newest()
+    assert (newest.step, newest.left_out) == (11, ((12, 17),))
+    # Further back, to a checkpoint that knows of no failure; batches 8 to 17 are steps 8 to 12.
+    third = diverged(8, 12)
+    checkpoints.go_back(newest, third, leave_out=True)
+    newest = checkpoints.newest()
+    assert (newest.step, newest.left_out) == (5, ((8, 18),))
+    assert newest.failed == (first, second, third)
+    checkpoints.go_back(newest, diverged(1, 2), leave_out=False)
     assert checkpoints.newest().step == 0
+    assert len(checkpoints.newest().failed) == 4
+
+
+def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_files, tmp_path):
+    """Two steps in all, both of them left out after they diverged."""
+    spec = tiny_spec(
+        "training.optimizer.name=adagrad",
+        "training.learning_rate=1e30",
+        "training.epochs=10",
+        "training.recovery=[{skip_batches: true}, {learning_rate: 1e-31}]",
+    )
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), writes=True)
+    model = build_model(spec)
+    optimizer = make_optimizer(spec.training)
+    optimizer.build(model.trainable_variables)
+    event = Event("full", 0, 1, 1, 9.0, 1.0, (), 1, "lost")
+    failed = Attempt(0, 2, "diverged", "diverged", (event,))
+    everything = Progress(left_out=((0, len(list(_batches(spec, train_files)))),), failed=(failed,))
+    checkpoints.save(everything, model, optimizer)
+    trained = _trained(spec, train_files, tmp_path)
+    assert trained.stability.verdict == "diverged"
+    assert trained.stability.attempts == (failed,)
+    assert load_verdict(str(tmp_path / "stability")) == trained.stability
 
 
 @pytest.mark.parametrize("recovery", ["[]", "[{learning_rate: 0.5}, {skip_batches: true}]"])

@@ -2,14 +2,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
+import yaml
+from events import SPEC, make_events, tiny_spec, transformed_feature_spec, write_transformed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.train import keras_losses
+from schemas.spec import parse_spec
 from trainer_module.distribution import batches_of_replicas
 from trainer_module.inputs import training_batches
-from trainer_module.model import build_model, losses
+from trainer_module.model import build_model
+from trainer_module.stability.detection import Detector
 from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
 from trainer_module.training import make_optimizer
 from trainer_module.training_loop import TrainingLoop, _count, _segments
@@ -49,7 +53,7 @@ def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
     reference, optimizer = parts(spec)
     reference.compile(
         optimizer=optimizer,
-        loss=losses(spec),
+        loss=keras_losses(spec),
         loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
     )
     expected = [reference.train_on_batch(*batch, return_dict=True) for batch in read(files, spec)]
@@ -73,7 +77,7 @@ def test_statistics_are_those_of_each_step(files):
         outputs = model(first[0], training=True)
         by_task = {
             name: loss(first[1][name], outputs[name], sample_weight=first[2][name])
-            for name, loss in losses(spec).items()
+            for name, loss in keras_losses(spec).items()
         }
         total = tf.add_n([spec.tasks[name].loss_weight * loss for name, loss in by_task.items()])
     gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
@@ -90,6 +94,25 @@ def test_statistics_are_those_of_each_step(files):
     np.testing.assert_allclose(step.update_norm[0], moved, rtol=1e-4, atol=1e-6)
     assert step.sigma_min[0].min() < 1.0
     assert not step.skipped.any()
+
+
+@pytest.mark.parametrize(("task", "aucs"), [("click", 1), ("watch", 0)])
+def test_tasks_of_one_kind_alone(task, aucs, tmp_path):
+    content = yaml.safe_load(SPEC)
+    content["tasks"] = {task: content["tasks"][task]}
+    content["serving"]["score"] = task
+    spec = parse_spec(yaml.safe_dump(content), "one kind")
+    files = write_transformed(make_events(200), spec, tmp_path)
+    model, optimizer = parts(spec)
+    loop = TrainingLoop(model, optimizer, spec, STRATEGY)
+    batches = batches_of_replicas(STRATEGY, lambda **kwargs: read(files, spec))
+    statistics = loop.run(batches, 4, 0)
+    detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
+    detector.update(statistics)
+    assert statistics.auc.shape == (4, aucs)
+    np.testing.assert_array_equal(statistics.task_loss[:, 0], statistics.loss)
+    assert np.isfinite(statistics.loss).all()
+    assert detector.healthy
 
 
 def histogram(logits, labels, weights):

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from schemas.errors import TrainingError
 from schemas.spec import RankingSpec, Training
 from trainer_module.inputs import Batch
-from trainer_module.model import build_model, initialise_from_data, losses
+from trainer_module.model import build_model, initialise_from_data
 from trainer_module.risk.data import batch_count, pick
 from trainer_module.training import make_optimizer
 from trainer_module.training_loop import TrainingLoop
@@ -56,15 +55,8 @@ class Trainee:
         self.optimizer = make(spec.training.model_copy(update={"mixed_precision": "none"}))
         self.optimizer.build(self.model.trainable_variables)
         if warm_start_from is not None:
-            try:
-                restore_state(self.model, self.optimizer, warm_start_from)
-            except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
-                raise TrainingError(
-                    f"{warm_start_from}: the served model's training state cannot be restored: "
-                    f"{error}"
-                ) from error
+            restore_state(self.model, self.optimizer, warm_start_from)
         self._batches = batches
-        self._losses = losses(spec)
         self._warm = warm_start_from is not None
         self._loop = TrainingLoop(self.model, self.optimizer, spec, tf.distribute.get_strategy())
         self._variables = [*self.model.variables, *self.optimizer.variables]
@@ -93,16 +85,8 @@ class Trainee:
         return self._loop.run(self._feed, steps, 0).loss
 
     def loss(self, batch: Batch) -> tf.Tensor:
-        """Returns the weighted sum of the tasks' losses on a batch, a scalar; no dropout."""
-        features, labels, weights = batch
-        outputs = self.model(features, training=False)
-        return tf.add_n(
-            [
-                task.loss_weight
-                * self._losses[name](labels[name], outputs[name], sample_weight=weights[name])
-                for name, task in self.spec.tasks.items()
-            ]
-        )
+        """Returns the loss that is trained on, of a batch, a scalar; no dropout."""
+        return self._loop.loss(batch)
 
     @tf.function
     def evaluate(self, batch: Batch) -> tf.Tensor:

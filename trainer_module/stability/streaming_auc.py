@@ -21,6 +21,7 @@ class StreamingAUC:
 
     def __init__(self, tasks: int, batch_size: int, window: float = 50_000.0):
         self._fading = float(np.exp(-batch_size / window))
+        self._tasks = tasks
         self._counts = np.zeros(tasks * 2 * BINS)
 
     def update(self, counts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -36,13 +37,13 @@ class StreamingAUC:
         """
         steps = len(counts)
         if not steps:
-            return np.zeros((0, len(self._counts) // (2 * BINS)), np.float32)
+            return np.zeros((0, self._tasks), np.float32)
         ages = np.arange(steps)[:, None] - np.arange(steps)[None, :]
         weights = np.where(ages >= 0, self._fading ** np.maximum(ages, 0), 0.0)
         carried = self._fading ** np.arange(1, steps + 1)[:, None] * self._counts
         faded = weights @ counts + carried
         self._counts = faded[-1]
-        negative, positive = np.moveaxis(faded.reshape(steps, -1, 2, BINS), 2, 0)
+        negative, positive = np.moveaxis(faded.reshape(steps, self._tasks, 2, BINS), 2, 0)
         below = np.cumsum(negative, axis=-1) - negative / 2
         pairs = negative.sum(-1) * positive.sum(-1)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -16,17 +16,17 @@ class Scalars:
     """Writes the statistics of one step in a hundred.
 
     Args:
-        directory: folder of the event files; None writes nothing.
+        directory: folder of the event files.
     """
 
-    def __init__(self, directory: str | None):
-        self._writer = tf.summary.create_file_writer(directory) if directory else None
+    def __init__(self, directory: str):
+        self._writer = tf.summary.create_file_writer(directory)
         self._due = 0
 
     def write(self, statistics: StepStatistics) -> None:
         """Writes the last of these steps, if it is due."""
         step = statistics.first_step + len(statistics) - 1
-        if self._writer is None or step < self._due or not len(statistics):
+        if step < self._due or not len(statistics):
             return
         self._due = step + _EVERY
         scalars = {
