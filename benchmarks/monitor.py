@@ -32,7 +32,7 @@ from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
 
 RESULTS = ROOT / "benchmarks" / "results" / "monitor.json"
-CHUNKS = 20
+CHUNKS = 60
 """Timed chunks of each contender, after one that traces."""
 
 

@@ -144,7 +144,7 @@ def train(
         raise TrainingError("there are no transformed examples to train on")
     chief = is_chief(strategy)
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
-    read = functools.partial(training_batches, files, feature_spec, spec)
+    read = functools.partial(training_batches, files, feature_spec)
     while True:
         progress = checkpoints.newest()
         failed = progress.failed if progress else ()
@@ -156,7 +156,9 @@ def train(
             optimizer.build(model.trainable_variables)
         if progress is None:
             progress = Progress()
-            _start(model, optimizer, spec, read(), warm_start_from)
+            one_pass = training.model_copy(update={"epochs": 1})
+            sample = read(spec.model_copy(update={"training": one_pass}))
+            _start(model, optimizer, spec, sample, warm_start_from)
             checkpoints.save(progress, model, optimizer)
         else:
             _logger.info("going on after %d steps", progress.step)
@@ -168,7 +170,7 @@ def train(
             scalars = Scalars(os.path.join(tensorboard_dir, f"attempt_{len(failed) + 1}"))
         loop = TrainingLoop(model, optimizer, spec, strategy)
         batches = batches_of_replicas(
-            strategy, functools.partial(read, leave_out=progress.left_out, skip=progress.step)
+            strategy, functools.partial(read, spec, leave_out=progress.left_out, skip=progress.step)
         )
         progress, detector = _run(
             loop,

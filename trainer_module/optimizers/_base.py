@@ -10,7 +10,15 @@ import keras
 from keras import ops
 
 from trainer_module.optimizers import _backend
-from trainer_module.optimizers._rules import NoClipping, Rule, Step, Tensor, all_finite, l2_norm
+from trainer_module.optimizers._rules import (
+    NoClipping,
+    Rule,
+    Step,
+    Tensor,
+    all_finite,
+    in_rows,
+    l2_norm,
+)
 
 EMBEDDINGS = (r"embedding[^/]*$",)
 """Patterns of the paths of embedding tables: those whose last part contains 'embedding'."""
@@ -274,7 +282,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             self.iterations + 1,
             model_norm,
         )
-        order, finite, statistics = [], [], []
+        order, finite, sums = [], [], []
         for group in groups.values():
             members = [indices[position] for position in group]
             layers = tuple(self._layers[index] for index in members)
@@ -291,12 +299,13 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
                 self._write(variables[position], index, rows, state)
             order += members
             finite.append(of_group[0])
-            statistics.append(of_group[1])
-        self._assign_rows(
-            self.skipped_steps_per_variable, order, ops.logical_not(ops.concatenate(finite)), True
-        )
-        if statistics[0] is not None:
-            table = ops.concatenate(statistics)
+            sums.append(of_group[1])
+        skipped = ops.logical_not(ops.concatenate(finite))
+        self._assign_rows(self.skipped_steps_per_variable, order, skipped, True)
+        if sums[0] is not None:
+            squares, sigmas = ops.split(ops.concatenate(sums), 2, axis=1)
+            columns = [ops.sqrt(squares), sigmas, ops.cast(skipped, "float32")[:, None]]
+            table = ops.concatenate(columns, axis=1)
             if self.export_statistics:
                 self._assign_rows(self.statistics, order, table)
             if self.export_clipping_factors:
@@ -343,14 +352,15 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 
         Returns:
             The states after them; bool [layers], whether the step was taken; and, if anything
-            of it is exported, float32 [layers, 5], in the order of `STATISTICS`.
+            of it is exported, float32 [layers, 4]: sums of the squares of the gradient and of
+            what was subtracted from the weights, smallest and mean sigma.
         """
         steps = [
             self._step(*layer, scalars) for layer in zip(layers, gradients, states, strict=True)
         ]
-        after, finite, statistics = zip(*steps, strict=True)
+        after, finite, sums = zip(*steps, strict=True)
         wanted = self.export_statistics or self.export_clipping_factors
-        return list(after), ops.stack(finite), ops.stack(statistics) if wanted else None
+        return list(after), ops.stack(finite), ops.stack(sums) if wanted else None
 
     def _step(
         self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
@@ -383,14 +393,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             {name: ops.where(finite, rule_state[name], old) for name, old in state.rule.items()},
         )
         moved = w - ops.cast(new_w, dtype)
-        statistics = [
-            _norm(g),
-            _norm(moved),
-            ops.min(sigma, initial=float("inf")),
-            ops.sum(sigma) / max(1, math.prod(sigma.shape)),
-            ops.logical_not(finite),
-        ]
-        return after, finite, ops.stack([ops.cast(value, "float32") for value in statistics])
+        factors = [sigma, sigma]
+        if len(sigma.shape):
+            least = ops.min(sigma, initial=float("inf"))
+            factors = [least, ops.sum(sigma) / max(1, math.prod(sigma.shape))]
+        sums = [_sum_of_squares(g), _sum_of_squares(moved), *factors]
+        return after, finite, ops.stack([ops.cast(value, "float32") for value in sums])
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Does nothing: decay is part of the step, so that a skipped layer stays as it was."""
@@ -443,8 +451,8 @@ def _compute_dtype(variable: Any) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-def _norm(x: Tensor) -> Tensor:
-    """L2 norm, by axes: XLA on a CPU sums columns side by side, but a whole tensor in one chain."""
-    while len(x.shape) > 1:
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Sums by axes: XLA on a CPU sums columns side by side, but a whole tensor in one chain."""
+    while in_rows(x):
         x = ops.sqrt(ops.sum(ops.square(x), axis=0))
-    return ops.sqrt(ops.sum(ops.square(x)))
+    return ops.sum(ops.square(x))

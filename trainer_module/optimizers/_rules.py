@@ -72,12 +72,17 @@ def _bits(x: Tensor) -> tuple[Tensor, int]:
     return bitcast(x, "int32"), 0x7F800000
 
 
+def in_rows(x: Tensor) -> bool:
+    """Whether to reduce row by row, for XLA's sake; it knows all shapes."""
+    return len(x.shape) > 1 and None not in tuple(x.shape)
+
+
 def _row_by_row(reduction: Callable, bits: Tensor, dtype: str, initial: int) -> Tensor:
     """Reduces to a scalar by way of rows, over which XLA can spread its threads.
 
     The casts there and back keep XLA from making one reduction, of one thread, of the two.
     """
-    if len(bits.shape) < 2:
+    if not in_rows(bits):
         return reduction(bits, initial=initial)
     rows = bitcast(reduction(bits, axis=-1, initial=initial), dtype)
     return reduction(bitcast(rows, bits.dtype), initial=initial)
