@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.planted import BINARY, LAYERS, TASKS, healthy, with_full, with_spike
 from schemas.errors import TrainingError
@@ -14,6 +15,7 @@ from trainer_module.stability.events import Event, Limits
 from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
 from trainer_module.stability.report import Attempt, Stability, load_verdict, write_report
 from trainer_module.stability.statistics import StepStatistics
+from trainer_module.stability.tensorboard import Scalars
 
 HEALTHY = healthy("noisy", 400, 0).statistics()
 RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
@@ -87,6 +89,26 @@ def test_statistics_are_a_row_a_step(tmp_path):
         for column, name in enumerate(names):
             values = getattr(RECOVERED, field)[:, column]
             np.testing.assert_array_equal(table[f"{field}/{name}"], values)
+
+
+def test_tensorboard_reads_the_scalars_of_one_step_in_a_hundred(tmp_path):
+    statistics = HEALTHY
+    scalars = Scalars(str(tmp_path))
+    for first in range(0, 256, 64):
+        scalars.write(cut(statistics, first, first + 64))
+    written = EventAccumulator(str(tmp_path))
+    written.Reload()
+    columns = {
+        "loss": statistics.loss,
+        f"loss/{TASKS[1]}": statistics.task_loss[:, 1],
+        f"auc/{BINARY[0]}": statistics.auc[:, 0],
+        "gradient_norm": np.linalg.norm(statistics.gradient_norm, axis=1),
+        f"clipping_factor/{LAYERS[-1]}": statistics.sigma_min[:, -1],
+        "skipped_layers": statistics.skipped.sum(axis=1),
+    }
+    for name, column in columns.items():
+        values = {event.step: event.value for event in written.Scalars(name)}
+        assert values == pytest.approx({step: column[step] for step in (63, 191)}, rel=1e-6), name
 
 
 def test_the_last_attempt_decides():

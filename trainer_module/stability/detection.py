@@ -157,8 +157,8 @@ class Detector:
         dead = self._is_dead(norms)
         if not dead:
             self._dead_since = self.step + 1
-        at_chance = self._at_chance(auc, lost)
-        self._dead_for = self._dead_for + 1 if dead and at_chance else 0
+        at_chance = dead and self._at_chance(auc, lost)
+        self._dead_for = self._dead_for + 1 if at_chance else 0
         if self._event is None:
             self._look_for_event(series, scores)
         else:

@@ -38,11 +38,9 @@ class StreamingAUC:
         steps = len(counts)
         if not steps:
             return np.zeros((0, self._tasks), np.float32)
-        ages = np.arange(steps)[:, None] - np.arange(steps)[None, :]
-        weights = np.where(ages >= 0, self._fading ** np.maximum(ages, 0), 0.0)
-        carried = self._fading ** np.arange(1, steps + 1)[:, None] * self._counts
-        faded = weights @ counts + carried
-        self._counts = faded[-1]
+        faded = np.empty((steps, self._counts.size))
+        for step, count in enumerate(counts):
+            self._counts = faded[step] = self._fading * self._counts + count
         negative, positive = np.moveaxis(faded.reshape(steps, self._tasks, 2, BINS), 2, 0)
         below = np.cumsum(negative, axis=-1) - negative / 2
         pairs = negative.sum(-1) * positive.sum(-1)

@@ -38,9 +38,14 @@ class Scalars:
             **_by_name("clipping_factor", statistics.layers, statistics.sigma_min),
             "skipped_layers": statistics.skipped[-1].sum(),
         }
+        # One record for all: `tf.summary.scalar` takes a tenth of a millisecond for each.
+        values = [
+            tf.compat.v1.Summary.Value(tag=name, simple_value=float(value))
+            for name, value in scalars.items()
+        ]
+        summary = tf.compat.v1.Summary(value=values)
         with self._writer.as_default(step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, float(value))
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
         self._writer.flush()
 
 
