@@ -222,8 +222,12 @@ def _remove_dead_staging(serving_dir: str) -> None:
     oldest = datetime.datetime.now() - _STAGING_LIFETIME
     for name in fileio.listdir(serving_dir):
         path = os.path.join(serving_dir, name)
-        if name.startswith(_STAGING_PREFIX) and os.path.getmtime(path) < oldest.timestamp():
-            fileio.rmtree(path)
+        try:
+            if name.startswith(_STAGING_PREFIX) and os.path.getmtime(path) < oldest.timestamp():
+                fileio.rmtree(path)
+        except (FileNotFoundError, fileio.NotFoundError):
+            # Another push, alive, made a version of it or removed it.
+            continue
 
 
 def _base(name: str) -> str:

@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import datetime
 import json
@@ -200,17 +201,15 @@ def test_of_concurrent_pushes_each_gets_a_version_or_a_clear_error(tmp_path, ser
 
     def worker(model):
         for _ in range(10):
-            barrier.wait()
+            barrier.wait(timeout=60)
             try:
                 pushed.append((push(model, serving, INFO, 3), model))
             except ServingStoreError as error:
                 errors.append(error)
 
-    threads = [threading.Thread(target=worker, args=[model]) for model in models]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for worked in [pool.submit(worker, model) for model in models]:
+            worked.result()
     versions = [version.version for version, _ in pushed]
     assert len(versions) == len(set(versions))
     assert len(pushed) + len(errors) == 20
@@ -253,6 +252,17 @@ def test_staging_folder_of_a_killed_push_is_removed_once_it_is_dead(serving, mod
     push(model, serving, INFO, 5)
     assert os.path.exists(staging) == remains
     assert numbers(serving) == [1]
+
+
+def test_staging_folder_that_another_push_renames_meanwhile_is_no_error(
+    serving, model, monkeypatch
+):
+    push(model, serving, INFO, 5)
+    listdir = serving_store.fileio.listdir
+    monkeypatch.setattr(
+        serving_store.fileio, "listdir", lambda path: [*listdir(path), ".staging-0123"]
+    )
+    assert push(model, serving, INFO, 5).version == 2
 
 
 def test_rollback_serves_the_old_content_as_a_new_version(serving, tmp_path):
