@@ -2,8 +2,8 @@
 
 Both run `TrainingLoop`'s graph on the same files. Without the monitor the optimizer exports no
 statistics, predictions are not counted, and what a call returns is not looked at; with it
-detector, fading AUC, recorder and TensorBoard take in every chunk, as in
-`trainer_module.training.train`. Chunks take turns.
+detector, fading AUC, recorder and TensorBoard take in every call's steps, as in
+`trainer_module.training.train`. The contenders take turns of several calls.
 
     python -m benchmarks.monitor
 """
@@ -26,14 +26,17 @@ from trainer_module.inputs import Batch, training_batches
 from trainer_module.model import build_model
 from trainer_module.optimizers import STATISTICS, ClippedAdagrad, Clippy
 from trainer_module.stability.detection import Detector
+from trainer_module.stability.monitor import Monitor
 from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.streaming_auc import BINS
 from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
 
 RESULTS = ROOT / "benchmarks" / "results" / "monitor.json"
-CHUNKS = 60
-"""Timed chunks of each contender, after one that traces."""
+TURNS = 40
+"""Timed turns of each contender, after one that traces."""
+SECONDS = 0.7
+"""A turn's, about."""
 
 
 class Unwatched(TrainingLoop):
@@ -45,10 +48,10 @@ class Unwatched(TrainingLoop):
         return task_loss, layers, tf.zeros([len(self.binary_tasks) * 2 * BINS])
 
 
-def chunk_timer(
+def turns(
     spec: RankingSpec, files: list[str], parsing_spec: dict, folder: str, *, watched: bool
-) -> Callable[[], float]:
-    """Makes a training; returns what runs its next chunk and tells its seconds."""
+) -> Callable[[int], float]:
+    """Makes a training; returns what runs its next calls and tells the seconds of a step."""
     model = build_model(spec)
     optimizer = ClippedAdagrad(spec.training.learning_rate, Clippy(), export_statistics=watched)
     optimizer.build(model.trainable_variables)
@@ -57,26 +60,27 @@ def chunk_timer(
     batches = batches_of_replicas(
         strategy, lambda **parts: training_batches(files, parsing_spec, spec, **parts)
     )
-    detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
-    recorder = StatisticsRecorder(os.path.join(folder, "rows"))
-    scalars = Scalars(os.path.join(folder, "scalars"))
+    monitor = Monitor(
+        Detector(loop.tasks, loop.binary_tasks, loop.layers),
+        StatisticsRecorder(os.path.join(folder, "rows")),
+        Scalars(os.path.join(folder, "scalars")),
+    )
     step = 0
-    steps = tf.constant(spec.training.steps_per_execution)
+    steps = spec.training.steps_per_execution
 
-    def next_chunk() -> float:
+    def turn(calls: int) -> float:
         nonlocal step
         start = time.perf_counter()
-        if watched:
-            seen = loop.run(batches, spec.training.steps_per_execution, step)
-            detector.update(seen)
-            scalars.write(seen)
-            recorder.append(seen)
-        else:
-            loop._run(batches, steps)
-        step += spec.training.steps_per_execution
-        return time.perf_counter() - start
+        for _ in range(calls):
+            if watched:
+                monitor.take(loop.run(batches, steps, step))
+            else:
+                loop._run(batches, tf.constant(steps))
+            step += steps
+        monitor.wait()
+        return (time.perf_counter() - start) / (calls * steps)
 
-    return next_chunk
+    return turn
 
 
 def measure(preset: str, batch_size: int, events: int) -> dict[str, object]:
@@ -86,21 +90,24 @@ def measure(preset: str, batch_size: int, events: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         files, parsing_spec = write_examples(events, spec, folder)
         with_it, without = (
-            chunk_timer(spec, files, parsing_spec, folder, watched=watched)
-            for watched in (True, False)
+            turns(spec, files, parsing_spec, folder, watched=watched) for watched in (True, False)
         )
-        with_it(), without()
-        pairs = [(with_it(), without()) for _ in range(CHUNKS)]
-    steps = spec.training.steps_per_execution
+        with_it(1), without(1)
+        calls = max(1, round(SECONDS / spec.training.steps_per_execution / without(2)))
+        pairs = [(with_it(calls), without(calls)) for _ in range(TURNS)]
+    quartiles = statistics.quantiles((a / b for a, b in pairs), n=4)
     return {
         "case": f"{preset}, batch {batch_size}",
         "ms_per_step": {
-            "with the monitor": round(statistics.median(a for a, _ in pairs) / steps * 1e3, 2),
-            "without": round(statistics.median(b for _, b in pairs) / steps * 1e3, 2),
+            "with the monitor": round(statistics.median(a for a, _ in pairs) * 1e3, 3),
+            "without": round(statistics.median(b for _, b in pairs) * 1e3, 3),
         },
-        "ratio": round(
-            statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs), 3
-        ),
+        "ratio": {
+            name: round(value, 3)
+            for name, value in zip(
+                ("lower quartile", "median", "upper quartile"), quartiles, strict=True
+            )
+        },
         "ratio_of_minima": round(min(a for a, _ in pairs) / min(b for _, b in pairs), 3),
     }
 

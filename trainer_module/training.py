@@ -21,6 +21,7 @@ from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, Clippy
 from trainer_module.stability.detection import Detector
+from trainer_module.stability.monitor import Monitor
 from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.report import Attempt, Stability, write_report
 from trainer_module.stability.tensorboard import Scalars
@@ -220,21 +221,27 @@ def _run(
     else:
         detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
     saved = progress.step
-    while True:
-        statistics = loop.run(batches, training.steps_per_execution, progress.step)
-        detector.update(statistics)
-        if recorder is not None and scalars is not None:
-            scalars.write(statistics)
-            recorder.append(statistics)
-        progress = dataclasses.replace(progress, step=progress.step + len(statistics))
-        if detector.diverged or len(statistics) < training.steps_per_execution:
-            return progress, detector
-        if detector.healthy and progress.step - saved >= training.checkpoint_steps:
-            if recorder is not None:
-                recorder.flush(detector.events)
-            monitor = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
-            save(dataclasses.replace(progress, monitor=monitor))
-            saved = progress.step
+    with Monitor(detector, recorder, scalars) as monitor:
+        while True:
+            statistics = loop.run(batches, training.steps_per_execution, progress.step)
+            monitor.wait()
+            if detector.diverged:
+                # These last steps count for nothing.
+                return progress, detector
+            monitor.take(statistics)
+            progress = dataclasses.replace(progress, step=progress.step + len(statistics))
+            ended = len(statistics) < training.steps_per_execution
+            if not ended and progress.step - saved < training.checkpoint_steps:
+                continue
+            monitor.wait()
+            if ended:
+                return progress, detector
+            if detector.healthy:
+                if recorder is not None:
+                    recorder.flush(detector.events)
+                state = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
+                save(dataclasses.replace(progress, monitor=state))
+                saved = progress.step
 
 
 def _start(

@@ -452,7 +452,7 @@ def _compute_dtype(variable: Any) -> str:
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    """Sums by axes: XLA on a CPU sums columns side by side, but a whole tensor in one chain."""
+    """Sums row by row; the roots keep XLA from making one reduction, of one thread, of them."""
     while in_rows(x):
-        x = ops.sqrt(ops.sum(ops.square(x), axis=0))
+        x = ops.sqrt(ops.sum(ops.square(x), axis=-1))
     return ops.sum(ops.square(x))

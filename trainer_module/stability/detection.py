@@ -9,6 +9,7 @@ alarm and a rise that lasts does. `docs/stability.md` states the rules.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class Detector:
         self._start_level = np.nan
         self._usual_auc = np.full(len(self._binary), np.nan)
         self._auc_scatter = np.full(len(self._binary), np.nan)
-        self._usual_gradient = np.full(len(self._layers), np.nan)
+        self._usual_log_gradient = np.full(len(self._layers), np.nan)
         self._healthy_steps = 0
         self._sum = np.zeros(series)
         self._since = np.zeros(series, int)
@@ -77,6 +78,7 @@ class Detector:
         self._nonfinite = 0
         self._nonfinite_since = 0
         self._event: _Open | None = None
+        self._derive()
 
     @property
     def diverged(self) -> bool:
@@ -129,14 +131,15 @@ class Detector:
         finite = np.isfinite(losses).all(axis=1) & ~statistics.skipped.any(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             series = np.log(losses)
+            log_norms = np.log(statistics.gradient_norm.astype(np.float64))
         series[np.isnan(losses)] = np.inf
         series[losses <= 0.0] = np.nan  # no labels in the batch
         aucs = statistics.auc.astype(np.float64)
-        norms = statistics.gradient_norm.astype(np.float64)
-        for row in range(len(statistics)):
-            if not self.diverged:
-                self._take(series[row], aucs[row], norms[row], bool(finite[row]))
-            self.step += 1
+        with np.errstate(invalid="ignore"):
+            for row in zip(series, aucs, log_norms, finite.tolist(), strict=True):
+                if not self.diverged:
+                    self._take(*row)
+                self.step += 1
 
     def _check(self, statistics: StepStatistics) -> None:
         if statistics.first_step != self.step:
@@ -147,14 +150,14 @@ class Detector:
         if names != (self._tasks, self._binary, self._layers):
             raise ValueError("the statistics are of other tasks or layers than the detector")
 
-    def _take(self, series: Array, auc: Array, norms: Array, finite: bool) -> None:
-        if np.isnan(self._start_level) and np.isfinite(series[_TOTAL]):
+    def _take(self, series: Array, auc: Array, log_norms: Array, finite: bool) -> None:
+        if math.isnan(self._start_level) and np.isfinite(series[_TOTAL]):
             self._start_level = float(series[_TOTAL])
         scores = self._scores(series)
         self._watch_nonfinite(finite)
-        lost = self._lost(auc)
-        self._lost_for = np.where(lost, self._lost_for + 1, 0)
-        dead = self._is_dead(norms)
+        lost = auc < self._lost_below
+        self._lost_for = (self._lost_for + 1) * lost
+        dead = self._is_dead(log_norms)
         if not dead:
             self._dead_since = self.step + 1
         at_chance = dead and self._at_chance(auc, lost)
@@ -171,11 +174,11 @@ class Detector:
         elif self._event is not None:
             self._follow_event(series, scores, auc, lost)
         elif not dead and finite:
-            self._learn(series, auc, norms)
+            self._learn(series, auc, log_norms)
 
     def _scores(self, series: Array) -> Array:
         """Distances above the levels in scales, NaN where there is no level, [series]."""
-        if np.isfinite(self._level[_TOTAL]):
+        if self._has_level:
             return (series - self._level) / self._scale
         scores = np.full(len(series), np.nan)
         scores[_TOTAL] = (series[_TOTAL] - self._start_level) / self.limits.start_scale
@@ -188,37 +191,34 @@ class Detector:
             self._nonfinite_since = self.step
         self._nonfinite = max(0, self._nonfinite + (-1 if finite else 1))
 
-    def _lost(self, auc: Array) -> npt.NDArray[np.bool_]:
-        """Which AUCs lost most of what they had; False where they had too little to tell."""
-        limits = self.limits
-        excess = self._usual_auc - 0.5
-        threshold = 0.5 + limits.lost_auc * excess
-        clear = (1.0 - limits.lost_auc) * excess > limits.chance_margin + 3.0 * self._auc_scatter
-        return clear & (auc < threshold)
-
     def _at_chance(self, auc: Array, lost: Array) -> bool:
         """Whether most AUCs that can be measured are lost or near 0.5; none can: True."""
         chance = lost | (auc < 0.5 + self.limits.chance_margin)
         known = np.isfinite(auc)
         return bool(2 * np.sum(chance & known) >= np.sum(known))
 
-    def _is_dead(self, norms: Array) -> bool:
-        known = np.isfinite(self._usual_gradient)
-        dead = norms[known] <= self.limits.dead_ratio * self._usual_gradient[known]
-        return bool(known.any()) and float(np.mean(dead)) >= self.limits.dead_layers
+    def _is_dead(self, log_norms: Array) -> bool:
+        limits = self.limits
+        dead = np.count_nonzero(log_norms <= self._usual_log_gradient + math.log(limits.dead_ratio))
+        if not dead:
+            return False
+        return dead >= limits.dead_layers * np.count_nonzero(np.isfinite(self._usual_log_gradient))
 
     def _look_for_event(self, series: Array, scores: Array) -> None:
         limits = self.limits
         gain = np.where(np.isnan(scores), 0.0, np.minimum(scores, limits.cap) - limits.slack)
-        rising = self._sum > 0.0
-        self._sum = np.maximum(0.0, self._sum + gain)
-        began = ~rising & (self._sum > 0.0)
+        before = self._sum
+        self._sum = np.maximum(0.0, before + gain)
+        lost = self._lost_for >= limits.lost_steps
+        crept = self._crept
+        suspect = self._sum.any() or lost.any() or crept.any() or self._nonfinite or self._dead_for
+        if not suspect:
+            return
+        began = (before == 0.0) & (self._sum > 0.0)
         self._since[began] = self.step
         self._peak[began | (self._sum == 0.0)] = -np.inf
         self._note_peaks(series)
         alarmed = self._sum >= limits.alarm
-        lost = self._lost_for >= limits.lost_steps
-        crept = self._level - self._lowest > np.log(limits.lost_ratio)
         if alarmed.any() or lost.any():
             starts = [*self._since[alarmed], *(self.step - self._lost_for[lost] + 1)]
             self._open(int(min(starts)))
@@ -226,6 +226,7 @@ class Detector:
             self._open(int(min(self._lowest_step[crept])))
             self._event.affected |= crept  # type: ignore[union-attr]
             self._level, self._scale = self._lowest.copy(), self._lowest_scale.copy()
+            self._derive()
 
     def _note_peaks(self, series: Array) -> None:
         higher = np.isfinite(series) & (series > self._peak)
@@ -248,7 +249,7 @@ class Detector:
         scores = self._scores(smooth)
         event.affected |= scores > limits.slack
         back = not np.any(scores > limits.recovered) and not lost.any()
-        if not np.isfinite(self._level[_TOTAL]):
+        if not self._has_level:
             back = back and not self._at_chance(auc, lost)
         if len(event.recent) == limits.recovery_steps and back and self._nonfinite == 0:
             self._close("micro", self._returned())
@@ -328,17 +329,15 @@ class Detector:
             self._open(start)
         self._close("full", self.step, reason)
 
-    def _learn(self, series: Array, auc: Array, norms: Array) -> None:
+    def _learn(self, series: Array, auc: Array, log_norms: Array) -> None:
         """Lets a healthy step into the levels."""
-        self._window.add(self.step, np.concatenate([series, auc]))
+        self._window.add(self.step, series, auc)
         self._healthy_steps += 1
-        with np.errstate(divide="ignore"):
-            log_norms = np.log(norms)
-        known, usual = np.isfinite(log_norms), self._usual_gradient
-        first = known & np.isnan(usual)
-        usual[first] = norms[first]
         # The running mean of the logarithm: one batch's outlier hardly moves it.
-        usual[known] *= np.exp((log_norms[known] - np.log(usual[known])) / self.limits.window)
+        usual = self._usual_log_gradient
+        moved = usual + (log_norms - usual) / self.limits.window
+        known = np.where(np.isnan(usual), log_norms, moved)
+        self._usual_log_gradient = np.where(np.isfinite(log_norms), known, usual)
         if self._healthy_steps % _REFRESH == 0:
             self._refresh()
 
@@ -351,6 +350,17 @@ class Detector:
         self._note_lowest()
         self._usual_auc = middle[series:]
         self._auc_scatter = _MAD_TO_SIGMA * (middle - low)[series:]
+        self._derive()
+
+    def _derive(self) -> None:
+        """Takes from the levels what every step is compared with."""
+        limits = self.limits
+        self._has_level = bool(np.isfinite(self._level[_TOTAL]))
+        self._crept = self._level - self._lowest > np.log(limits.lost_ratio)
+        excess = self._usual_auc - 0.5
+        clear = (1.0 - limits.lost_auc) * excess > limits.chance_margin + 3.0 * self._auc_scatter
+        # An AUC that has too little to lose cannot be lost.
+        self._lost_below = np.where(clear, 0.5 + limits.lost_auc * excess, -np.inf)
 
     def _note_lowest(self) -> None:
         """Follows the levels down at once, and up over several windows."""
@@ -389,6 +399,7 @@ class Detector:
         for owner, values in ((detector, state["memory"]), (detector._window, state["window"])):
             for name, value in values.items():
                 setattr(owner, name, _from_json(value, like=getattr(owner, name)))
+        detector._derive()
         return detector
 
 
@@ -402,7 +413,7 @@ _MEMORY = (
     "_start_level",
     "_usual_auc",
     "_auc_scatter",
-    "_usual_gradient",
+    "_usual_log_gradient",
     "_healthy_steps",
     "_sum",
     "_since",
@@ -450,8 +461,10 @@ class _Window:
         self.steps = np.full(rows, -1)
         self.next = 0
 
-    def add(self, step: int, row: Array) -> None:
-        self.values[self.next] = row
+    def add(self, step: int, series: Array, auc: Array) -> None:
+        row = self.values[self.next]
+        row[: len(series)] = series
+        row[len(series) :] = auc
         self.steps[self.next] = step
         self.next = (self.next + 1) % len(self.steps)
 

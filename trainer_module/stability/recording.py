@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -77,10 +78,10 @@ class StatisticsRecorder:
             events: of the attempt so far (`Detector.events`); their rows are not thinned.
         """
         if self._buffer:
-            table = pa.concat_tables(_table(s, self._attempt) for s in self._buffer)
-            first, end = self._buffer[0].first_step, int(table["step"][-1].as_py()) + 1
-            self._write(table, self._attempt, first, end)
-            self._unthinned += len(table)
+            statistics = _joined(self._buffer)
+            first, end = statistics.first_step, statistics.first_step + len(statistics)
+            self._write(_table(statistics, self._attempt), self._attempt, first, end)
+            self._unthinned += len(statistics)
             self._buffer = []
         if self._unthinned > 2 * self._max_rows:
             self._thin(events)
@@ -168,9 +169,20 @@ def thin(table: pa.Table, max_rows: int, events: Sequence[Event]) -> pa.Table:
 def write_parquet(table: pa.Table, path: str) -> None:
     """Writes a table to one file; the path may be remote."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # Hardly a float occurs twice: dictionaries would take three times as long, and more space.
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(sink.getvalue().to_pybytes())
+
+
+def _joined(chunks: Sequence[StepStatistics]) -> StepStatistics:
+    """Returns the statistics of steps that follow one another as one."""
+    arrays = {
+        name: np.concatenate([getattr(chunk, name) for chunk in chunks])
+        for name, value in vars(chunks[0]).items()
+        if isinstance(value, np.ndarray)
+    }
+    return dataclasses.replace(chunks[0], **arrays)
 
 
 def _table(statistics: StepStatistics, attempt: int) -> pa.Table:
