@@ -7,6 +7,7 @@ functions of `FUNCTIONS`, evaluated on any values that overload those operators.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -19,6 +20,14 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
+}
+
+_OF_CONSTANTS: dict[str, Callable[..., Any]] = {
+    "exp": math.exp,
+    "log1p": math.log1p,
+    "sqrt": math.sqrt,
+    "minimum": min,
+    "maximum": max,
 }
 
 
@@ -37,9 +46,11 @@ def parse(text: str, names: Collection[str]) -> ast.expr:
     """
     try:
         tree = ast.parse(text, mode="eval").body
+        used = _check(tree, frozenset(names))
     except SyntaxError as error:
         raise ValueError(f"{text!r} is no arithmetic expression: {error.msg}") from error
-    used = _check(tree, frozenset(names))
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("the formula is nested too deeply") from error
     if not used:
         raise ValueError(f"{text!r} uses none of {', '.join(names)}")
     return tree
@@ -47,6 +58,18 @@ def parse(text: str, names: Collection[str]) -> ast.expr:
 
 def _check(node: ast.expr, names: frozenset[str]) -> bool:
     """Raises ValueError on what is not allowed; returns whether a name is used."""
+    used = _check_parts(node, names)
+    if not used:
+        try:
+            finite = math.isfinite(evaluate(node, {}, _OF_CONSTANTS))
+        except (ArithmeticError, TypeError, ValueError):  # a complex number is a TypeError
+            finite = False
+        if not finite:
+            raise ValueError(f"{ast.unparse(node)!r} is no finite number")
+    return used
+
+
+def _check_parts(node: ast.expr, names: frozenset[str]) -> bool:
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             return False
@@ -83,8 +106,9 @@ def evaluate(
         The value, of the type that the operators give.
     """
     match tree:
-        case ast.Constant(value=value):
-            return value
+        case ast.Constant(value=int() | float() as value):
+            # TensorFlow would make an integer tensor of an integer.
+            return float(value)
         case ast.Name(id=name):
             return values[name]
         case ast.UnaryOp(operand=operand):

@@ -24,8 +24,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z](_?[a-z0-9])*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound is larger than the upper one")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered)]
+
+
 class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CategoricalFeature(_Model):
@@ -89,6 +98,12 @@ class DenseFeature(_Model):
     max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
     max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
 
+    @pydantic.model_validator(mode="after")
+    def _domain_is_not_empty(self) -> DenseFeature:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError("'minimum' is larger than 'maximum'")
+        return self
+
 
 Feature = Annotated[CategoricalFeature | DenseFeature, Field(discriminator="type")]
 
@@ -104,7 +119,7 @@ class BinaryBounds(_Model):
 
     min_auc: Share
     max_auc_drop: Share | None = None
-    calibration: tuple[float, float] | None = None
+    calibration: Bounds | None = None
 
 
 class RegressionBounds(_Model):
@@ -118,7 +133,7 @@ class RegressionBounds(_Model):
 
     max_rmse: float = Field(gt=0.0)
     max_rmse_rise: float | None = Field(default=None, ge=0.0)
-    calibration: tuple[float, float] | None = None
+    calibration: Bounds | None = None
 
 
 class BinaryGate(BinaryBounds):
@@ -288,7 +303,8 @@ class Training(_Model):
         recovery: a ladder of attempts after a divergence: the first is used after the
             training has diverged, the second if it does again, and so on. A training that
             diverges past the last is not exported.
-        shuffle_events: size of the shuffle buffer, on top of the order of the shards.
+        shuffle_events: events that are shuffled together, on top of the order of the shards; a few
+            times as many are in memory.
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
         distribution: `mirrored` for all GPUs of the machine, `multi_worker` for the machines
             that the environment variable `TF_CONFIG` names.
@@ -314,7 +330,7 @@ class Training(_Model):
     shuffle_events: int = Field(default=200_000, ge=1)
     mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @pydantic.model_validator(mode="after")
     def _window_is_possible(self) -> Training:
@@ -366,6 +382,10 @@ class Serving(_Model):
     check_events: int = Field(default=512, ge=2)
 
 
+RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
+"""Outputs of the model that are no tasks, and what they are."""
+
+
 class RankingSpec(_Model):
     """The whole declaration; field names are those of the YAML file.
 
@@ -399,7 +419,7 @@ class RankingSpec(_Model):
         if not isinstance(value, Mapping) or "preset" not in value:
             return value
         rest = {key: val for key, val in value.items() if key != "preset"}
-        if value["preset"] not in PRESETS:
+        if not isinstance(value["preset"], str) or value["preset"] not in PRESETS:
             raise ValueError(f"preset {value['preset']!r} is none of {', '.join(PRESETS)}")
         return {**PRESETS[value["preset"]].model_dump(), **rest}
 
@@ -422,8 +442,9 @@ class RankingSpec(_Model):
                 self._check_slice(sliced, f"tasks.{name}.gate.slices")
         for sliced in self.slices:
             self._check_slice(sliced, "slices")
-        if "score" in self.tasks:
-            raise ValueError("tasks.score: the name is taken by the combined score")
+        for name, owner in RESERVED_TASKS.items():
+            if name in self.tasks:
+                raise ValueError(f"tasks.{name}: the name is taken by {owner}")
         try:
             formula.parse(self.serving.score, names=self.tasks)
         except ValueError as error:
@@ -534,10 +555,7 @@ def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> Ranking
     Raises:
         SpecError: naming the document, the field and what is wrong with it.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{source}: not valid YAML: {error}") from error
+    content = _load_yaml(text, source)
     if not isinstance(content, dict):
         raise SpecError(f"{source}: expected a mapping with 'features', 'tasks', ...")
     for override in overrides:
@@ -574,11 +592,29 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise SpecError(f"override {override!r}: {'.'.join(keys[: depth + 1])} has no fields")
         node = child
+    node[keys[-1]] = _load_yaml(value, f"override {override!r}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but of two fields with one name it would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, str) and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the field {name!r} is there twice", key.start_mark
+                )
+            seen.add(str(name))
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str, source: str) -> Any:
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SpecError(f"override {override!r}: the value is not valid YAML: {error}") from error
-    node[keys[-1]] = parsed
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{source}: not valid YAML: {error}") from error
 
 
 def _where(location: tuple[int | str, ...]) -> str:

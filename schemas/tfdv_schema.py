@@ -29,7 +29,6 @@ def tfdv_schema(spec: RankingSpec) -> schema_pb2.Schema:
             _add_dense(schema, name, feature)
     for task in spec.tasks.values():
         _add_label(schema, task)
-    schema.dataset_constraints.min_examples_count = spec.validation.min_events
     return schema
 
 

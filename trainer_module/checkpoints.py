@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -57,9 +57,14 @@ class Checkpoints:
 
     def newest(self) -> Progress | None:
         """Progress of the newest checkpoint; None if there is none."""
-        # Whoever was killed in `go_back` left later steps of the failed attempt.
-        order = sorted(self._known(), key=lambda p: (len(p.failed), p.step))
-        return order[-1] if order else None
+        known = self._known()
+        if not known:
+            return None
+        newest = max(known, key=lambda p: (len(p.failed), p.step))
+        if self._writes:
+            # Whoever was killed in `go_back` left later steps of the failed attempt.
+            self._delete(p for p in known if p.step > newest.step)
+        return newest
 
     def save(
         self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
@@ -69,12 +74,12 @@ class Checkpoints:
             return
         folder = self._folder(progress)
         if tf.io.gfile.exists(folder):
+            # Of one who was killed while saving, or deleting.
             tf.io.gfile.rmtree(folder)
         tf.io.gfile.makedirs(folder)
         _checkpoint(model, optimizer).write(os.path.join(folder, _STATE))
         self._write(progress)
-        for stale in self._known()[1:-_KEPT]:
-            tf.io.gfile.rmtree(self._folder(stale))
+        self._delete(self._known()[1:-_KEPT])
 
     def restore(
         self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
@@ -110,9 +115,14 @@ class Checkpoints:
                 left_out=left_out,
             )
         )
-        for progress in later:
-            if progress.step > target.step:
-                tf.io.gfile.rmtree(self._folder(progress))
+        self._delete(p for p in later if p.step > target.step)
+
+    def _delete(self, checkpoints: Iterable[Progress]) -> None:
+        for progress in checkpoints:
+            folder = self._folder(progress)
+            # First what makes it count, lest half a checkpoint does.
+            tf.io.gfile.remove(os.path.join(folder, _PROGRESS))
+            tf.io.gfile.rmtree(folder)
 
     def _folder(self, progress: Progress) -> str:
         return os.path.join(self._directory, f"{progress.step:012d}")

@@ -22,7 +22,6 @@ _FUNCTIONS = {
     "minimum": tf.minimum,
     "maximum": tf.maximum,
 }
-_ABSENT_ID = -1
 
 
 def export_model(
@@ -93,13 +92,14 @@ class _Ranker(tf.Module):
             for name, task in self._spec.tasks.items()
         }
         finite = {name: tf.math.is_finite(value) for name, value in predictions.items()}
+        served = map(tf.math.is_finite, self._answer(outputs).values())
         # TFMA's histograms crash on NaN. A diverged model must end in a verdict, so what is
         # not finite is evaluated as zero, and counted where a bound of its own catches it.
         answer = {
             name: tf.where(finite[name], value, tf.zeros_like(value))
             for name, value in predictions.items()
         }
-        all_finite = tf.reduce_all(tf.stack(list(finite.values())), axis=0)
+        all_finite = tf.reduce_all(tf.stack([*finite.values(), *served]), axis=0)
         answer[signatures.FINITE] = tf.cast(all_finite, tf.float32)
         return answer
 
@@ -129,10 +129,11 @@ class _Ranker(tf.Module):
         for name, task in self._spec.tasks.items():
             if isinstance(task, BinaryTask):
                 answer[name] = tf.sigmoid(outputs[name])
+            elif task.transform == "log1p":
+                # Its labels are at least 0, and a formula may take a root of them.
+                answer[name] = tf.maximum(tf.math.expm1(outputs[name]), 0.0)
             else:
-                answer[name] = (
-                    tf.math.expm1(outputs[name]) if task.transform == "log1p" else outputs[name]
-                )
+                answer[name] = outputs[name]
         answer[signatures.SCORE] = formula.evaluate(self._score, answer, _FUNCTIONS)
         return answer
 
@@ -156,7 +157,7 @@ def _sparse(values: tf.Tensor) -> tf.SparseTensor:
     if values.dtype == tf.string:
         present = tf.not_equal(values, "")
     elif values.dtype == tf.int64:
-        present = tf.not_equal(values, _ABSENT_ID)
+        present = tf.not_equal(values, signatures.ABSENT_ID)
     else:
         present = tf.logical_not(tf.math.is_nan(values))
     ragged = tf.ragged.boolean_mask(values, present)

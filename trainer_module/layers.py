@@ -34,6 +34,7 @@ class PooledEmbedding(keras.layers.Layer):
             rows,
             width,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=width**-0.5 / 4),
+            dtype=self.dtype_policy,
             name="embedding",
         )
 
@@ -106,8 +107,9 @@ class ClippedNormalization(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Normalises."""
-        # A feature that was constant at the cold start must not blow up when it moves.
-        z = (x - self.mean) / ops.sqrt(ops.maximum(self.variance, 1e-6))
+        # One that was constant at the cold start, up to rounding, has no scale to be held to.
+        varies = self.variance > 1e-10 * ops.square(self.mean)
+        z = (x - self.mean) / ops.sqrt(ops.where(varies, self.variance, 1.0))
         return ops.clip(z, -self.limit, self.limit)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -12,8 +12,9 @@ from schemas.spec import BinaryTask, RankingSpec
 from trainer_module.inputs import Batch
 from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
 
-_NORMALIZATION = "normalization"
-_HEAD = "head_"
+# A hyphen is what no feature's name has, and inputs are named as features are.
+_NORMALIZATION = "z-scores"
+_HEAD = "head-"
 
 
 def build_model(spec: RankingSpec) -> keras.Model:
@@ -36,35 +37,41 @@ def build_model(spec: RankingSpec) -> keras.Model:
             assert declared.buckets is not None
             assert declared.embedding is not None
             tables[owner] = PooledEmbedding(
-                declared.buckets, declared.embedding, name=f"embedding_{owner}"
+                declared.buckets, declared.embedding, name=f"embedding-{owner}"
             )
         inputs[name] = keras.Input((None,), dtype="int64", name=name)
         parts.append(tables[owner](inputs[name], pooling=feature.pooling))
     if spec.dense:
         dense = [keras.Input((1,), dtype="float32", name=name) for name in spec.dense]
         inputs.update(zip(spec.dense, dense, strict=True))
-        numbers = keras.layers.Concatenate(dtype="float32")(dense) if len(dense) > 1 else dense[0]
+        numbers = (
+            keras.layers.Concatenate(dtype="float32", name="dense-features")(dense)
+            if len(dense) > 1
+            else dense[0]
+        )
         # float32 whatever the policy: raw values may overflow float16.
         parts.append(ClippedNormalization(dtype="float32", name=_NORMALIZATION)(numbers))
-    x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    x = keras.layers.Concatenate(name="all-features")(parts) if len(parts) > 1 else parts[0]
 
     if spec.model.cross_layers:
         x0 = x
         for layer in range(spec.model.cross_layers):
-            x = Cross(name=f"cross_{layer}")(x0, x)
-        x = keras.layers.LayerNormalization(name="cross_normalization")(x)
+            x = Cross(name=f"cross-{layer}")(x0, x)
+        x = keras.layers.LayerNormalization(name="cross-normalization")(x)
     for layer, units in enumerate(spec.model.shared):
         x = keras.layers.Dense(
-            units, "relu", kernel_initializer="he_normal", name=f"shared_{layer}"
+            units, "relu", kernel_initializer="he_normal", name=f"shared-{layer}"
         )(x)
         if spec.model.dropout:
-            x = keras.layers.Dropout(spec.model.dropout, seed=spec.training.seed + layer)(x)
+            x = keras.layers.Dropout(
+                spec.model.dropout, seed=spec.training.seed + layer, name=f"dropout-{layer}"
+            )(x)
     outputs = {}
     for task in spec.tasks:
         tower = x
         for layer, units in enumerate(spec.model.tower):
             tower = keras.layers.Dense(
-                units, "relu", kernel_initializer="he_normal", name=f"tower_{task}_{layer}"
+                units, "relu", kernel_initializer="he_normal", name=f"tower-{task}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
         outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{_HEAD}{task}")(tower)

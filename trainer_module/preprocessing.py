@@ -76,6 +76,8 @@ def _hashed(
     values: tf.SparseTensor, feature: CategoricalFeature, buckets: int | None
 ) -> tf.Tensor | tf.SparseTensor:
     if feature.dtype == "int":
+        # JSON clients of the served model have no other word for a missing one.
+        values = tf.sparse.retain(values, tf.not_equal(values.values, signatures.ABSENT_ID))
         values = tf.SparseTensor(
             values.indices, tf.strings.as_string(values.values), values.dense_shape
         )

@@ -57,7 +57,7 @@ def run_fn(fn_args: Any) -> None:
     }
     if spec.training.distribution == "multi_worker":
         _offer(job)
-    trained = _take_part(job)
+    trained = _take_part(job, make_strategy(spec.training))
     export_dir = fn_args.serving_model_dir
     if trained.stability.verdict == "diverged":
         tf.io.gfile.makedirs(export_dir)
@@ -71,13 +71,13 @@ def run_fn(fn_args: Any) -> None:
     )
 
 
-def _take_part(job: dict[str, Any]) -> Trained:
+def _take_part(job: dict[str, Any], strategy: tf.distribute.Strategy) -> Trained:
     spec = parse_spec(job["spec"], "custom_config")
     return train(
         spec,
         job["files"],
         tft.TFTransformOutput(job["transform_output"]).transformed_feature_spec(),
-        strategy=make_strategy(spec.training),
+        strategy=strategy,
         warm_start_from=job["warm_start_from"],
         checkpoint_dir=job["checkpoint_dir"],
         stability_dir=job["stability_dir"],
@@ -98,12 +98,21 @@ def main(checkpoint_root: str) -> None:
 
     The Trainer deletes a training's folder when it has ended: what is there is not over.
     """
-    while not (offered := tf.io.gfile.glob(os.path.join(checkpoint_root, "*", _JOB))):
+    while (job := _newest_job(checkpoint_root)) is None:
         time.sleep(_POLL_SECONDS)
+    # This waits for the Trainer, which offers its training before it comes here: what was
+    # offered until now may have been by one that was killed.
+    strategy = make_strategy(parse_spec(job["spec"], "custom_config").training)
+    _take_part(_newest_job(checkpoint_root) or job, strategy)
+
+
+def _newest_job(checkpoint_root: str) -> dict[str, Any] | None:
+    offered = tf.io.gfile.glob(os.path.join(checkpoint_root, "*", _JOB))
+    if not offered:
+        return None
     newest = max(offered, key=lambda path: tf.io.gfile.stat(path).mtime_nsec)
     with tf.io.gfile.GFile(newest) as file:
-        job = json.load(file)
-    _take_part(job)
+        return json.load(file)
 
 
 if __name__ == "__main__":

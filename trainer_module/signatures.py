@@ -16,7 +16,11 @@ SCORE = "score"
 """Output with the combined ranking score."""
 
 FINITE = "all_finite"
-"""Output of `EVALUATE`: 1 where every task's prediction is finite, else 0."""
+"""Output of `EVALUATE`: 1 where every task's prediction, in the space of the loss and as it is
+served, and the score are finite, else 0."""
+
+ABSENT_ID = -1
+"""An integer feature's value that means there is none."""
 
 
 def label_key(task: str) -> str:

@@ -227,7 +227,7 @@ def _run(
             monitor.wait()
             if detector.diverged:
                 # These last steps count for nothing.
-                return progress, detector
+                break
             monitor.take(statistics)
             progress = dataclasses.replace(progress, step=progress.step + len(statistics))
             ended = len(statistics) < training.steps_per_execution
@@ -235,13 +235,16 @@ def _run(
                 continue
             monitor.wait()
             if ended:
-                return progress, detector
+                break
             if detector.healthy:
                 if recorder is not None:
                     recorder.flush(detector.events)
                 state = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
                 save(dataclasses.replace(progress, monitor=state))
                 saved = progress.step
+    if recorder is not None:
+        recorder.flush(detector.events)
+    return progress, detector
 
 
 def _start(

@@ -14,6 +14,7 @@ from trainer_module.inputs import Batch
 from trainer_module.optimizers import STATISTICS
 from trainer_module.stability.statistics import StepStatistics
 from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
+from trainer_module.training_state import inner_optimizer
 
 
 class TrainingLoop:
@@ -48,7 +49,7 @@ class TrainingLoop:
         """
         self._model = model
         self._optimizer = optimizer
-        self._clipped = getattr(optimizer, "inner_optimizer", optimizer)
+        self._clipped = inner_optimizer(optimizer)
         self._strategy = strategy
         self.binary_tasks = [n for n, task in spec.tasks.items() if isinstance(task, BinaryTask)]
         # Binary tasks first, so that each kind is one tensor.
@@ -125,12 +126,29 @@ class TrainingLoop:
             scaled = self._optimizer.scale_loss(loss)
         variables = self._model.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        steps_before = tf.identity(self._clipped.iterations)
         self._optimizer.apply(gradients, variables)
         # Alike on all replicas.
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         split = len(self.binary_tasks)
         segments = self._segments(outputs[:, :split], y[:, :split])
-        return task_loss, self._clipped.statistics / replicas, _count(segments, w[:, :split])
+        statistics = self._layer_statistics(steps_before)
+        return task_loss, statistics / replicas, _count(segments, w[:, :split])
+
+    def _layer_statistics(self, steps_before: tf.Tensor) -> tf.Tensor:
+        """The optimizer's, float32 [layers, statistics]; or that there was no step.
+
+        Loss scaling takes none while the scale is too large for the gradients. That is no
+        layer's fault as long as there is a scale to lower.
+        """
+        statistics = tf.convert_to_tensor(self._clipped.statistics)
+        if self._optimizer is self._clipped:
+            return statistics
+        none = dict.fromkeys(STATISTICS, tf.constant(0.0))
+        none["gradient_norm"] = tf.constant(np.nan, tf.float32)
+        none["skipped"] = tf.cast(self._optimizer.dynamic_scale < 1.0, tf.float32)
+        taken = self._clipped.iterations > steps_before
+        return tf.where(taken, statistics, tf.stack([none[name] for name in STATISTICS]))
 
     def _columns_of(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Features, and labels and weights by task."""

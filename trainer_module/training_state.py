@@ -12,6 +12,11 @@ from schemas.errors import TrainingError
 _NAME = "state"
 
 
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that steps the weights: the one that loss scaling is around."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def save_state(model: keras.Model, optimizer: keras.optimizers.Optimizer, directory: str) -> None:
     """Saves the weights of a model and the optimizer's slots for a warm start."""
     tf.io.gfile.makedirs(directory)
@@ -25,7 +30,8 @@ def restore_state(
 
     The accumulators come along: an Adagrad that forgot them would take its first steps at
     the full learning rate on weights that are already good. The count of steps does not,
-    so that the warm-up of the learning rate applies to each day.
+    so that the warm-up of the learning rate applies to each day, and neither does the scale
+    of the loss, so that precision may change from day to day.
 
     Args:
         model: of the same architecture.
@@ -38,12 +44,12 @@ def restore_state(
     try:
         status = _checkpoint(model, optimizer).read(os.path.join(directory, _NAME))
         status.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.NotFoundError, AssertionError, ValueError) as error:
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
         raise TrainingError(
             f"{directory}: the served model's training state cannot be restored: {error}"
         ) from error
-    optimizer.iterations.assign(0)
+    inner_optimizer(optimizer).iterations.assign(0)
 
 
 def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(model=model, optimizer=optimizer)
+    return tf.train.Checkpoint(model=model, optimizer=inner_optimizer(optimizer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def check_event(fields: tuple[Field, ...], event: Mapping[str, Any]) -> list[Any
 
     Args:
         fields: the fields to read; others are ignored.
-        event: values as `json.loads` gives them; absent and None are both missing.
+        event: values as `json.loads` gives them, or decimals; absent and None are both missing.
 
     Returns:
         A value a field, of the field's checked type; None or an empty list where missing.
@@ -65,7 +66,7 @@ def _check_value(field: Field, value: Any) -> Any:
 
 def _check_one(field: Field, value: Any) -> Any:
     kind = field.kind
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if kind == "id" and isinstance(value, int) and is_number:
         return str(value)
     if kind in ("id", "string") and isinstance(value, str):
@@ -77,8 +78,9 @@ def _check_one(field: Field, value: Any) -> Any:
     if kind == "binary" and (isinstance(value, bool) or (is_number and value in (0, 1))):
         return float(value)
     if kind == "int" and is_number:
-        if isinstance(value, int) and _INT64[0] <= value <= _INT64[1]:
-            return value
+        exact = isinstance(value, int) or (isinstance(value, Decimal) and value == int(value))
+        if exact and _INT64[0] <= value <= _INT64[1]:
+            return int(value)
         if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_INT:
             return int(value)
     if kind == "number" and is_number:
@@ -91,6 +93,8 @@ def _check_one(field: Field, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
     try:
         text = json.dumps(value, default=str, ensure_ascii=False)
     except ValueError:
@@ -200,11 +204,13 @@ def _decoded(value: bytes | None) -> str | None:
 
 def _check_integers(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     if pa.types.is_integer(array.type):
-        try:
-            return array.cast(pa.int64()), _none(array)
-        except pa.ArrowInvalid:
-            array = array.cast(pa.float64(), safe=False)
-    if not (pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
+        integers = array.cast(pa.int64(), safe=False)
+        # Only one of uint64 can be beyond int64, and is negative there.
+        wrapped = pa.types.is_uint64(array.type)
+        return integers, _true(pc.less(integers, 0)) if wrapped else _none(array)
+    if pa.types.is_decimal(array.type):
+        return _check_decimals(array)
+    if not pa.types.is_floating(array.type):
         return _wrong_type(array, pa.int64())
     values = _floats(array)
     with np.errstate(invalid="ignore"):
@@ -212,6 +218,14 @@ def _check_integers(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     valid = _numpy(array.is_valid())
     integers = np.where(good, values, 0).astype(np.int64)
     return pa.array(integers, mask=~valid), valid & ~good
+
+
+def _check_decimals(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    integers = array.cast(pa.int64(), safe=False)
+    # Beyond int64 the cast drops high bits: off by 2**64 at least, which no rounding is.
+    kept = np.abs(_floats(integers) - _floats(array)) < 2.0**63
+    good = _true(pc.equal(pc.trunc(array), array)) & kept
+    return integers, _numpy(array.is_valid()) & ~good
 
 
 def _check_numbers(array: pa.Array, binary: bool) -> tuple[pa.Array, np.ndarray]:
@@ -243,6 +257,10 @@ def _wrong_type(array: pa.Array, expected: pa.DataType) -> tuple[pa.Array, np.nd
 
 def _none(array: pa.Array) -> np.ndarray:
     return np.zeros(len(array), dtype=bool)
+
+
+def _true(array: pa.BooleanArray) -> np.ndarray:
+    return _numpy(pc.fill_null(array, False))
 
 
 def _numpy(array: pa.Array) -> np.ndarray:

@@ -12,19 +12,24 @@ import datetime
 import hashlib
 import json
 import os
+import pathlib
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 
+from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from components.daily_example_gen.parts import Part, create, open_stored
+from components.daily_example_gen.parts import Part, create, open_stored, printable
 from components.daily_example_gen.readers import SUFFIXES
 from components.daily_example_gen.shards import Shard
+from schemas.errors import BadDataError
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
-_FORMAT = 1  # Raise it when the same logs are to be encoded differently.
+_FORMAT = 2  # Raise it when the same logs are to be encoded differently.
 _WORK = ".work"
 _QUOTED_REASONS = 3
 _STALE_WORK = datetime.timedelta(days=2)
@@ -114,23 +119,78 @@ def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
     The version of a file is its time of modification, which one listing gives for all
     files, and which differs on an object store for every upload. Where the file system has
     none, it is the checksum that it keeps.
+
+    Raises:
+        BadDataError: the directory is there, but cannot be listed.
     """
     directory = FileSystems.join(logs_root, date.isoformat())
     files, notes = [], []
-    for metadata in FileSystems.match([FileSystems.join(directory, "*")])[0].metadata_list:
-        name = metadata.path.rsplit("/", 1)[-1]
+    entries = _local_entries(directory) if is_local(directory) else _remote_entries(directory)
+    for name, metadata in entries:
         if name.startswith((".", "_")):
             continue
+        shown = printable(FileSystems.join(directory, name))
+        if metadata is None:
+            notes.append(f"{shown}: ignored, it is no file; files lie right in the day's directory")
+            continue
         if not name.endswith(SUFFIXES):
-            notes.append(f"{metadata.path}: ignored, its suffix is none of {', '.join(SUFFIXES)}")
+            notes.append(f"{shown}: ignored, its suffix is none of {', '.join(SUFFIXES)}")
             continue
         if metadata.size_in_bytes == 0:
-            notes.append(f"{metadata.path}: empty")
+            notes.append(f"{shown}: empty")
         updated = metadata.last_updated_in_seconds
         version = repr(updated) if updated else str(FileSystems.checksum(metadata.path))
         files.append(LogFile(name, metadata.path, metadata.size_in_bytes, version))
     files.sort(key=lambda file: file.name)
     return DayLogs(date, directory, tuple(files), tuple(sorted(notes)))
+
+
+def _local_entries(directory: str) -> Iterator[tuple[str, FileMetadata | None]]:
+    """What lies in a directory, by name; None for what is no file."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise BadDataError(
+            f"{printable(directory)}: cannot be listed ({error.strerror}). Let the run read it"
+        ) from error
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            status = os.stat(path)
+        except OSError:  # A link that leads nowhere.
+            yield name, None
+            continue
+        is_file = stat.S_ISREG(status.st_mode)
+        yield name, FileMetadata(path, status.st_size, status.st_mtime) if is_file else None
+
+
+def _remote_entries(directory: str) -> Iterator[tuple[str, FileMetadata | None]]:
+    """As `_local_entries`; an object store has directories only by its files' names."""
+    directories = set()
+    for metadata in _match(directory, "**"):
+        name, below, _ = metadata.path[len(directory) + 1 :].partition("/")
+        if name and not below:
+            yield name, metadata
+        elif name and name not in directories:
+            directories.add(name)
+            yield name, None
+
+
+def _match(directory: str, pattern: str) -> list[FileMetadata]:
+    """The files under a directory that match a pattern; the directory is taken literally."""
+    # Beam cannot quote these characters: let any stand there, and look again afterwards.
+    loose = re.sub(r"[\[*?]", "?", directory)
+    found = FileSystems.match([FileSystems.join(loose, pattern)])[0].metadata_list
+    return [metadata for metadata in found if metadata.path.startswith(directory + "/")]
+
+
+def _paths(directory: str, pattern: str) -> list[str]:
+    """Paths under a directory of the store that match a pattern."""
+    if is_local(directory):
+        return [str(path) for path in pathlib.Path(directory).glob(pattern)]
+    return [metadata.path for metadata in _match(directory, pattern)]
 
 
 class DayStore:
@@ -162,8 +222,8 @@ class DayStore:
         """A directory of one run's own, gone afterwards."""
         now = datetime.datetime.now(datetime.timezone.utc)
         work = os.path.join(self._root, _WORK)
-        for metadata in FileSystems.match([os.path.join(work, "*", "*")])[0].metadata_list:
-            abandoned = os.path.dirname(metadata.path)
+        for path in _paths(work, "*/*"):
+            abandoned = os.path.dirname(path)
             stamp = os.path.basename(abandoned).split("-")[0]
             if stamp < (now - _STALE_WORK).strftime(_TIMESTAMP):
                 _delete_tree(abandoned)
@@ -230,11 +290,11 @@ class DayStore:
 
     def _remove_former(self, logs: DayLogs) -> None:
         day = os.path.join(self._root, logs.date.isoformat())
-        for metadata in FileSystems.match([os.path.join(day, "*", MANIFEST)])[0].metadata_list:
-            directory = os.path.dirname(metadata.path)
+        for manifest in _paths(day, f"*/{MANIFEST}"):
+            directory = os.path.dirname(manifest)
             if os.path.basename(directory) != logs.fingerprint:
                 with contextlib.suppress(OSError):
-                    FileSystems.delete([metadata.path])
+                    FileSystems.delete([manifest])
                 _delete_tree(directory)
 
 
@@ -260,7 +320,7 @@ def _write_quarantine(path: str, parts: Sequence[Part]) -> list[str]:
     first_line: dict[str, int] = {}
     with create(path) as target:
         for part in parts:
-            log = part.piece.path
+            log = printable(part.piece.path)
             offset = first_line.get(log, 0)
             first_line[log] = offset + part.lines
             if not part.quarantine:
@@ -295,6 +355,6 @@ def _delete_tree(directory: str) -> None:
     if is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
         return
-    listed = FileSystems.match([os.path.join(directory, "**")])[0].metadata_list
+    paths = _paths(directory, "**")
     with contextlib.suppress(OSError):
-        FileSystems.delete([metadata.path for metadata in listed])
+        FileSystems.delete(paths)

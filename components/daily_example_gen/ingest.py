@@ -14,7 +14,14 @@ from absl import logging
 
 from components.daily_example_gen.day_store import DayLogs, DayStore, StoredDay, list_logs
 from components.daily_example_gen.fields import Field
-from components.daily_example_gen.parts import Part, Piece, create, open_stored, parse_piece
+from components.daily_example_gen.parts import (
+    Part,
+    Piece,
+    create,
+    open_stored,
+    parse_piece,
+    printable,
+)
 from components.daily_example_gen.shards import Shard, write_shard
 from schemas.errors import BadDataError
 
@@ -55,14 +62,19 @@ def ingest_days(
     if new:
         with store.work_dir() as work_dir:
             parts, shards = _run(new, fields, work_dir, make_pipeline)
+            unreadable: list[Part] = []
             for logs in new:
+                # The day changed, be its files readable or not: that is said below.
+                if list_logs(logs_root, logs.date) != logs:
+                    continue
                 day = logs.date.isoformat()
                 own = [part for part in parts if part.piece.day == day]
-                if any(part.error for part in own) or list_logs(logs_root, logs.date) != logs:
+                if errors := [part for part in own if part.error]:
+                    unreadable += errors
                     continue
                 of_day = [shard for shard in shards if shard.day == day]
                 stored[logs.date] = store.commit(logs, own, of_day, work_dir)
-        _raise_unreadable(parts)
+        _raise_unreadable(unreadable)
     for logs in listed:
         if stored[logs.date] is None:
             raise BadDataError(
@@ -74,9 +86,9 @@ def ingest_days(
 
 def _raise_unreadable(parts: Sequence[Part]) -> None:
     errors = [
-        f"{part.piece.path}: {part.error}" + (f", after line {part.lines}" if part.lines else "")
+        f"{printable(part.piece.path)}: {part.error}"
+        + (f", after line {part.lines}" if part.lines else "")
         for part in parts
-        if part.error
     ]
     if errors:
         raise BadDataError(

@@ -119,6 +119,11 @@ def create(path: str) -> BinaryIO:
     return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
+def printable(path: str) -> str:
+    """The path as text that can be encoded; a file's name may be no valid UTF-8."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _as_json_lines(part: Checked) -> bytes:
     return b"".join(
         json.dumps(dataclasses.asdict(malformed)).encode() + b"\n" for malformed in part.malformed

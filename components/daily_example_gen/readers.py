@@ -36,9 +36,11 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _CHUNK_LINES = 512
 _PARQUET_ROWS = 1 << 14
 _RAW_CHARS = 2000
+_HEADER_CHARS = 60
 _INTEGER = re.compile(r"-?[0-9]+")
 _NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
+_BESIDE_QUOTE = np.isin(np.arange(256), list(b',"\r\n'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,6 +261,11 @@ class _CsvLines(_Lines):
         for name in self._names:
             if name in self._by_name and self._names.count(name) > 1:
                 self._bad_header = f"the header names field '{name}' twice"
+        if not self._bad_header and not self._by_name.keys() & set(self._names):
+            self._bad_header = (
+                f"the header '{_bounded(header)[:_HEADER_CHARS]}' names no field of the spec; "
+                "are its cells separated by commas?"
+            )
 
     def _parse_line(self, line: bytes) -> Mapping[str, Any]:
         if self._bad_header:
@@ -277,12 +284,14 @@ class _CsvLines(_Lines):
         if self._bad_header or not lines:
             return None
         # A lone \r ends a line for Arrow; a quote left open swallows newlines, or ends
-        # with the block: the number of rows tells the one, the last line the other.
+        # with the block: the number of rows tells the one, the last line the other. Where
+        # a cell does not begin with a quote, Arrow takes one within it for text.
         last = data[data.rfind(b"\n", 0, -1) + 1 :]
         if (
             b"\0" in data
             or data.count(b"\r") != data.count(b"\r\n")
             or last.count(b'"') % 2
+            or not _quotes_in_place(data)
             or not _valid_utf8(data)
         ):
             return None
@@ -353,7 +362,21 @@ def _cells(line: bytes) -> list[str]:
         raise MalformedError(f"not valid CSV ({error})") from None
     if cells and cells[-1].endswith("\n"):
         raise MalformedError("not valid CSV (a quote is left open)")
+    if not _quotes_in_place(line):
+        raise MalformedError("not valid CSV (a stray quote)")
     return cells
+
+
+def _quotes_in_place(data: bytes) -> bool:
+    """Whether each quote opens a cell, closes it, or is doubled within it."""
+    if b'"' not in data:
+        return True
+    codes = np.frombuffer(data, dtype=np.uint8)
+    quotes = np.flatnonzero(codes == ord('"'))
+    # Beyond either end the clipped index gives the quote itself.
+    before = codes.take(quotes[::2] - 1, mode="clip")
+    after = codes.take(quotes[1::2] + 1, mode="clip")
+    return bool(_BESIDE_QUOTE.take(before).all() and _BESIDE_QUOTE.take(after).all())
 
 
 def _typed(field: Field, cell: str) -> Any:
@@ -417,6 +440,9 @@ def _check_parquet(fields: tuple[Field, ...], batch: pa.RecordBatch, line: int) 
 
 def _value(array: pa.Array, row: int) -> Any:
     value = array.slice(row, 1)
+    if pa.types.is_list(array.type):
+        elements = value.flatten()
+        return [_value(elements, i) for i in range(len(elements))] if value[0].is_valid else None
     if pa.types.is_string(array.type):
         value = value.view(pa.binary())
     value = value[0].as_py()
@@ -430,11 +456,11 @@ def _plain(array: pa.Array) -> pa.Array:
         return _plain(array.cast(kind.value_type))
     if pa.types.is_large_string(kind):
         return array.cast(pa.string())
-    if pa.types.is_large_binary(kind):
+    if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return array.cast(pa.binary())
     if pa.types.is_large_list(kind):
         return _plain(array.cast(pa.list_(kind.value_type)))
-    if pa.types.is_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         values = _plain(array.flatten())
         lengths = pc.list_value_length(array)
         ends = np.cumsum(pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False))

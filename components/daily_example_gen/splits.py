@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from components.daily_example_gen.day_store import StoredDay, is_local
+from components.daily_example_gen.day_store import StoredDay, is_local, list_logs
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
+
+_QUOTED_NOTES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,11 @@ def choose_shards(
 
 
 def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[TrainDay]:
-    """What the run takes of each window day that is stored, oldest first."""
+    """What the run takes of each window day that has events, oldest first."""
     taken = []
     for date in plan.window:
-        if date not in days:
+        # A day without events counts as one that was not delivered: its logs may still come.
+        if date not in days or not days[date].manifest.events:
             continue
         counts = days[date].manifest.shards
         share = plan.train_share(date)
@@ -128,7 +131,7 @@ def check_days(
         what = "holds no log files" if run_day is None else "its log files hold no events"
         raise BadDataError(
             f"{run_dir}: {what}, and the model would be evaluated on them. Deliver the day's "
-            "logs, or run another date"
+            "logs, or run another date" + _quoted(_passed_over([plan.run_date], days, logs_root))
         )
     fewest = plan.spec.validation.min_events
     if run_day.manifest.events < fewest:
@@ -139,12 +142,14 @@ def check_days(
 
     with_events = [date for date in plan.window if date in days and days[date].manifest.events]
     gaps = [date.isoformat() for date in plan.window if date not in with_events]
+    passed_over = _passed_over(plan.window, days, logs_root)
     needed = plan.spec.training.min_window_days
     if len(with_events) < needed:
         raise BadDataError(
             f"{logs_root}: {len(with_events)} of the {len(plan.window)} days before "
             f"{plan.run_date} hold events, fewer than the {needed} of training.min_window_days; "
             f"without events: {', '.join(gaps) or 'none'}. Deliver their logs, or lower the limit"
+            + _quoted(passed_over)
         )
     events = sum(day.events for day in training)
     if not events:
@@ -161,7 +166,20 @@ def check_days(
             f"{', '.join(str(day.date) for day in training if day.share)} complete?"
         )
     notes = [note for _, day in sorted(days.items()) for note in day.manifest.notes]
-    return [f"{date}: no events, a gap in the window" for date in gaps] + notes
+    return [f"{date}: no events, a gap in the window" for date in gaps] + passed_over + notes
+
+
+def _passed_over(
+    dates: Sequence[datetime.date], days: Mapping[datetime.date, StoredDay], logs_root: str
+) -> list[str]:
+    """What lies in the directories of days without log files: no manifest holds these notes."""
+    missing = [date for date in dates if date not in days]
+    return [note for date in missing for note in list_logs(logs_root, date).notes]
+
+
+def _quoted(notes: Sequence[str]) -> str:
+    more = f"\n  and {len(notes) - _QUOTED_NOTES} more" if len(notes) > _QUOTED_NOTES else ""
+    return "".join(f"\n  {note}" for note in notes[:_QUOTED_NOTES]) + more
 
 
 def put(source: str, target: str) -> None:

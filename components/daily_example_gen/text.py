@@ -38,11 +38,18 @@ class Block:
 
 
 def open_raw(path: str) -> BinaryIO:
-    """Opens a file for reading, without Beam's decompression.
+    """Opens a log file for reading, without Beam's decompression.
 
     Beam's own takes a gzip file that breaks off for a whole one.
+
+    Raises:
+        UnreadableError: the file is gone, or may not be read.
     """
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    try:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except Exception as error:
+        # Each object store's client has exceptions of its own.
+        raise UnreadableError(f"cannot be opened ({error})") from error
 
 
 def first_line(path: str) -> bytes:
@@ -63,26 +70,36 @@ def read_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[B
         Blocks of about `BLOCK_BYTES`, in the order of the file.
 
     Raises:
-        UnreadableError: the gzip stream is corrupt or breaks off.
+        UnreadableError: the file cannot be read, or its gzip stream is corrupt or breaks off.
     """
-    with open_raw(path) as file:
-        chunks = _decompressed(file) if path.endswith(".gz") else _byte_range(file, start, end)
-        for block in _whole_lines(chunks):
-            if start == 0 and block.first_line == 1 and block.data.startswith(_BYTE_ORDER_MARK):
-                block = dataclasses.replace(block, data=block.data[len(_BYTE_ORDER_MARK) :])
-            yield block
+    try:
+        with open_raw(path) as file:
+            chunks = _decompressed(file) if path.endswith(".gz") else _byte_range(file, start, end)
+            for block in _whole_lines(chunks):
+                if start == 0 and block.first_line == 1 and block.data.startswith(_BYTE_ORDER_MARK):
+                    block = dataclasses.replace(block, data=block.data[len(_BYTE_ORDER_MARK) :])
+                yield block
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error})") from error
 
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:
     stream = None
+    members = 0
     try:
         while data := file.read(_READ_BYTES):
             while data:
-                stream = stream or zlib.decompressobj(wbits=31)
+                if stream is None:
+                    # A member may be padded; a file that begins with zeros is no gzip.
+                    data = data.lstrip(b"\0") if members else data
+                    if not data:
+                        break
+                    stream = zlib.decompressobj(wbits=31)
+                    members += 1
                 yield stream.decompress(data, BLOCK_BYTES)
                 data = stream.unconsumed_tail
                 if stream.eof:
-                    data, stream = stream.unused_data.lstrip(b"\0"), None
+                    data, stream = stream.unused_data, None
     except zlib.error as error:
         raise UnreadableError(f"the gzip stream is corrupt ({error})") from error
     if stream is not None:

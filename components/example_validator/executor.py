@@ -87,7 +87,7 @@ def validate(
     Returns:
         The anomalies of `train` and `eval`.
     """
-    return {
+    result = {
         "train": tfdv.validate_statistics(
             train, schema, environment="TRAINING", serving_statistics=evaluation
         ),
@@ -95,3 +95,44 @@ def validate(
             evaluation, schema, environment="TRAINING", previous_statistics=train
         ),
     }
+    in_train, in_evaluation = _value_counts(train), _value_counts(evaluation)
+    for feature in schema.feature:
+        values = in_train.get(feature.name, 0), in_evaluation.get(feature.name, 0)
+        if feature.skew_comparator.HasField("jensen_shannon_divergence"):
+            _note_missing(result["train"], feature.name, *values)
+        if feature.drift_comparator.HasField("jensen_shannon_divergence"):
+            _note_missing(result["eval"], feature.name, *reversed(values))
+    return result
+
+
+def _value_counts(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, int]:
+    """Returns how many events have a value of each feature."""
+    (dataset,) = statistics.datasets
+    counts = {}
+    for feature in dataset.features:
+        common = getattr(feature, feature.WhichOneof("stats")).common_stats
+        counts[feature.path.step[0]] = common.num_non_missing
+    return counts
+
+
+def _note_missing(
+    anomalies: anomalies_pb2.Anomalies, name: str, treatment: int, control: int
+) -> None:
+    """Adds that one side of a comparison has no values, on which TFDV mostly keeps silent."""
+    kinds = anomalies_pb2.AnomalyInfo
+    if bool(treatment) == bool(control):
+        return
+    kind = (
+        kinds.COMPARATOR_CONTROL_DATA_MISSING
+        if treatment
+        else kinds.COMPARATOR_TREATMENT_DATA_MISSING
+    )
+    info = anomalies.anomaly_info[name]
+    if any(reason.type == kind for reason in info.reason):
+        return
+    info.severity = kinds.ERROR
+    info.reason.add(
+        type=kind,
+        short_description="No values to compare",
+        description=f"The feature has {treatment} values here, and {control} where it is compared",
+    )

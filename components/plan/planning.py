@@ -58,18 +58,21 @@ def _base(
 ) -> tuple[ServedVersion | None, str]:
     earlier = [version for version in versions if version.info.run_date < run_date]
     if not earlier:
-        return None, "cold start: no version of an earlier day has been pushed"
+        return None, "cold start: there is no version of an earlier day"
     if not spec.training.warm_start:
         return None, "cold start: training.warm_start is false"
     newest = earlier[-1]
+    trained_through = newest.info.trained_through
     if newest.info.model_fingerprint != spec.model_fingerprint():
         return None, (
             f"cold start: the spec's features, tasks or model differ from those of version "
             f"{newest.version}, so its weights have another meaning"
         )
-    return newest, (
-        f"warm start from version {newest.version}, trained through {newest.info.trained_through}"
-    )
+    reason = f"warm start from version {newest.version}, trained through {trained_through}"
+    missed = (run_date - trained_through).days - spec.training.window_days - 1
+    if missed > 0:
+        reason += f"; {missed} days since have left the window and are not trained on"
+    return newest, reason
 
 
 def _baseline(spec: RankingSpec, served: ServedVersion | None) -> tuple[ServedVersion | None, str]:

@@ -15,7 +15,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components import serving_store
-from components.run_plan import load_plan
+from components.run_plan import RunPlan, load_plan
 from schemas.errors import ServingStoreError
 
 
@@ -42,8 +42,8 @@ class Executor(executor.Executor):
             exec_properties["serving_dir"],
             serving_store.ModelInfo(
                 run_date=plan.run_date,
-                trained_through=newest_day(
-                    artifact_utils.get_split_uri(input_dict["examples"], "train")
+                trained_through=_trained_through(
+                    plan, artifact_utils.get_split_uri(input_dict["examples"], "train")
                 ),
                 model_fingerprint=plan.spec.model_fingerprint(),
                 tasks_fingerprint=plan.spec.tasks_fingerprint(),
@@ -55,6 +55,12 @@ class Executor(executor.Executor):
             pushed, pushed_destination=version.path, pushed_version=str(version.version)
         )
         io_utils.write_string_file(os.path.join(pushed.uri, "PUSHED"), version.path)
+
+
+def _trained_through(plan: RunPlan, train_uri: str) -> datetime.date:
+    newest = newest_day(train_uri)
+    # The logs of the newest days may be gone by now; the weights have seen them all the same.
+    return max(newest, plan.base_trained_through or newest)
 
 
 def newest_day(train_uri: str) -> datetime.date:

@@ -128,13 +128,13 @@ def stored(root, date):
     return store.find(list_logs(str(root / "logs"), date))
 
 
-def ingest_day(root, date, make_pipeline=make_pipeline):
+def ingest_day(root, date, make_pipeline=make_pipeline, scheme=""):
     spec = plan().spec
     return ingest.ingest_days(
-        str(root / "logs"),
+        f"{scheme}{root}/logs",
         [date],
         event_fields(spec),
-        DayStore(str(root / "store"), spec.events_fingerprint()),
+        DayStore(f"{scheme}{root}/store", spec.events_fingerprint()),
         make_pipeline,
     ).get(date)
 
@@ -308,6 +308,20 @@ def test_logs_that_change_while_they_are_read_are_an_error(root, monkeypatch):
         ingest_day(root, DAYS[0])
 
 
+@pytest.mark.parametrize("name", ["b.jsonl", "b.csv", "b.jsonl.gz", "b.parquet"])
+def test_log_that_goes_before_it_is_read_is_a_change_too(root, monkeypatch, name):
+    path = write_day(root / "logs", DAYS[0], [event(1)], name)
+    original = ingest._run
+
+    def run_late(*args):
+        path.unlink()
+        return original(*args)
+
+    monkeypatch.setattr(ingest, "_run", run_late)
+    with pytest.raises(BadDataError, match=rf"{DAYS[0]}: .* while they were read\. Run again"):
+        ingest_day(root, DAYS[0])
+
+
 def test_work_left_by_a_killed_run_is_removed_after_days(root):
     old = next((root / "store").glob("*")) / ".work" / "20200101T000000-dead"
     old.mkdir(parents=True)
@@ -384,6 +398,20 @@ def test_logs_and_store_may_be_remote(root):
     assert not [path for path in (root / "remote").glob("*/.work/*/*") if path.is_file()]
 
 
+@pytest.mark.parametrize("scheme", ["", "objects://"])
+def test_path_with_the_characters_of_a_pattern_is_taken_as_it_is(tmp_path, scheme):
+    root = tmp_path / "br[ab]*?"
+    write_day(root / "logs", DAYS[0], [event(1)])
+    write_day(tmp_path / "bra*?" / "logs", DAYS[0], [event(1)], "other.jsonl")
+    assert ingest_day(root, DAYS[0], scheme=scheme).manifest.events == 1
+    write_day(root / "logs", DAYS[0], [event(2), event(3)])
+    day = ingest_day(root, DAYS[0], scheme=scheme)
+    assert [file["name"] for file in day.manifest.files] == ["part-0.jsonl"]
+    stored_files = [path for path in (root / "store").rglob("*") if path.is_file()]
+    assert len(stored_files) == 16 + 2
+    assert not [path for path in stored_files if ".work" in path.parts]
+
+
 # Duplicates, empty files, other files
 
 
@@ -418,6 +446,59 @@ def test_empty_and_unknown_files_are_noted_and_markers_are_not(root):
     assert "_SUCCESS" not in notes
     assert ".hidden" not in notes
     assert result.eval_events == 100
+
+
+@pytest.mark.parametrize("scheme", ["", "objects://"])
+def test_what_is_no_file_in_a_day_is_noted(root, scheme):
+    day = root / "logs" / str(DAYS[0])
+    for path in ("hour=01/part-0.jsonl", "x.parquet/part-0.parquet", "_temporary/0.jsonl"):
+        (day / path).parent.mkdir()
+        (day / path).write_text("")
+    expected = ["hour=01", "x.parquet"]
+    if not scheme:
+        (day / "link.jsonl").symlink_to(day / "gone.jsonl")
+        expected.insert(1, "link.jsonl")
+    logs = list_logs(f"{scheme}{root}/logs", DAYS[0])
+    assert [file.name for file in logs.files] == ["part-0.jsonl"]
+    assert [note.partition(": ignored, it is no file")[0] for note in logs.notes] == [
+        f"{scheme}{day}/{name}" for name in expected
+    ]
+
+
+def test_day_that_cannot_be_listed_is_an_error_and_no_gap(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(BadDataError, match=rf"{DAYS[0]}: cannot be listed \(Permission denied\)"):
+        list_logs(str(root / "logs"), DAYS[0])
+
+
+@pytest.mark.parametrize("date", [DAYS[1], RUN_DATE])
+def test_day_of_nothing_but_subdirectories_says_so(root, date):
+    day = root / "logs" / str(date)
+    (day / "hour=01").mkdir()
+    (day / "part-0.jsonl").rename(day / "hour=01" / "part-0.jsonl")
+    if date == RUN_DATE:
+        with pytest.raises(BadDataError, match=r"no log files.*\n.*hour=01: ignored"):
+            run(plan(), root)
+        return
+    assert f"{day}/hour=01: ignored" in "\n".join(run(plan(), root).notes)
+    with pytest.raises(BadDataError, match=r"min_window_days.*\n.*hour=01: ignored"):
+        run(plan(training__min_window_days=3), root, root / "again")
+
+
+def test_file_name_that_is_no_utf8_is_shown_with_its_bytes(root):
+    name, other = (os.fsdecode(b"part-\xff" + suffix) for suffix in (b".jsonl", b".txt"))
+    write_day(root / "logs", RUN_DATE, [event(1), "oops"], name)
+    write_day(root / "logs", RUN_DATE, [], other)
+    result = run(plan(), root, make_pipeline=make_pipeline)
+    manifest = result.days[RUN_DATE].manifest
+    (line,) = (root / f"out/quarantine/{RUN_DATE}.jsonl").read_bytes().splitlines()
+    assert json.loads(line)["file"] == f"{root}/logs/{RUN_DATE}/part-\\xff.jsonl"
+    assert manifest.events == 101
+    assert "part-\\xff.jsonl:2: not valid JSON" in manifest.reasons[0]
+    assert "part-\\xff.txt: ignored" in "\n".join(result.notes)
 
 
 def test_large_file_is_cut_into_ranges_with_line_numbers_of_the_file(root, monkeypatch):

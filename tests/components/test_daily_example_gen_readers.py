@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import gzip
 import io
 import json
 import math
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -150,6 +152,9 @@ def test_wrong_cell_is_quarantined_with_its_line_and_reason(tmp_path, cell, valu
         (b"e1,u", "expected 8 cells, got 2"),
         (b"\xff,u,a,1,1,1,1,", "not valid UTF-8"),
         (b"e1,u,a,1,1,1,1,\0", "not valid CSV (a control character)"),
+        (b'e1",u,a,1,1,1,1,', "not valid CSV (a stray quote)"),
+        (b'e1,"u"v,a,1,1,1,1,', "not valid CSV (a stray quote)"),
+        (b'e1,5" or 7",a,1,1,1,1,', "not valid CSV (a stray quote)"),
     ],
 )
 def test_broken_csv_line_takes_no_other_line_with_it(tmp_path, line, reason):
@@ -158,6 +163,52 @@ def test_broken_csv_line_takes_no_other_line_with_it(tmp_path, line, reason):
     rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
     assert [row["event_id"] for row in rows] == ["e0", "e1", "e2", "e3"]
     assert [(bad.line, bad.reason) for bad in malformed] == [(4, reason)]
+
+
+def test_cell_with_a_newline_gives_no_event_of_its_end(tmp_path):
+    good = [as_csv_line(event(n).values()) for n in range(2)]
+    lines = [good[0], b'"a', b'b",u,a,1,1,1,1,', good[1]]
+    rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
+    assert [row["event_id"] for row in rows] == ["e0", "e1"]
+    assert [bad.line for bad in malformed] == [3, 4]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_header_that_names_no_field_is_the_reason_of_each_line(tmp_path, delimiter):
+    header = delimiter.join(GOOD).encode()
+    lines = [delimiter.join(["e", "u", "a", "3", "1", "1.5", "1", ""]).encode()] * 2
+    rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", header)
+    assert not rows
+    assert [bad.line for bad in malformed] == [2, 3]
+    for bad in malformed:
+        assert f"the header 'event_id{delimiter}user" in bad.reason
+        assert "names no field of the spec; are its cells separated by commas?" in bad.reason
+
+
+EMPTY = [
+    ("user", "", None),
+    ("hour", "", 'expected an integer, got ""'),
+    ("hour", [], "expected an integer, got []"),
+    ("age", "", 'expected a number, got ""'),
+    ("age", [], "expected a number, got []"),
+    ("topics", [], None),
+    ("topics", "", 'expected a list, got ""'),
+]
+
+
+@pytest.mark.parametrize(("name", "empty", "reason"), EMPTY)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_empty_value_is_missing_only_where_it_is_of_the_type(tmp_path, name, empty, reason, suffix):
+    fields = tuple(dataclasses.replace(f, required=f.kind == "id") for f in FIELDS)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(event(0, **{name: empty})) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([event(0, **{name: empty})]), path)
+    (part,) = readers.read_events(str(path), fields)
+    expected = [] if reason is None else [f"field '{name}': {reason}"]
+    assert [bad.reason for bad in part.malformed] == expected
+    assert [row[name] or None for row in part.batch.to_pylist()] == ([] if reason else [None])
 
 
 def test_column_of_another_type_in_parquet_is_malformed_not_null(tmp_path):
@@ -185,6 +236,61 @@ def test_parquet_takes_dictionaries_binary_and_narrow_types(tmp_path):
         ("1", ["a"], 3, 1.0)
     ]
     assert [(bad.line, bad.reason) for bad in malformed] == [(2, "field 'user': not valid UTF-8")]
+
+
+INT64 = 2**63 - 1
+NO_TEXT = "not valid UTF-8"
+NO_INTEGER = "expected an integer, got "
+DECIMAL = pa.decimal128(38, 2)
+COLUMNS = [
+    ("event_id", [b"ab", b"\xff1"], pa.binary(2), ["ab", NO_TEXT]),
+    ("user", [b"ab", b"\xff1"], pa.binary(2), ["ab", NO_TEXT]),
+    ("topics", [[b"ab"], [b"\xff1"]], pa.list_(pa.binary(2)), [["ab"], NO_TEXT]),
+    ("topics", [[b"a"], [b"\xff"]], pa.list_(pa.binary()), [["a"], NO_TEXT]),
+    ("topics", [["a", "b"], ["c", ""]], pa.list_(pa.string(), 2), [["a", "b"], "is missing"]),
+    ("codes", [[1, 2], [3, 4]], pa.list_(pa.int32(), 2), [[1, 2], [3, 4]]),
+    ("codes", [[1], [2**64 - 1]], pa.list_(pa.uint64()), [[1], NO_INTEGER + str(2**64 - 1)]),
+    ("hour", [2**53 + 1, 2**64 - 1, INT64, None], pa.uint64(),
+     [2**53 + 1, NO_INTEGER + str(2**64 - 1), INT64, None]),
+    ("hour", [Decimal(2**53 + 1), Decimal("1.5"), Decimal(2**63), Decimal(-(2**63)), None], DECIMAL,
+     [2**53 + 1, NO_INTEGER + "1.50", NO_INTEGER + f"{2**63}.00", -(2**63), None]),
+    ("hour", [Decimal(2**64 + 1), Decimal(INT64)], pa.decimal256(76, 0),
+     [NO_INTEGER + str(2**64 + 1), INT64]),
+    ("age", [Decimal("1.5"), None], DECIMAL, [1.5, None]),
+    ("clicked", [Decimal(1), Decimal(2)], DECIMAL, [1.0, "expected 0 or 1, got 2.00"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "values", "column", "expected"), COLUMNS)
+def test_parquet_column_is_read_and_a_wrong_value_takes_no_other_with_it(
+    tmp_path, name, values, column, expected
+):
+    events = pa.Table.from_pylist([event(n) for n in range(len(values))])
+    where = events.schema.get_field_index(name)
+    table = events.set_column(where, name, pa.array(values, column))
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, malformed, _ = read(tmp_path / "a.parquet")
+    reasons = {n: e for n, e in enumerate(expected, 1) if isinstance(e, str) and " " in e}
+    assert [row[name] for row in rows] == [e for n, e in enumerate(expected, 1) if n not in reasons]
+    assert [bad.line for bad in malformed] == list(reasons)
+    for bad in malformed:
+        assert bad.reason.startswith(f"field '{name}': ")
+        assert bad.reason.endswith(reasons[bad.line])
+
+
+def test_decimals_and_binary_do_not_hide_the_field_that_is_wrong(tmp_path):
+    table = pa.table(
+        {
+            "event_id": pa.array([b"ab"], pa.binary(2)),
+            "user": pa.array(["u"]),
+            "topics": pa.array([[b"a"]], pa.list_(pa.binary())),
+            "hour": pa.array([Decimal(5)], pa.decimal128(38, 0)),
+            "clicked": pa.array([7]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    _, malformed, _ = read(tmp_path / "a.parquet")
+    assert [bad.reason for bad in malformed] == ["field 'clicked': expected 0 or 1, got 7"]
 
 
 def test_types_that_vary_from_line_to_line_are_all_read(tmp_path):
@@ -283,6 +389,37 @@ def test_gzip_members_are_read_one_after_the_other(tmp_path):
         b"".join(gzip.compress(json.dumps(event(n)).encode() + b"\n") for n in range(3))
     )
     assert len(read(path)[0]) == 3
+
+
+@pytest.mark.parametrize("padding", [100, 3 << 20])
+def test_gzip_members_may_be_padded_with_zeros(tmp_path, padding):
+    path = tmp_path / "a.jsonl.gz"
+    members = [gzip.compress(json.dumps(event(n)).encode() + b"\n") for n in range(2)]
+    path.write_bytes(b"".join(member + bytes(padding) for member in members))
+    assert len(read(path)[0]) == 2
+
+
+def test_zeros_alone_are_no_gzip(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(bytes(3 << 20))
+    with pytest.raises(UnreadableError, match="corrupt"):
+        read(tmp_path / "a.jsonl.gz")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "a.parquet"])
+def test_file_that_is_gone_is_unreadable(tmp_path, name):
+    with pytest.raises(UnreadableError, match=rf"cannot be opened \(.*{name}"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz"])
+def test_file_whose_reading_fails_is_unreadable(tmp_path, monkeypatch, name):
+    class Broken(io.BytesIO):
+        def read(self, *_):
+            raise OSError("the disk is broken")
+
+    monkeypatch.setattr(text, "open_raw", lambda _: Broken())
+    with pytest.raises(UnreadableError, match=r"cannot be read \(the disk is broken\)"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])

@@ -141,11 +141,15 @@ def test_days_alike_have_no_anomalies(usual):
             id="dense drift",
         ),
         pytest.param(
-            events(99),
-            {("eval", "events", "DATASET_LOW_NUM_EXAMPLES", "ERROR")},
-            id="too few events",
+            missing(events(), "age", EVENTS),
+            {("eval", "age", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR")},
+            id="dense field has no value",
         ),
-        pytest.param(events(100), set(), id="just enough events"),
+        pytest.param(
+            events().drop(columns="age"),
+            {("eval", "age", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR")},
+            id="dense field is gone",
+        ),
     ],
 )
 def test_anomaly_of_the_run_date_is_found(usual, day, expected):
@@ -162,11 +166,26 @@ def test_skew_of_training_against_the_newest_events_has_a_limit_of_its_own(usual
     }
 
 
+@pytest.mark.parametrize(
+    "without",
+    [
+        pytest.param(missing(events(), "age", EVENTS), id="no value"),
+        pytest.param(events().drop(columns="age"), id="no column"),
+    ],
+)
+def test_dense_field_that_comes_back_cannot_be_compared(usual, without):
+    train = statistics(without)
+    assert facts(found(train, usual, "features.age.max_skew=0.2")) == {
+        ("eval", "age", "COMPARATOR_CONTROL_DATA_MISSING", "ERROR"),
+        ("train", "age", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR"),
+    }
+    assert found(train, train, "features.age.max_skew=0.2") == []
+
+
 def test_anomalies_of_the_training_days_are_found_too(usual):
-    train = statistics(events(60, clicked=5.0))
+    train = statistics(events(clicked=5.0))
     assert facts(found(train, usual)) == {
         ("train", "clicked", "FLOAT_TYPE_BIG_FLOAT", "ERROR"),
-        ("train", "events", "DATASET_LOW_NUM_EXAMPLES", "ERROR"),
     }
 
 

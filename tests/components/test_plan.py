@@ -134,8 +134,23 @@ def test_start_and_baseline_follow_from_what_was_pushed(
     assert plan.base_version == base
     assert plan.baseline_version == baseline
     assert plan.base_trained_through == (None if trained_through is None else day(trained_through))
-    word = "cold start: no version of an earlier day" if base is None else "warm start from version"
+    word = (
+        "cold start: there is no version of an earlier day"
+        if base is None
+        else "warm start from version"
+    )
     assert plan.start_reason.startswith(word)
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 7])
+def test_days_that_left_the_window_unseen_are_told(left_out):
+    newest_seen = version(1, 5).info.trained_through
+    unseen = SPEC_NOW.training.window_days + left_out
+    run_date = newest_seen + datetime.timedelta(days=unseen + 1)
+    plan = make_plan(SPEC_NOW, run_date, [version(1, 5)])
+    assert len([date for date in plan.window if date > newest_seen]) == unseen - left_out
+    told = f"; {left_out} days since have left the window and are not trained on"
+    assert plan.start_reason.endswith(told if left_out else f"trained through {newest_seen}")
 
 
 def test_older_date_than_the_served_one_is_refused_with_what_to_do():

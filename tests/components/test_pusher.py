@@ -37,13 +37,20 @@ def write(path, text=""):
     path.write_text(text)
 
 
-def execute(folder, *, gate=1, infra=1, shards=("2026-01-01", "2026-01-03", "2026-01-02")):
+def execute(
+    folder,
+    *,
+    gate=1,
+    infra=1,
+    shards=("2026-01-01", "2026-01-03", "2026-01-02"),
+    base_trained_through=None,
+):
     RunPlan(
         spec=SPEC,
         run_date=RUN_DATE,
         window=(),
         base_version=None,
-        base_trained_through=None,
+        base_trained_through=base_trained_through,
         start_reason="",
         baseline_version=None,
         baseline_reason="",
@@ -86,6 +93,21 @@ def test_blessed_model_becomes_the_served_version_and_says_what_it_is(tmp_path):
     assert pushed.get_string_custom_property("pushed_version") == "1"
     assert pushed.get_string_custom_property("pushed_destination") == served.path
     assert os.listdir(pushed.uri) == ["PUSHED"]
+
+
+@pytest.mark.parametrize(
+    ("base", "shards", "newest"), [(2, [1], 2), (2, [1, 3], 3), (None, [1], 1)]
+)
+def test_days_that_the_weights_have_seen_stay_seen_when_their_logs_are_gone(
+    tmp_path, base, shards, newest
+):
+    execute(
+        tmp_path,
+        shards=[f"2026-01-0{day}" for day in shards],
+        base_trained_through=base and datetime.date(2026, 1, base),
+    )
+    info = serving_store.served_version(str(tmp_path / "serving")).info
+    assert info.trained_through == datetime.date(2026, 1, newest)
 
 
 @pytest.mark.parametrize(("gate", "infra"), [(0, 1), (1, 0), (0, 0)])

@@ -72,6 +72,19 @@ def test_demo_has_the_six_tasks():
         ("training.min_window_days=4", "training: 'min_window_days' is larger"),
         ("serving.score=click + clik", "serving.score: unknown name 'clik'"),
         ("tasks.score={kind: binary, label: x, gate: {min_auc: 0.5}}", "tasks.score: the name is"),
+        (
+            "tasks.all_finite={kind: binary, label: x, gate: {min_auc: 0.5}}",
+            "tasks.all_finite: the name is taken by the gate",
+        ),
+        ("serving.score=click + 1 / 0", "serving.score: '1 / 0' is no finite number"),
+        ("model.preset=[tiny]", "model: preset ['tiny'] is none of"),
+        ("training.seed=-1", "training.seed: Input should be greater than or equal to 0"),
+        ("training.seed=4294967296", "training.seed: Input should be less than 4294967296"),
+        ("training.learning_rate=.inf", "training.learning_rate: Input should be a finite number"),
+        ("features.item_length.default=.nan", "item_length.default: Input should be a finite"),
+        ("features.item_length={type: dense, minimum: 2, maximum: 1}", "'minimum' is larger"),
+        ("tasks.click.gate.calibration=[1.2, 0.8]", "gate.calibration: the lower bound is larger"),
+        ("tasks.click.gate.calibration=[.nan, 1]", "gate.calibration.0: Input should be a finite"),
         ("validation.severity={DRIFT: FATAL}", "validation.severity.DRIFT: "),
         ("name=My Ranker", "name: String should match pattern"),
     ],
@@ -103,6 +116,9 @@ def test_a_missing_required_field_is_named(path):
         ("- a\n- b\n", "expected a mapping"),
         ("a: [1, 2", "not valid YAML"),
         ("features: {a: {type: dense}}\n\tb: 1", "not valid YAML"),
+        ("day: 2026-13-45", "not valid YAML: month must be in"),
+        ("name: a\nname: b", "not valid YAML: the field 'name' is there twice(.|\n)*line 2"),
+        ("a: {b: {c: 1, d: 2, c: 3}}", "not valid YAML: the field 'c' is there twice"),
     ],
 )
 def test_a_document_that_is_no_mapping_is_refused(text, message):
@@ -150,8 +166,10 @@ def test_an_override_below_a_value_is_refused():
 
 
 def test_an_override_that_is_no_yaml_is_refused():
-    with pytest.raises(SpecError, match="the value is not valid YAML"):
+    with pytest.raises(SpecError, match=r"override 'slices=\[device': not valid YAML"):
         demo("slices=[device")
+    with pytest.raises(SpecError, match="override 'name=2026-13-45': not valid YAML: month"):
+        demo("name=2026-13-45")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -243,7 +261,7 @@ def test_resolved_yaml_reads_back_as_the_same_spec():
 @given(
     rate=st.floats(1e-8, 1e3),
     epsilon=st.floats(1e-20, 1.0),
-    seed=st.integers(-(2**40), 2**40),
+    seed=st.integers(0, 2**32 - 1),
     layers=st.lists(st.integers(1, 4096), min_size=1, max_size=4),
 )
 def test_numbers_survive_the_round_trip(rate, epsilon, seed, layers):

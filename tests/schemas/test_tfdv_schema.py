@@ -117,8 +117,3 @@ def test_one_edit_of_the_spec_adds_one_field_and_changes_no_other(override, name
 def test_limit_of_the_spec_is_the_limit_of_the_schema(override, name, read, value):
     assert read(fields(schema_with())[name]) != value
     assert read(fields(schema_with(override))[name]) == value
-
-
-def test_fewest_events_are_those_of_the_spec():
-    schema = schema_with("validation.min_events=77")
-    assert schema.dataset_constraints.min_examples_count == 77

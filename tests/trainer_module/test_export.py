@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from events import encode, make_events, tiny_spec, transformed
 
+from schemas import formula
 from trainer_module.export import export_model
 from trainer_module.inputs import model_inputs
 from trainer_module.model import build_model
@@ -34,21 +35,22 @@ def test_serving_gives_probabilities_label_units_and_the_score(exported):
     answer = loaded.signatures["serving_default"](examples=_requests(events))
     outputs = model(model_inputs(transformed(events, spec), spec))
     raw = {name: np.asarray(value).ravel() for name, value in outputs.items()}
-    click, watch = 1 / (1 + np.exp(-raw["click"])), np.expm1(raw["watch"])
+    click, watch = 1 / (1 + np.exp(-raw["click"])), np.maximum(np.expm1(raw["watch"]), 0.0)
     np.testing.assert_allclose(answer["click"], click, rtol=1e-5)
     np.testing.assert_allclose(answer["watch"], watch, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(answer["stars"], raw["stars"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(answer["score"], click * 2 + raw["watch"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer["score"], click * 2 + np.log1p(watch), rtol=1e-4, atol=1e-5)
 
 
 def test_named_features_answer_as_serialized_examples_do(exported):
     _, loaded, _ = exported
     events = make_events(3)
-    events[0]["hour"], events[1]["age"] = [], []
+    # As a logged -1 and as an absent value: to training, too, there is none.
+    events[0]["hour"], events[1]["hour"], events[1]["age"] = [], [-1], []
     recent = [event["recent"] + [""] * (3 - len(event["recent"])) for event in events]
     named = loaded.signatures["raw_features"](
         user=tf.constant([event["user"][0] for event in events]),
-        hour=tf.constant([-1, *(event["hour"][0] for event in events[1:])], tf.int64),
+        hour=tf.constant([-1, -1, events[2]["hour"][0]], tf.int64),
         recent=tf.constant(recent),
         age=tf.constant([events[0]["age"][0], math.nan, events[2]["age"][0]], tf.float32),
         price=tf.constant([event["price"][0] for event in events], tf.float32),
@@ -56,6 +58,11 @@ def test_named_features_answer_as_serialized_examples_do(exported):
     expected = loaded.signatures["serving_default"](examples=_requests(events))
     for name, values in expected.items():
         np.testing.assert_allclose(named[name], values, rtol=1e-5)
+    events[1]["hour"] = []
+    np.testing.assert_array_equal(
+        loaded.signatures["serving_default"](examples=_requests(events))["score"],
+        expected["score"],
+    )
 
 
 def test_evaluation_labels_are_masked_and_in_the_space_of_the_loss(exported):
@@ -75,7 +82,7 @@ def test_evaluation_labels_are_masked_and_in_the_space_of_the_loss(exported):
 def test_non_finite_predictions_are_zeroed_and_counted_for_evaluation(transform_output, tmp_path):
     spec = tiny_spec()
     model = build_model(spec)
-    model.get_layer("head_click").bias.assign([math.nan])
+    model.get_layer("head-click").bias.assign([math.nan])
     export_model(model, transform_output, spec, str(tmp_path / "model"))
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     requests = _requests(make_events(5))
@@ -84,6 +91,47 @@ def test_non_finite_predictions_are_zeroed_and_counted_for_evaluation(transform_
     np.testing.assert_array_equal(evaluated["click"], np.zeros(5))
     served = loaded.signatures["serving_default"](examples=requests)
     assert np.isnan(served["click"]).all()
+
+
+def test_what_is_served_is_counted_as_finite_not_what_is_evaluated(transform_output, tmp_path):
+    spec = tiny_spec("serving.score=click + log1p(stars)")
+    model = build_model(spec)
+    model.get_layer("head-watch").bias.assign([100.0])
+    export_model(model, transform_output, spec, str(tmp_path / "overflowing"))
+    model.get_layer("head-watch").bias.assign([1.0])
+    model.get_layer("head-stars").bias.assign([-2000.0])
+    export_model(model, transform_output, spec, str(tmp_path / "without_score"))
+    for name, output in (("overflowing", "watch"), ("without_score", "score")):
+        loaded = tf.saved_model.load(str(tmp_path / name))
+        requests = _requests(make_events(5))
+        evaluated = loaded.signatures["evaluate"](examples=requests)
+        assert np.isfinite(evaluated["watch"]).all()
+        assert not np.isfinite(
+            loaded.signatures["serving_default"](examples=requests)[output]
+        ).any()
+        np.testing.assert_array_equal(evaluated["all_finite"], np.zeros(5))
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        "maximum(0, click)",
+        "click * exp(2)",
+        "minimum(1, 2) * click",
+        "log1p(1) + click ** 2",
+        "2 ** click / sqrt(4) - -1",
+    ],
+)
+def test_score_with_whole_numbers_is_served(score, transform_output, tmp_path):
+    spec = tiny_spec(f"serving.score={score}")
+    export_model(build_model(spec), transform_output, spec, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    answer = loaded.signatures["serving_default"](examples=_requests(make_events(3)))
+    functions = {name: getattr(np, name) for name in formula.FUNCTIONS}
+    expected = formula.evaluate(
+        formula.parse(score, spec.tasks), {n: v.numpy() for n, v in answer.items()}, functions
+    )
+    np.testing.assert_allclose(answer["score"], expected, rtol=1e-5)
 
 
 def test_model_is_served_without_the_project(exported, tmp_path):

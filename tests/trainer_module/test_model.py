@@ -49,6 +49,16 @@ def test_padding_never_gets_a_gradient():
     np.testing.assert_array_equal(touched, [4])
 
 
+@pytest.mark.parametrize(
+    "name", ["shared_0", "head_click", "embedding_user", "normalization", "concatenate", "dropout"]
+)
+def test_features_may_have_any_name(name):
+    spec = tiny_spec(
+        f"features.{name}={{type: dense}}", "model={shared: [4], cross_layers: 1, dropout: 0.1}"
+    )
+    assert name in build_model(spec).input
+
+
 def test_cross_layer_matches_its_equation():
     rng = np.random.default_rng(0)
     x0, x = rng.normal(size=(2, 5, 4)).astype(np.float32)
@@ -64,7 +74,23 @@ def test_normalisation_is_clipped_and_survives_a_constant_feature():
     layer.mean.assign([1.0, 5.0])
     layer.variance.assign([4.0, 0.0])
     out = np.asarray(layer(np.array([[3.0, 5.0], [1e9, 6.0]], np.float32)))
-    np.testing.assert_allclose(out, [[1.0, 0.0], [layer.limit, layer.limit]])
+    np.testing.assert_allclose(out, [[1.0, 0.0], [layer.limit, 1.0]])
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-6), (0.3, 1e-4), (0.0, 1e6), (1e6, 100.0)])
+def test_features_of_any_scale_become_z_scores(mean, std):
+    layer = ClippedNormalization()
+    layer.build((None, 1))
+    layer.mean.assign([mean])
+    layer.variance.assign([std**2])
+    out = np.asarray(layer(np.array([[mean + std], [mean - 2 * std]], np.float32)))
+    np.testing.assert_allclose(out, [[1.0], [-2.0]], rtol=1e-2)
+
+
+def test_table_computes_in_the_layers_own_precision():
+    layer = PooledEmbedding(10, 3, dtype="mixed_float16")
+    assert layer(np.array([[1, 4]])).dtype == "float16"
+    assert layer.table.embeddings.dtype == "float32"
 
 
 def test_outputs_follow_the_tasks():
@@ -94,11 +120,11 @@ def test_cold_start_takes_statistics_and_base_rates_from_the_data():
     features, labels, weights = _batch(spec, 500)
     initialise_from_data(model, [(features, labels, weights)], spec)
     dense = np.concatenate([features["age"], features["price"]], axis=1)
-    layer = model.get_layer("normalization")
+    layer = model.get_layer("z-scores")
     np.testing.assert_allclose(layer.mean, dense.mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(layer.variance, dense.var(axis=0), rtol=1e-3)
-    click = 1 / (1 + np.exp(-np.asarray(model.get_layer("head_click").bias)))
+    click = 1 / (1 + np.exp(-np.asarray(model.get_layer("head-click").bias)))
     np.testing.assert_allclose(click, np.mean(labels["click"]), rtol=1e-5)
     rated = np.asarray(weights["stars"]) == 1
     stars = np.asarray(labels["stars"])[rated].mean()
-    np.testing.assert_allclose(model.get_layer("head_stars").bias, [stars], rtol=1e-5)
+    np.testing.assert_allclose(model.get_layer("head-stars").bias, [stars], rtol=1e-5)

@@ -423,8 +423,9 @@ def test_exclude_takes_patterns_or_a_callable():
     kernel, bias = variable(np.ones((2, 2))), variable(np.ones(2), name="bias")
     assert not ClippyAdagrad().is_excluded(variable([1.0], name="embeddings"))
     by_name = ClippedAdagrad(exclude=["bias$"])
+    by_one_name = ClippedAdagrad(exclude="bias$")
     by_rank = ClippedAdagrad(exclude=lambda v: len(v.shape) == 1)
-    for optimizer in (by_name, by_rank):
+    for optimizer in (by_name, by_one_name, by_rank):
         assert optimizer.is_excluded(bias)
         assert not optimizer.is_excluded(kernel)
 

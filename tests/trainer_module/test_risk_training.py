@@ -248,10 +248,10 @@ def test_a_dead_network_diverged_though_its_loss_falls(batches, tmp_path):
     spec = tiny_spec("training.learning_rate=0.3")
     dead = Trainee(spec, batches)
     dead.start(0)
-    for layer in ("shared_0", "shared_1"):
+    for layer in ("shared-0", "shared-1"):
         kernel, bias = dead.model.get_layer(layer).get_weights()
         dead.model.get_layer(layer).set_weights([0.0 * kernel, 0.0 * bias - 1.0])
-    head = dead.model.get_layer("head_watch")
+    head = dead.model.get_layer("head-watch")
     head.set_weights([head.get_weights()[0], np.array([-5.0], np.float32)])
     save_state(dead.model, dead.optimizer, str(tmp_path))
     trial = train_once(Trainee(spec, batches, str(tmp_path)), pick(batches, 0), 0, 20)

@@ -109,6 +109,38 @@ def test_full_divergence_is_called(noise, shape, within, reason):
     assert event.reason in detector.summary()
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("doubling", [200, 300, 400, 500])
+def test_loss_that_creeps_up_for_good_is_full_divergence(doubling, seed):
+    curves = healthy("quiet", 2600, seed)
+    curves.task_loss *= np.maximum(1.0, 10.0 * np.exp(-np.arange(2600) / 60.0))[:, None]
+    rise = np.arange(2000)
+    curves.task_loss[600:] *= 2.0 ** (rise / doubling)[:, None]
+    detector = detect(curves)
+    assert detector.verdict == "diverged"
+    *_, event = detector.events
+    assert event.kind == "full"
+    assert "above its level" in event.reason
+    assert event.ended <= 600 + 2 * doubling + Limits().window + Limits().patience
+
+
+def test_loss_that_crept_up_unnoticed_and_comes_back_is_a_micro_divergence():
+    curves = healthy("noisy", 1600, 0)
+    rise = np.concatenate([np.linspace(0.0, 1.3, 400), np.full(150, 1.3), np.zeros(450)])
+    curves.task_loss[600:] *= 2.0 ** rise[:, None]
+    (event,) = detect(curves).events
+    assert event.kind == "micro"
+    assert 1000 < event.detected < 1150
+    assert 1145 <= event.ended <= 1160
+
+
+def test_rough_start_of_a_loss_that_falls_is_no_divergence():
+    curves = healthy("falling", 600, 0)
+    curves.auc[:] = 0.51  # a long warm-up
+    curves.task_loss[10:16] *= 6.0
+    assert detect(curves).verdict != "diverged"
+
+
 @pytest.mark.parametrize("shape", FULL)
 @pytest.mark.parametrize("start", [1, 5, 30])
 def test_divergence_right_at_the_start_is_called(shape, start):

@@ -2,6 +2,8 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -249,13 +251,27 @@ def test_long_trainings_are_thinned_but_for_events(tmp_path):
         recorder.flush(events if first >= 800 else ())
         on_disk = sum(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
         assert on_disk <= 2 * 200 + 400 + 31 + 2 * EVENT_MARGIN
-    kept = recorder.read(events)["step"].to_numpy()
+    kept = recorder.read([events])["step"].to_numpy()
     assert np.all(np.diff(kept) > 0)
     assert set(range(1000 - EVENT_MARGIN, 1030 + EVENT_MARGIN + 1)) <= set(kept.tolist())
     assert set(range(steps - 100, steps)) <= set(kept.tolist())
     assert len(kept) <= 200 + 31 + 2 * EVENT_MARGIN
     # What is left of the rest lies evenly over the training.
     assert np.diff(kept).max() <= 2 * steps / 100
+
+
+def test_events_of_every_attempt_are_kept_however_late_they_are_known(tmp_path):
+    events = [(event(1000, 1030),), (event(2000, 2030),)]
+    for attempt in (0, 1):
+        recorder = StatisticsRecorder(str(tmp_path), attempt, max_rows=200)
+        for first in range(0, 12_000, 400):  # more than what is buffered, and never flushed
+            recorder.append(dataclasses.replace(HEALTHY, first_step=first))
+        recorder.flush(events[attempt])
+    table = recorder.read(events)
+    for attempt, (one,) in enumerate(events):
+        kept = table.filter(pa.compute.equal(table["attempt"], attempt))["step"].to_pylist()
+        assert set(range(one.start - EVENT_MARGIN, one.ended + EVENT_MARGIN + 1)) <= set(kept)
+        assert len(kept) <= 200 + 31 + 2 * EVENT_MARGIN
 
 
 def test_short_trainings_are_not_thinned(tmp_path):

@@ -7,6 +7,9 @@ import textwrap
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
@@ -76,6 +79,22 @@ def test_order_depends_on_the_seed_alone(train_files):
     assert not np.array_equal(order(), order("training.seed=1"))
 
 
+@pytest.mark.parametrize("together", [1, 100, 650, 10_000])
+def test_no_event_is_lost_however_few_are_shuffled_together(together, train_files):
+    spec = tiny_spec(
+        "training.epochs=2", "training.batch_size=300", f"training.shuffle_events={together}"
+    )
+    batches = [
+        np.asarray(features["price"]).ravel() for features, _, _ in _batches(spec, train_files)
+    ]
+    assert {len(batch) for batch in batches[:-1]} == {300}
+    read = np.concatenate(batches)
+    first, second = np.split(read, 2)
+    assert len(np.unique(first)) == len(first)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
 def test_training_learns_and_is_reproducible(train_files, tmp_path):
     spec = tiny_spec("training.epochs=3")
     one = _train(spec, train_files, tmp_path / "one")
@@ -133,6 +152,19 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
     ]
     assert grown
     assert all((growth >= 0).all() for growth in grown)
+
+
+@pytest.mark.parametrize(("before", "after"), [("float16", "none"), ("none", "float16")])
+def test_precision_may_change_between_warm_starts(before, after, train_files, tmp_path):
+    def spec(precision):
+        return tiny_spec(f"training.mixed_precision={precision}", "training.learning_rate=1e-30")
+
+    base = _trained(spec(before), train_files, tmp_path / "base")
+    state = str(tmp_path / "state")
+    save_state(base.model, base.optimizer, state)
+    warm = _trained(spec(after), train_files[:1], tmp_path / "warm", warm_start_from=state)
+    for one, other in zip(_weights(base.model), _weights(warm.model), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-20)
 
 
 def test_state_of_another_architecture_is_refused(train_files, tmp_path):
@@ -220,6 +252,30 @@ def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_ou
     assert len(checkpoints.newest().failed) == 4
 
 
+def test_attempt_killed_while_it_goes_back_leaves_nothing_of_the_failed_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(str(tmp_path), writes=True)
+    model = build_model(tiny_spec())
+    optimizer = make_optimizer(tiny_spec().training)
+    optimizer.build(model.trainable_variables)
+    for step in (0, 50, 60, 70):
+        checkpoints.save(Progress(step=step), model, optimizer)
+    event = Event("full", 3, 4, 4, 9.0, 1.0, (), 80, "lost")
+    failed = Attempt(0, 80, "diverged", "diverged", (event,))
+
+    def die(*args):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "_delete", die)
+        with pytest.raises(KilledError):
+            checkpoints.go_back(Progress(step=80), failed, leave_out=True)
+    newest = checkpoints.newest()
+    assert (newest.step, newest.failed) == (0, (failed,))
+    checkpoints.save(dataclasses.replace(newest, step=10), model, optimizer)
+    assert checkpoints.newest().step == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{0:012d}", f"{10:012d}"]
+
+
 def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_files, tmp_path):
     """Two steps in all, both of them left out after they diverged."""
     spec = tiny_spec(
@@ -264,7 +320,13 @@ def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(train
     )
     healed = _trained(wild, train_files, tmp_path / "healed")
     assert healed.stability.verdict == "recovered"
-    assert load_verdict(str(tmp_path / "healed" / "stability")) == healed.stability
+    report = tmp_path / "healed" / "stability"
+    assert load_verdict(str(report)) == healed.stability
+    # The attempt that failed is shown to the step at which it was given up.
+    rows = pq.read_table(report / "statistics.parquet")
+    failed = rows.filter(pa.compute.equal(rows["attempt"], 0))
+    assert failed["step"].to_pylist() == list(range(healed.stability.attempts[0].steps))
+    assert (report / "event.png").exists()
     tame = _trained(tiny_spec(*overrides, "training.learning_rate=0.1"), train_files, tmp_path)
     # It diverges before the first checkpoint, so it goes back to the start.
     _assert_same(_weights(tame.model), _weights(healed.model))

@@ -96,6 +96,23 @@ def test_statistics_are_those_of_each_step(files):
     assert not step.skipped.any()
 
 
+@pytest.mark.parametrize(("scale", "skipped"), [(3e38, False), (0.5, True)])
+def test_steps_that_loss_scaling_does_not_take_say_so(scale, skipped, files):
+    spec = tiny_spec("training.mixed_precision=float16")
+    model, optimizer = parts(spec)
+    if skipped:  # the scale cannot help
+        model.get_layer("head-click").bias.assign([np.nan])
+    loop = TrainingLoop(model, optimizer, spec, STRATEGY)
+    batches = batches_of_replicas(STRATEGY, lambda **kwargs: read(files, spec))
+    loop.run(batches, 1, 0)
+    optimizer.dynamic_scale.assign(scale)
+    statistics = loop.run(batches, 2, 1)
+    assert np.isnan(statistics.gradient_norm).all()
+    np.testing.assert_array_equal(statistics.update_norm, 0.0)
+    np.testing.assert_array_equal(statistics.sigma_min, 0.0)
+    assert statistics.skipped.all() == statistics.skipped.any() == skipped
+
+
 @pytest.mark.parametrize(("task", "aucs"), [("click", 1), ("watch", 0)])
 def test_tasks_of_one_kind_alone(task, aucs, tmp_path):
     content = yaml.safe_load(SPEC)

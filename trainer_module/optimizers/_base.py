@@ -30,7 +30,7 @@ more than stepping them. Larger ones have their own, lest all their next weights
 STATISTICS = ("gradient_norm", "update_norm", "sigma_min", "sigma_mean", "skipped")
 SIGMA_MIN = STATISTICS.index("sigma_min")
 
-Exclude = Sequence[str] | Callable[[Any], bool]
+Exclude = str | Sequence[str] | Callable[[Any], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     Args:
         learning_rate: Float, `LearningRateSchedule` or callable without arguments.
         rule: The clipping `Rule`. None clips nothing.
-        exclude: Which variables the rule does not apply to: regular expressions searched for in
-            `variable.path`, or a callable from a variable to bool (register it with
+        exclude: Which variables the rule does not apply to: a regular expression, or several,
+            searched for in `variable.path`, or a callable from a variable to bool (register it with
             `keras.saving.register_keras_serializable` to make the optimizer serialisable).
             Defaults to embedding tables, as in the paper. `()` applies the rule to everything.
         excluded_learning_rate: Learning rate of the excluded variables, a float or
@@ -126,6 +126,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.rule = NoClipping() if rule is None else rule
+        if isinstance(exclude, str):
+            exclude = (exclude,)
         self.exclude = exclude if callable(exclude) else tuple(exclude)
         self.export_clipping_factors = export_clipping_factors
         self.export_statistics = export_statistics
@@ -134,7 +136,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         self.clipping_factors: list[keras.Variable] = []
         self.statistics: keras.Variable | None = None
         self.skipped_steps_per_variable: keras.Variable | None = None
-        if isinstance(excluded_learning_rate, float):
+        if isinstance(excluded_learning_rate, (int, float)):
             excluded_learning_rate = self.add_variable(
                 shape=(),
                 initializer=keras.initializers.Constant(excluded_learning_rate),

@@ -225,6 +225,7 @@ class Detector:
         elif crept.any():
             self._open(int(min(self._lowest_step[crept])))
             self._event.affected |= crept  # type: ignore[union-attr]
+            # No step from before the rise is in the window any more.
             self._level, self._scale = self._lowest.copy(), self._lowest_scale.copy()
             self._derive()
 
@@ -253,7 +254,7 @@ class Detector:
             back = back and not self._at_chance(auc, lost)
         if len(event.recent) == limits.recovery_steps and back and self._nonfinite == 0:
             self._close("micro", self._returned())
-        elif self.step - event.start + 1 >= limits.patience:
+        elif self.step + 1 - event.waited_from(limits) >= limits.patience:
             reason = self._reason(smooth, auc, lost)
             if reason:
                 self._call_full(reason, event.start)
@@ -283,7 +284,8 @@ class Detector:
         level = self._level.copy()
         if np.isnan(level[_TOTAL]):
             level[_TOTAL] = self._start_level
-            if len(auc) and self._at_chance(auc, lost):
+            high = self._scores(smooth)[_TOTAL] > self.limits.recovered
+            if high and len(auc) and self._at_chance(auc, lost):
                 return f"loss above its start, AUC at chance for {steps} steps"
         high = smooth - level > np.log(self.limits.lost_ratio)
         if high.any():
@@ -367,7 +369,8 @@ class Detector:
         pace = _REFRESH / (_FORGETTING * self.limits.window)
         risen = self._lowest + pace * (self._level - self._lowest)
         new = np.isnan(self._lowest) | (self._level <= self._lowest)
-        self._lowest = np.where(new, self._level, risen)
+        kept = np.where(np.isnan(self._level), self._lowest, risen)
+        self._lowest = np.where(new, self._level, kept)
         self._lowest_scale = np.where(new, self._scale, self._lowest_scale)
         self._lowest_step[new] = self.step
 
@@ -443,6 +446,10 @@ class _Open:
     detected: int
     affected: Array
     recent: list[list[float]] = dataclasses.field(default_factory=list)
+
+    def waited_from(self, limits: Limits) -> int:
+        """The step from which patience counts: what crept in long ago is noticed only now."""
+        return max(self.start, self.detected - limits.min_window)
 
     def to_json(self) -> dict[str, Any]:
         return {name: _to_json(value) for name, value in vars(self).items()}

@@ -69,40 +69,44 @@ class StatisticsRecorder:
             return
         self._buffer.append(statistics)
         if sum(map(len, self._buffer)) >= _BUFFERED:
-            self.flush()
+            self._write_buffer()
 
     def flush(self, events: Sequence[Event] = ()) -> None:
-        """Writes what was appended; call it before a checkpoint is made.
+        """Writes what was appended; call it before a checkpoint is made and at an attempt's end.
 
         Args:
             events: of the attempt so far (`Detector.events`); their rows are not thinned.
         """
-        if self._buffer:
-            statistics = _joined(self._buffer)
-            first, end = statistics.first_step, statistics.first_step + len(statistics)
-            self._write(_table(statistics, self._attempt), self._attempt, first, end)
-            self._unthinned += len(statistics)
-            self._buffer = []
+        self._write_buffer()
         if self._unthinned > 2 * self._max_rows:
             self._thin(events)
 
-    def read(self, events: Sequence[Event] = ()) -> pa.Table:
+    def read(self, events: Sequence[Sequence[Event]] = ()) -> pa.Table:
         """Returns all rows, by attempt and step, thinned; see `StatisticsRecorder`.
 
         Columns: `attempt`, `step`, `loss`, and by task or layer `task_loss/click`,
-        `auc/click`, `gradient_norm/shared_0/kernel`, and likewise `update_norm`,
+        `auc/click`, `gradient_norm/shared-0/kernel`, and likewise `update_norm`,
         `sigma_min`, `sigma_mean` and `skipped`.
 
         Args:
-            events: of the current attempt.
+            events: of each attempt, in order.
         """
-        self.flush()
+        self._write_buffer()
+        of_attempt = dict(enumerate(events))
         attempts = sorted({attempt for attempt, *_ in self._parts()})
         tables = [
-            thin(self._read_attempt(n), self._max_rows, events if n == self._attempt else ())
-            for n in attempts
+            thin(self._read_attempt(n), self._max_rows, of_attempt.get(n, ())) for n in attempts
         ]
         return pa.concat_tables(tables) if tables else pa.table({})
+
+    def _write_buffer(self) -> None:
+        if not self._buffer:
+            return
+        statistics = _joined(self._buffer)
+        first, end = statistics.first_step, statistics.first_step + len(statistics)
+        self._write(_table(statistics, self._attempt), self._attempt, first, end)
+        self._unthinned += len(statistics)
+        self._buffer = []
 
     def _thin(self, events: Sequence[Event]) -> None:
         parts = [part for part in self._parts() if part[0] == self._attempt]

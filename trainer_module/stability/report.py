@@ -127,7 +127,7 @@ def write_report(
     path = os.path.join(folder, VERDICT_FILE)
     if tf.io.gfile.exists(path):
         tf.io.gfile.remove(path)
-    table = recorder.read(attempts[-1].events)
+    table = recorder.read([attempt.events for attempt in attempts])
     write_parquet(table, os.path.join(folder, STATISTICS_FILE))
     for name, image in plots.draw(table, [attempt.events for attempt in attempts]).items():
         with tf.io.gfile.GFile(os.path.join(folder, name), "wb") as file:

@@ -26,6 +26,7 @@ class StepStatistics:
             last steps (an exponentially fading window), each made before its step; NaN until
             both classes were seen.
         gradient_norm: float32 [steps, layers]; L2 norms. A sparse gradient counts with its rows.
+            NaN for a step that loss scaling did not take; the update's and sigma are 0 then.
         update_norm: float32 [steps, layers]; L2 norms of what was subtracted from the weights.
         sigma_min: float32 [steps, layers]; clipping factor, the smallest of a layer that has
             several; 0 for a step that was skipped as not finite.
