@@ -14,6 +14,7 @@ import json
 import os
 import uuid
 
+from absl import logging
 from tfx.dsl.io import fileio
 
 from schemas.errors import ServingStoreError
@@ -87,7 +88,9 @@ def served_version(serving_dir: str) -> ServedVersion | None:
     return versions[-1] if versions else None
 
 
-def push(model_dir: str, serving_dir: str, info: ModelInfo, keep_versions: int) -> ServedVersion:
+def push(
+    model_dir: str, serving_dir: str, info: ModelInfo, keep_versions: int | None
+) -> ServedVersion:
     """Makes a model the served version.
 
     The model is copied beside the versions and renamed into place, so that no reader ever
@@ -98,7 +101,7 @@ def push(model_dir: str, serving_dir: str, info: ModelInfo, keep_versions: int) 
         model_dir: folder of the SavedModel.
         serving_dir: folder of the versions; made when absent.
         info: what the model is.
-        keep_versions: number of versions to keep, this one included.
+        keep_versions: number of versions to keep, this one included; all if None.
 
     Returns:
         The new version, one above the highest that exists.
@@ -125,18 +128,23 @@ def push(model_dir: str, serving_dir: str, info: ModelInfo, keep_versions: int) 
             ) from error
     else:
         _copy_model(model_dir, path, info)
-    for old in list_versions(serving_dir)[:-keep_versions]:
-        _remove_version(old.path)
+    surplus = list_versions(serving_dir)[:-keep_versions] if keep_versions else ()
+    for old in surplus:
+        try:
+            _remove_version(old.path)
+        except OSError as error:
+            # The push has succeeded; the next one tries again.
+            logging.warning("%s: a version to be removed is left: %s", old.path, error)
     return ServedVersion(version, path, info)
 
 
-def rollback(serving_dir: str, version: int, keep_versions: int) -> ServedVersion:
+def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -> ServedVersion:
     """Serves an older version's content again, as a new version.
 
     Args:
         serving_dir: folder of the versions.
         version: the version to go back to.
-        keep_versions: number of versions to keep, the new one included.
+        keep_versions: number of versions to keep, the new one included; all if None.
 
     Returns:
         The new version.

@@ -44,6 +44,12 @@ class Request:
 
 def run(request: Request) -> None:
     """Runs one day; what a component raises comes out of Beam as it may."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    # Beam parses them in the middle of a component otherwise; here argparse says what is wrong
+    # with them before there is anything to undo.
+    PipelineOptions(list(request.beam_args)).get_all_options()
+
     from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
 

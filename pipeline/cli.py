@@ -6,17 +6,30 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.command import (
+    DateArgument,
+    LogsOption,
+    SetOption,
+    SpecOption,
+    WorkspaceOption,
+    dates_between,
+    messages,
+)
 from pipeline.kubeflow import cli as kubeflow_cli
 from pipeline.kubeflow import client_cli
 from pipeline.risk_cli import risk
+from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
+from schemas.spec import load_spec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,24 +73,14 @@ kubeflow_app.add_typer(kubeflow_cli.app)
 kubeflow_app.add_typer(client_cli.app)
 app.add_typer(kubeflow_app, name="kubeflow")
 
-WorkspaceOption = Annotated[
-    str, typer.Option("--workspace", "-w", help="Folder of metadata, artifacts and versions.")
-]
-SpecOption = Annotated[str, typer.Option("--spec", "-s", help="The ranking spec (YAML).")]
-LogsOption = Annotated[str, typer.Option("--logs", "-l", help="Folder with a folder per day.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override of the spec: training.learning_rate=0.1. Repeatable."),
-]
 BeamOption = Annotated[
     list[str] | None,
-    typer.Option("--beam-arg", help="Beam option of the components, e.g. --runner=FlinkRunner."),
+    typer.Option(
+        "--beam-arg",
+        help="Beam option of the components, e.g. --runner=FlinkRunner; paths are absolute.",
+    ),
 ]
-DateArgument = Annotated[
-    datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")
-]
-
-_Result = TypeVar("_Result")
+SeedOption = Annotated[int, typer.Option(min=0)]
 
 
 @app.command()
@@ -86,12 +89,17 @@ def simulate(
     start: Annotated[datetime.datetime, typer.Option(formats=["%Y-%m-%d"])],
     days: Annotated[int, typer.Option(min=1)] = 7,
     rows: Annotated[int, typer.Option(min=1, help="Events a day.")] = 30_000,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Writes simulated event logs that drift, for `schemas/demo.yaml`."""
-    from pipeline.simulate import write_logs
+    from pipeline.simulate import BURN_IN, write_logs
 
-    _guarded(lambda: write_logs(logs, start.date(), days, rows, seed=seed))
+    try:
+        _ = start - datetime.timedelta(days=BURN_IN), start + datetime.timedelta(days=days)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{start:%Y-%m-%d} and {days} days leave the calendar") from error
+    with messages():
+        write_logs(logs, start.date(), days, rows, seed=seed)
 
 
 @app.command()
@@ -120,18 +128,18 @@ def backfill(
     rerun: Annotated[bool, typer.Option(help="Run days again that have a verdict.")] = False,
 ) -> None:
     """Runs a range of days in order; days that have a verdict are left out."""
-    if last < first:
-        raise typer.BadParameter(f"{last:%Y-%m-%d} is before {first:%Y-%m-%d}")
-    declared = _load_spec(spec, overrides or [])
-    dates = [
-        (first + datetime.timedelta(days=day)).date() for day in range((last - first).days + 1)
-    ]
-    requests = [
-        _request(workspace, declared, spec, overrides or [], date, logs, beam_arg or [])
-        for date in dates
-    ]
-    code = _run_days(requests, keep_going=keep_going, rerun=rerun)
-    _print_days(workspace, declared, {str(date) for date in dates})
+    dates = dates_between(first, last)
+    with messages():
+        declared = load_spec(spec, overrides or [])
+        from pipeline import daily
+
+        requests = [
+            _request(workspace, declared, spec, overrides or [], date, logs, beam_arg or [])
+            for date in dates
+        ]
+        with daily.locked(Workspace(workspace)) as lock:
+            code = _run_days(requests, lock, keep_going=keep_going, rerun=rerun)
+        _print_days(workspace, declared, {str(date) for date in dates})
     raise typer.Exit(code)
 
 
@@ -141,69 +149,72 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
 ) -> None:
     """Shows runs, verdicts, versions, and where the served model comes from."""
-    from pipeline import lineage, report
-    from pipeline.workspace import Workspace
+    with messages():
+        space = _existing(workspace)
+        from components.serving_store import served_version
+        from pipeline import lineage, report
 
-    store = lineage.open_store(Workspace(workspace).metadata_path)
-    runs = lineage.list_runs(store) if store is not None else []
-    if as_json:
-        typer.echo(json.dumps(report.as_json(runs), indent=2))
-        return
-    if not runs:
-        typer.echo(f"{workspace}: no runs yet")
-        return
-    tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
-    console = _console()
-    console.print(report.day_table(runs, tasks))
-    from components.serving_store import served_version
-
-    served = _guarded(lambda: served_version(Workspace(workspace).serving))
-    for line in report.served_lineage(served, runs):
-        console.print(line, markup=False)
+        store = lineage.open_store(space.metadata_path)
+        runs = lineage.list_runs(store) if store is not None else []
+        if as_json:
+            typer.echo(json.dumps(report.as_json(runs), indent=2))
+            return
+        if not runs:
+            typer.echo(f"{workspace}: no runs yet")
+            return
+        tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
+        console = _console()
+        console.print(report.day_table(runs, tasks))
+        for line in report.served_lineage(served_version(space.serving), runs):
+            console.print(line, markup=False)
 
 
 @app.command()
 def rollback(
     version: Annotated[int, typer.Argument(help="The version to serve again.")],
     workspace: WorkspaceOption = "work",
-    keep_versions: Annotated[int, typer.Option(min=2)] = 10,
+    keep_versions: Annotated[
+        int | None, typer.Option(min=2, help="Remove the oldest, so that as many are left.")
+    ] = None,
 ) -> None:
     """Serves an older version again, as a new version with its content."""
-    from components import serving_store
-    from pipeline.daily import locked
-    from pipeline.workspace import Workspace
+    with messages():
+        space = _existing(workspace)
+        from components import serving_store
+        from pipeline import daily
 
-    def roll() -> int:
-        space = Workspace(workspace)
-        with locked(space):
-            return serving_store.rollback(space.serving, version, keep_versions).version
-
-    typer.echo(f"version {_guarded(roll)} serves what version {version} did")
+        with daily.locked(space):
+            new = serving_store.rollback(space.serving, version, keep_versions)
+    typer.echo(f"version {new.version} serves what version {version} did")
 
 
 @app.command()
 def demo(
     workspace: WorkspaceOption = "work/demo",
     rows: Annotated[int, typer.Option(min=2000, help="Events a day.")] = 20_000,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Simulates drifting logs and runs five days, one of them set to diverge."""
-    from pipeline.simulate import write_logs
-
-    declared = _load_spec(DEMO_SPEC, [])
     start = datetime.date(2026, 1, 1)
     logs = os.path.join(workspace, "logs")
-    _guarded(lambda: _fresh_demo(workspace))
     console = _console()
-    console.print(f"Simulating {DEMO_DAYS} days of {rows} events into {logs}")
-    _guarded(lambda: write_logs(logs, start, DEMO_DAYS, rows, seed=seed))
-    requests = []
-    for day in range(DEMO_FIRST_RUN, DEMO_DAYS):
-        overrides = list(DIVERGING) if day == DEMO_DIVERGING_DAY else []
-        date = start + datetime.timedelta(days=day)
-        requests.append(_request(workspace, declared, DEMO_SPEC, overrides, date, logs, []))
-    code = _run_days(requests, keep_going=False, rerun=False)
-    _print_days(workspace, declared, {request.run_date for request in requests})
+    with messages():
+        declared = load_spec(DEMO_SPEC)
+        _refuse_all_but_demos(workspace)
+        from pipeline import daily
+        from pipeline.simulate import write_logs
+
+        with daily.locked(Workspace(workspace)) as lock:
+            _empty_demo(workspace)
+            console.print(f"Simulating {DEMO_DAYS} days of {rows} events into {logs}")
+            write_logs(logs, start, DEMO_DAYS, rows, seed=seed)
+            requests = []
+            for day in range(DEMO_FIRST_RUN, DEMO_DAYS):
+                overrides = list(DIVERGING) if day == DEMO_DIVERGING_DAY else []
+                date = start + datetime.timedelta(days=day)
+                requests.append(_request(workspace, declared, DEMO_SPEC, overrides, date, logs, []))
+            code = _run_days(requests, lock, keep_going=False, rerun=False)
+        _print_days(workspace, declared, {request.run_date for request in requests})
     # The blocked day is what the demo is there to show.
     raise typer.Exit(ExitCode.PUSHED if code == ExitCode.BLOCKED else code)
 
@@ -234,15 +245,14 @@ def _request(
     )
 
 
-def _run_days(requests: list[Request], *, keep_going: bool, rerun: bool) -> ExitCode:
-    """Runs the days under the workspace's lock, showing where each one is."""
+def _run_days(requests: list[Request], lock: int, *, keep_going: bool, rerun: bool) -> ExitCode:
+    """Runs the days, showing where each one is."""
     from rich.markup import escape
 
     from pipeline import daily, report
-    from pipeline.workspace import Workspace
 
     console = _console()
-    with console.status("") as spinner:
+    with _exit_on_sigterm(), console.status("") as spinner:
 
         def on_start(request: Request) -> Progress:
             began = datetime.datetime.now()
@@ -255,7 +265,7 @@ def _run_days(requests: list[Request], *, keep_going: bool, rerun: bool) -> Exit
 
         def on_end(request: Request, day: DayResult) -> None:
             outcome = day.run.outcome if day.run else "failed"
-            reason = report.why(day.run) if day.run else "died before its first component"
+            reason = report.why(day.run) if day.run else _last_words(day)
             seconds = f"{day.run.seconds:.0f} s" if day.run else ""
             console.print(f"{request.run_date}: {outcome} {seconds} {escape(reason)}")
             if day.exit_code not in (ExitCode.PUSHED, ExitCode.BLOCKED):
@@ -263,18 +273,30 @@ def _run_days(requests: list[Request], *, keep_going: bool, rerun: bool) -> Exit
                     console.print(escape(line), style="red")
                 console.print(f"log: {day.log_path}")
 
-        def work() -> ExitCode:
-            with daily.locked(Workspace(requests[0].workspace)):
-                return daily.backfill(
-                    requests, on_start, on_end, keep_going=keep_going, rerun=rerun
-                )
+        return daily.backfill(
+            requests, on_start, on_end, lock=lock, keep_going=keep_going, rerun=rerun
+        )
 
-        return _guarded(work)
+
+def _last_words(day: DayResult) -> str:
+    from pipeline import daily
+
+    line = daily.last_line(day.log_path)
+    return "died before its first component" + (f": {line}" if line else "")
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Has SIGTERM unwind the stack, so that the day's process is ended, too."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_days(workspace: str, declared: RankingSpec, dates: set[str]) -> None:
     from pipeline import lineage, report
-    from pipeline.workspace import Workspace
 
     store = lineage.open_store(Workspace(workspace).metadata_path)
     if store is None:
@@ -284,23 +306,32 @@ def _print_days(workspace: str, declared: RankingSpec, dates: set[str]) -> None:
     _console().print(report.day_table(rows, list(declared.tasks)))
 
 
-def _fresh_demo(workspace: str) -> None:
-    """Empties the folder of an earlier demo; any other folder with content is refused."""
-    marker = os.path.join(workspace, DEMO_MARKER)
-    if os.path.exists(marker):
-        shutil.rmtree(workspace)
-    elif os.path.exists(workspace) and os.listdir(workspace):
+def _existing(workspace: str) -> Workspace:
+    if not os.path.isdir(workspace):
+        raise RankerError(f"{workspace}: no workspace there; give the --workspace of the runs")
+    return Workspace(workspace)
+
+
+def _refuse_all_but_demos(workspace: str) -> None:
+    """Refuses a folder with content that no demo has left."""
+    if not os.path.exists(workspace) or os.path.exists(os.path.join(workspace, DEMO_MARKER)):
+        return
+    if set(os.listdir(workspace)) - {LOCK_FILE}:
         raise RankerError(
             f"{workspace}: not empty, and not left by a demo; give another --workspace"
         )
-    os.makedirs(workspace, exist_ok=True)
-    Path(marker).touch()
 
 
-def _load_spec(path: str, overrides: list[str]) -> RankingSpec:
-    from schemas.spec import load_spec
-
-    return _guarded(lambda: load_spec(path, overrides))
+def _empty_demo(workspace: str) -> None:
+    """Removes what an earlier demo left, but the lock, which must be held."""
+    marker = Path(workspace, DEMO_MARKER)
+    if marker.exists():
+        for path in Path(workspace).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in (LOCK_FILE, DEMO_MARKER):
+                path.unlink()
+    marker.touch()
 
 
 def _console() -> Console:
@@ -308,19 +339,6 @@ def _console() -> Console:
 
     # A table in a file is not to be folded at 80 columns.
     return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def _guarded(work: Callable[[], _Result]) -> _Result:
-    """Turns an error meant for people into its message and exit code."""
-    try:
-        return work()
-    except RankerError as error:
-        _fail(str(error), error.exit_code)
-
-
-def _fail(message: str, code: ExitCode) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pipeline import lineage
 from pipeline.beam_run import Request
-from pipeline.workspace import Workspace
+from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
 
 DEFAULT_BEAM_ARGS = ("--direct_running_mode=in_memory",)
@@ -44,26 +44,39 @@ class DayResult:
 
 
 @contextlib.contextmanager
-def locked(workspace: Workspace) -> Iterator[None]:
+def locked(workspace: Workspace) -> Iterator[int]:
     """Keeps other processes from running days in the workspace.
 
+    Yields:
+        The lock's file descriptor. A process that it is passed on to holds the lock, too.
+
     Raises:
-        RankerError: another process is running days in it.
+        RankerError: another process is running days in it, or it cannot be made.
     """
-    os.makedirs(workspace.root, exist_ok=True)
-    with open(os.path.join(workspace.root, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RankerError(f"{workspace.root}: another run is under way; wait for it") from error
-        yield
+    try:
+        os.makedirs(workspace.root, exist_ok=True)
+        lock = os.open(os.path.join(workspace.root, LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RankerError(
+            f"{workspace.root}: cannot be a workspace ({error.strerror}); give another --workspace"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise RankerError(f"{workspace.root}: another run is under way; wait for it") from error
+    try:
+        yield lock
+    finally:
+        os.close(lock)
 
 
-def run_day(request: Request, on_progress: Progress) -> DayResult:
-    """Runs one day in a process of its own; the workspace must be `locked`.
+def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
+    """Runs one day in a process of its own.
 
     Args:
-        request: what to run.
+        request: what to run; its paths are absolute.
+        lock: of the workspace; see `locked`.
         on_progress: told about each component.
 
     Returns:
@@ -87,6 +100,10 @@ def run_day(request: Request, on_progress: Progress) -> DayResult:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            # First on the path of `-m`: no place for modules of others. The lock is held by the
+            # run itself, whatever becomes of this process.
+            cwd=workspace.root,
+            pass_fds=[lock],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONUNBUFFERED": "1"},
         )
         try:
@@ -99,6 +116,8 @@ def run_day(request: Request, on_progress: Progress) -> DayResult:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+            if process.returncode != 0:
+                _note_death(workspace, process.returncode)
     run = _new_run(workspace, known)
     if process.returncode == 0:
         pushed = run is not None and run.outcome == "pushed"
@@ -115,6 +134,7 @@ def backfill(
     on_start: Callable[[Request], Progress],
     on_end: Callable[[Request, DayResult], None],
     *,
+    lock: int,
     keep_going: bool = False,
     rerun: bool = False,
 ) -> ExitCode:
@@ -127,36 +147,54 @@ def backfill(
         requests: one for each day, oldest first, all in one workspace.
         on_start: called before each day that is run; returns its progress callback.
         on_end: called after it.
+        lock: of the workspace; see `locked`.
         keep_going: go on with the next day after one that failed.
         rerun: run days again that have a verdict.
 
     Returns:
-        `PUSHED` if every day has been, else the code of the last day that was not.
+        The code of the first day that failed, else `BLOCKED` if one was, else `PUSHED`.
     """
-    result = ExitCode.PUSHED
+    failure, blocked = None, False
     for request in requests:
         store = lineage.open_store(Workspace(request.workspace).metadata_path)
         done = lineage.latest_run(store, request.run_date) if store is not None else None
         if not rerun and done is not None and done.outcome in ("pushed", "blocked"):
-            if done.outcome == "blocked":
-                result = ExitCode.BLOCKED
+            blocked |= done.outcome == "blocked"
             continue
-        day = run_day(request, on_start(request))
+        day = run_day(request, lock, on_start(request))
         on_end(request, day)
-        if day.exit_code != ExitCode.PUSHED:
-            result = day.exit_code
-        if day.exit_code not in (ExitCode.PUSHED, ExitCode.BLOCKED) and not keep_going:
-            break
-    return result
+        blocked |= day.exit_code == ExitCode.BLOCKED
+        if day.exit_code not in (ExitCode.PUSHED, ExitCode.BLOCKED):
+            failure = failure or day.exit_code
+            if not keep_going:
+                break
+    return failure or (ExitCode.BLOCKED if blocked else ExitCode.PUSHED)
+
+
+def last_line(log_path: str) -> str:
+    """Returns the last line of a log that says anything; empty if there is none."""
+    try:
+        with open(log_path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _note_death(workspace: Workspace, code: int) -> None:
+    """Has ML Metadata know that the run is over, where it did not come to say so itself."""
+    store = lineage.open_store(workspace.metadata_path)
+    if store is not None:
+        cause = f"signal {-code}" if code < 0 else f"exit {code}"
+        lineage.abandon_running(store, f"died ({cause})")
 
 
 def _new_run(workspace: Workspace, known: set[str]) -> lineage.Run | None:
-    store = lineage.open_store(workspace.metadata_path)
-    if store is None:
-        return None
     try:
-        runs = [run for run in lineage.list_runs(store) if run.run_id not in known]
+        store = lineage.open_store(workspace.metadata_path)
+        runs = lineage.list_runs(store) if store is not None else []
     except Exception:
         # The run is only now making the store's tables.
         return None
-    return runs[-1] if runs else None
+    new = [run for run in runs if run.run_id not in known]
+    return new[-1] if new else None

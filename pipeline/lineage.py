@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
+from schemas.errors import RankerError
+
 ERROR_PROPERTY = "error"
 """Custom property of a failed execution: what it failed with, for people."""
 
@@ -68,13 +70,25 @@ class Run:
 
 
 def open_store(metadata_path: str) -> MetadataStore | None:
-    """Opens the sqlite store for reading, or returns None before the first run."""
+    """Opens the sqlite store for reading, or returns None before the first run.
+
+    Raises:
+        RankerError: the file is no store that can be read.
+    """
     if not os.path.exists(metadata_path):
         return None
     config = mlmd.ConnectionConfig()
     config.sqlite.filename_uri = metadata_path
     config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE
-    return MetadataStore(config)
+    try:
+        return MetadataStore(config)
+    except Exception as error:
+        # MLMD's message has the whole statement after it.
+        reason = str(error).removeprefix("Error when executing query: ").partition(" query:")[0]
+        raise RankerError(
+            f"{metadata_path}: cannot be read as ML Metadata ({reason}); restore it from a "
+            "backup, or move it away to begin anew"
+        ) from error
 
 
 def list_runs(store: MetadataStore) -> list[Run]:
@@ -105,7 +119,7 @@ def set_error(store: MetadataStore, error: str) -> None:
         store.put_executions([execution])
 
 
-def abandon_running(store: MetadataStore) -> None:
+def abandon_running(store: MetadataStore, reason: str = "killed while running") -> None:
     """Marks what a killed run left running as failed.
 
     To be called when no run is under way: ML Metadata itself cannot tell. A run may have been
@@ -117,7 +131,7 @@ def abandon_running(store: MetadataStore) -> None:
             last = max(store.get_executions_by_context(context.id), key=lambda e: e.id)
             if last.last_known_state == _STATES.RUNNING:
                 last.last_known_state = _STATES.FAILED
-            last.custom_properties[ERROR_PROPERTY].string_value = "killed while running"
+            last.custom_properties[ERROR_PROPERTY].string_value = reason
             store.put_executions([last])
 
 

@@ -6,13 +6,19 @@ import dataclasses
 import datetime
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from schemas.errors import RankerError
+from pipeline.command import (
+    DateArgument,
+    LogsOption,
+    SetOption,
+    SpecOption,
+    WorkspaceOption,
+    messages,
+)
 from schemas.spec import OptimizerSettings, load_spec
 
 if TYPE_CHECKING:
@@ -59,16 +65,11 @@ class TrainingData:
 
 
 def risk(
-    date: Annotated[datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")],
-    logs: Annotated[str, typer.Option("--logs", "-l", help="Folder with a folder per day.")],
-    spec: Annotated[str, typer.Option("--spec", "-s", help="The ranking spec (YAML).")],
-    workspace: Annotated[
-        str, typer.Option("--workspace", "-w", help="Folder of metadata, artifacts and versions.")
-    ] = "work",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override of the spec: training.learning_rate=0.1. Repeatable."),
-    ] = None,
+    date: DateArgument,
+    logs: LogsOption,
+    spec: SpecOption,
+    workspace: WorkspaceOption = "work",
+    overrides: SetOption = None,
     steps: Annotated[int, typer.Option(min=4, help="Steps of each training.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings behind each figure.")] = 3,
     budget: Annotated[
@@ -97,12 +98,9 @@ def risk(
     if budget < seeds:
         raise typer.BadParameter(f"a budget of {budget} is not one rate's {seeds} trainings")
     measurement = Measurement(steps, seeds, budget, names, jumps)
-    try:
+    with messages():
         declared = load_spec(spec, overrides or [])
         _run(declared, date.date(), logs, workspace, measurement, output)
-    except RankerError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 def _run(
@@ -113,15 +111,10 @@ def _run(
     measurement: Measurement,
     output: str | None,
 ) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.simplefilter("ignore", FutureWarning)
-    import tensorflow as tf
     from rich.console import Console
 
     from pipeline.workspace import Workspace
 
-    # Each learning rate is a graph of its own, which TensorFlow warns of.
-    tf.get_logger().setLevel("ERROR")
     directory = output or os.path.join(workspace, "risk", str(date))
     console = Console() if sys.stdout.isatty() else Console(width=120)
     with console.status("ingesting") as spinner:

@@ -33,8 +33,10 @@ HOLIDAYS = ((1, 1), (2, 14), (5, 1), (10, 31), (12, 24), (12, 25), (12, 26), (12
 HISTORY = 10
 """Items that a user's `recent_items` holds at most, the newest first."""
 
+BURN_IN = 3
+"""Days simulated before the first, so that it too finds histories and activity."""
+
 _FACTORS = 8
-_BURN_IN = 3  # days before the first, so that it too finds histories and activity
 _LONG_VIEW_SECONDS = 18.0
 
 
@@ -72,7 +74,7 @@ def simulate_days(start: datetime.date, days: int, rows: int, seed: int = 0) -> 
         The days in order. Each depends on (seed, rows, start) and its date alone.
     """
     world = _World(rows, seed)
-    for index in range(-_BURN_IN, days):
+    for index in range(-BURN_IN, days):
         day = world.next_day(start + datetime.timedelta(days=index))
         if index >= 0:
             yield day

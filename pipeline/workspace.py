@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 
+LOCK_FILE = ".lock"
+"""File in a workspace that is locked while days are run in it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:

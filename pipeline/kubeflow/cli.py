@@ -6,11 +6,12 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.errors import ExitCode, RankerError
+from pipeline.command import ParameterOption, messages, parse_parameters
+from schemas.errors import ExitCode
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.local.run import RunResult, StepResult
@@ -40,16 +41,14 @@ def compile_command(
     if lint is not None:
         lint_command(lint)
         return
-    from pipeline.kubeflow.values import load_values
+    with messages():
+        from pipeline.kubeflow.values import load_values
 
-    try:
         loaded = load_values(values)
         from pipeline.kubeflow.compile import compile_package
         from pipeline.kubeflow.package import write_package
 
         write_package(compile_package(loaded), output)
-    except RankerError as error:
-        _fail(error)
     typer.echo(output)
 
 
@@ -58,13 +57,11 @@ def lint_command(
     package: Annotated[str, typer.Argument(help="A compiled package (.yaml).")] = PACKAGE,
 ) -> None:
     """Says what of a package open-source Kubeflow Pipelines could not run."""
-    from pipeline.kubeflow.lint import lint
-    from pipeline.kubeflow.package import load_package
+    with messages():
+        from pipeline.kubeflow.lint import lint
+        from pipeline.kubeflow.package import load_package
 
-    try:
         problems = lint(load_package(package))
-    except RankerError as error:
-        _fail(error)
     for problem in problems:
         typer.echo(f"{package}: {problem}", err=True)
     if problems:
@@ -75,12 +72,7 @@ def lint_command(
 @app.command("local-run")
 def local_run_command(
     package: Annotated[str, typer.Argument(help="A compiled package (.yaml).")] = PACKAGE,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter", "-p", metavar="NAME=VALUE", help="A run parameter. Repeatable."
-        ),
-    ] = None,
+    parameter: ParameterOption = None,
     root: Annotated[Path, typer.Option(help="Folder of the object stores and the runs.")] = Path(
         "work/kubeflow/local"
     ),
@@ -101,31 +93,20 @@ def local_run_command(
         if step.attempts:
             typer.echo(f"{step.name}: {step.state} ({step.seconds:.0f} s)", err=True)
 
-    try:
+    parameters = parse_parameters(parameter)
+    with messages():
         result = run_package(
             load_package(package),
             root,
-            _parse_parameters(parameter or []),
+            parameters,
             jobs=jobs,
             schedule_time=schedule_time,
             on_step=on_step,
             sleep=time.sleep if wait else lambda seconds: None,
         )
-    except RankerError as error:
-        _fail(error)
     _print(result)
     code = result.exit_code
     raise typer.Exit(code if code or 1.0 in result.find("pushed") else ExitCode.BLOCKED)
-
-
-def _parse_parameters(assignments: list[str]) -> dict[str, Any]:
-    parsed = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{assignment!r}: expected NAME=VALUE")
-        parsed[name] = value
-    return parsed
 
 
 def _print(result: RunResult) -> None:
@@ -148,8 +129,3 @@ def _print(result: RunResult) -> None:
             # Where the entry point says last what the executor failed with.
             message = re.split(r"^(?=\w*[eE]rror: )", text, flags=re.MULTILINE)[-1]
             console.print(message, style="red", markup=False)
-
-
-def _fail(error: RankerError) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(error.exit_code)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.kubeflow.package import load_package
+from pipeline.kubeflow.package import Package, RunSettings, check_parameters
 from pipeline.kubeflow.server import Server, named
 from schemas.errors import RankerError
 
@@ -23,25 +21,6 @@ _ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "ERROR", "CANCELED"})
 
 OnEvent = Callable[[str], None]
 """Told in a line what happened."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A compiled pipeline.
-
-    Attributes:
-        path: the YAML file.
-        pipeline: the pipeline's name.
-        version: name of the pipeline version that has just this content.
-        parameters: type of each run parameter, by name.
-        lag_days: days from a run date that was left open to its schedule's time.
-    """
-
-    path: str
-    pipeline: str
-    version: str
-    parameters: Mapping[str, str]
-    lag_days: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,43 +65,6 @@ class DayRun:
     def succeeded(self) -> bool:
         """Whether every step did."""
         return self.state == "SUCCEEDED"
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """What runs are given.
-
-    Attributes:
-        parameters: run parameters that differ from the package's defaults.
-        service_account: of the runs' pods; the server's default if None.
-    """
-
-    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    service_account: str | None = None
-
-
-def read_package(path: str) -> Package:
-    """Reads what the client has to know of a compiled pipeline.
-
-    Raises:
-        RankerError: the file cannot be read, or is no package of this pipeline.
-    """
-    documents = load_package(path)
-    try:
-        spec = documents[0]
-        declared = spec["root"]["inputDefinitions"]["parameters"]
-        parameters = {name: item["parameterType"] for name, item in declared.items()}
-        name = spec["pipelineInfo"]["name"]
-        plan = spec["root"]["dag"]["tasks"]["Plan"]["inputs"]["parameters"]
-        lag_days = int(plan["run_date_lag_days"]["runtimeValue"]["constant"])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise RankerError(
-            f"{path}: not a package of this pipeline ({type(error).__name__}: {error}); "
-            "make one with kubeflow/compile"
-        ) from error
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()[:12]
-    return Package(path, name, f"{name}-{digest}", parameters, lag_days)
 
 
 class Deployment:
@@ -413,48 +355,6 @@ class Deployment:
                 self.find_experiment,
             )
         return found
-
-
-def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Holds run parameters against the package.
-
-    Args:
-        package: what declares them.
-        given: values by name; a string stands for a value of another type as JSON.
-
-    Returns:
-        The values, of the declared types.
-
-    Raises:
-        RankerError: a parameter is unknown, or no value of its type.
-    """
-    checked = {}
-    for name, value in given.items():
-        if name not in package.parameters:
-            raise RankerError(
-                f"{name}: {package.path} has no such run parameter; it has "
-                f"{', '.join(sorted(package.parameters))}"
-            )
-        if package.parameters[name] != "STRING" and isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise RankerError(
-                    f"{name}: expected {package.parameters[name]}, got {value!r}"
-                ) from error
-        checked[name] = value
-    return checked
-
-
-def days(first: datetime.date, last: datetime.date) -> list[datetime.date]:
-    """Returns the days of a range, both ends included.
-
-    Raises:
-        RankerError: the range is empty.
-    """
-    if last < first:
-        raise RankerError(f"{last} is before {first}")
-    return [first + datetime.timedelta(days=day) for day in range((last - first).days + 1)]
 
 
 def failed(dates: Iterable[datetime.date], runs: Mapping[datetime.date, DayRun]) -> list[str]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.command import (
+    DateArgument,
+    ParameterOption,
+    dates_between,
+    messages,
+    parse_parameters,
+)
+from pipeline.kubeflow.cron import check_cron
+from pipeline.kubeflow.package import Package, RunSettings, check_parameters, read_package
 from schemas.errors import ExitCode, RankerError
 
 if TYPE_CHECKING:
-    from pipeline.kubeflow.client import Deployment, RunSettings
+    from pipeline.kubeflow.client import Deployment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,9 +37,30 @@ app = typer.Typer(
 TOKEN_VARIABLE = "KFP_TOKEN"
 PACKAGE = "work/kubeflow/pipeline.yaml"
 
+_HOST = re.compile(r"(https?://)?([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/\S*)?")
+
+
+def _host(value: str | None) -> str | None:
+    if value is not None and not _HOST.fullmatch(value):
+        raise typer.BadParameter(f"{value!r} is no URL; expected such as http://localhost:8888")
+    return value
+
+
+def _cron(value: str) -> str:
+    try:
+        check_cron(value)
+    except RankerError as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
 HostOption = Annotated[
     str | None,
-    typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="URL of the API server, or of Kubeflow."),
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT",
+        callback=_host,
+        help="URL of the API server, or of Kubeflow.",
+    ),
 ]
 NamespaceOption = Annotated[
     str | None,
@@ -43,10 +72,6 @@ CaOption = Annotated[
     str | None, typer.Option(envvar="KFP_CA_CERT", help="File of certificates to trust.")
 ]
 PackageOption = Annotated[str, typer.Option("--package", help="The compiled package (.yaml).")]
-ParameterOption = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A run parameter. Repeatable."),
-]
 AccountOption = Annotated[
     str | None, typer.Option(envvar="KFP_SERVICE_ACCOUNT", help="Service account of the pods.")
 ]
@@ -56,9 +81,6 @@ NameOption = Annotated[
 PollOption = Annotated[float, typer.Option(min=1, help="Seconds between two looks at a run.")]
 TimeoutOption = Annotated[
     float, typer.Option(min=0, help="Hours to wait at most for the end of a run.")
-]
-DateArgument = Annotated[
-    datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")
 ]
 
 
@@ -70,9 +92,7 @@ def upload(
     ca_cert: CaOption = None,
 ) -> None:
     """Uploads the package as a version, unless the server has just this one."""
-    with _messages():
-        from pipeline.kubeflow.client import read_package
-
+    with messages():
         read = read_package(package)
         version = _deployment(read.pipeline, host, namespace, ca_cert).upload(read)
         typer.echo(f"{version.name} ({version.version_id})")
@@ -92,11 +112,11 @@ def submit(
     ca_cert: CaOption = None,
 ) -> None:
     """Runs one day; refused while a run of that day is under way."""
-    with _messages():
-        from pipeline.kubeflow.client import failed, read_package
-
+    with messages():
         read = read_package(package)
-        settings = _settings(parameter, service_account)
+        settings = _settings(read, parameter, service_account)
+        from pipeline.kubeflow.client import failed
+
         deployment = _deployment(read.pipeline, host, namespace, ca_cert)
         run = deployment.start(read, date.date(), settings)
         if wait:
@@ -128,15 +148,16 @@ def backfill(
     ca_cert: CaOption = None,
 ) -> None:
     """Runs the days of a range that have not succeeded; goes on where it stopped."""
-    with _messages():
-        from pipeline.kubeflow.client import days, failed, read_package
-
-        dates = days(first.date(), last.date())
+    dates = dates_between(first, last)
+    with messages():
         read = read_package(package)
+        settings = _settings(read, parameter, service_account)
+        from pipeline.kubeflow.client import failed
+
         runs = _deployment(read.pipeline, host, namespace, ca_cert).backfill(
             read,
             dates,
-            _settings(parameter, service_account),
+            settings,
             parallel=parallel,
             keep_going=keep_going,
             poll_seconds=poll_seconds,
@@ -152,7 +173,8 @@ def backfill(
 def schedule(
     package: PackageOption = PACKAGE,
     cron: Annotated[
-        str, typer.Option(help="Six fields, seconds first, in the server's time zone.")
+        str,
+        typer.Option(callback=_cron, help="Six fields, seconds first, in the server's time zone."),
     ] = "0 0 3 * * *",
     name: NameOption = None,
     parameter: ParameterOption = None,
@@ -162,14 +184,13 @@ def schedule(
     ca_cert: CaOption = None,
 ) -> None:
     """Makes the daily recurring run, or replaces it where something changed; enables it."""
-    with _messages():
-        from pipeline.kubeflow.client import read_package
+    with messages():
+        read = read_package(package)
+        settings = _settings(read, parameter, service_account)
         from pipeline.kubeflow.schedule import Schedule
 
-        read = read_package(package)
         deployment = _deployment(read.pipeline, host, namespace, ca_cert)
         name = name or _daily(read.pipeline)
-        settings = _settings(parameter, service_account)
         schedule_id, changed = Schedule(deployment, name).apply(read, cron, settings)
         typer.echo(f"{name} ({schedule_id}){'' if changed else ': unchanged'}")
 
@@ -207,11 +228,10 @@ def unschedule(
     ca_cert: CaOption = None,
 ) -> None:
     """Deletes the schedule."""
-    with _messages():
-        from pipeline.kubeflow.client import read_package
+    with messages():
+        read = read_package(package)
         from pipeline.kubeflow.schedule import Schedule
 
-        read = read_package(package)
         deployment = _deployment(read.pipeline, host, namespace, ca_cert)
         Schedule(deployment, name or _daily(read.pipeline)).delete(read.lag_days)
 
@@ -224,11 +244,10 @@ def _set_enabled(
     namespace: str | None,
     ca_cert: str | None,
 ) -> None:
-    with _messages():
-        from pipeline.kubeflow.client import read_package
+    with messages():
+        pipeline = read_package(package).pipeline
         from pipeline.kubeflow.schedule import Schedule
 
-        pipeline = read_package(package).pipeline
         deployment = _deployment(pipeline, host, namespace, ca_cert)
         Schedule(deployment, name or _daily(pipeline)).set_enabled(enabled)
 
@@ -251,26 +270,12 @@ def _tell(line: str) -> None:
     typer.echo(f"{datetime.datetime.now():%H:%M:%S} {line}", err=True)
 
 
-def _settings(assignments: list[str] | None, service_account: str | None) -> RunSettings:
-    from pipeline.kubeflow.client import RunSettings
-
-    parameters = {}
-    for assignment in assignments or ():
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{assignment!r}: expected NAME=VALUE")
-        parameters[name] = value
+def _settings(
+    package: Package, assignments: list[str] | None, service_account: str | None
+) -> RunSettings:
+    """Holds them against the package before anything slow is imported."""
+    parameters = check_parameters(package, parse_parameters(assignments))
     return RunSettings(parameters, service_account)
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    """Turns an error meant for people into its message and exit code."""
-    try:
-        yield
-    except RankerError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 if __name__ == "__main__":

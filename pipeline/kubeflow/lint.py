@@ -40,6 +40,55 @@ _KUBERNETES_FIELDS = {
 
 _Json = Mapping[str, Any]
 
+# What the rules look into: mappings by field, strings, lists of one kind of item.
+_KINDS: dict[Any, str] = {Mapping: "a mapping", list: "a list", str: "a string"}
+_ANY_KEY = "*"
+_DECLARED: _Json = {"parameters": {_ANY_KEY: {}}, "artifacts": {_ANY_KEY: {}}}
+_GIVEN: _Json = {
+    "parameters": {
+        _ANY_KEY: {
+            "componentInputParameter": str,
+            "runtimeValue": {},
+            "taskOutputParameter": {"producerTask": str, "outputParameterKey": str},
+        }
+    },
+    "artifacts": {
+        _ANY_KEY: {"taskOutputArtifact": {"producerTask": str, "outputArtifactKey": str}}
+    },
+}
+_SHAPE: _Json = {
+    "pipelineInfo": {"name": str},
+    "root": {
+        "inputDefinitions": _DECLARED,
+        "dag": {
+            "tasks": {
+                _ANY_KEY: {
+                    "taskInfo": {"name": str},
+                    "componentRef": {"name": str},
+                    "triggerPolicy": {},
+                    "dependentTasks": [str],
+                    "inputs": _GIVEN,
+                }
+            }
+        },
+    },
+    "components": {
+        _ANY_KEY: {
+            "executorLabel": str,
+            "inputDefinitions": _DECLARED,
+            "outputDefinitions": _DECLARED,
+        }
+    },
+    "deploymentSpec": {
+        "executors": {
+            _ANY_KEY: {"container": {"resources": {"accelerator": {"type": str}}, "lifecycle": {}}}
+        }
+    },
+}
+_PLATFORM_SHAPE: _Json = {
+    "platforms": {"kubernetes": {"deploymentSpec": {"executors": {_ANY_KEY: {}}}}},
+}
+
 
 def lint(documents: Sequence[Any]) -> list[str]:
     """Finds what is wrong with a package.
@@ -60,11 +109,36 @@ def lint(documents: Sequence[Any]) -> list[str]:
             "package: a wrapped job as TFX writes it to .json; compile to .yaml, a bare pipeline "
             "spec"
         ]
+    misshapen = [*_check_shape("", spec, _SHAPE)]
+    for document in documents[1:]:
+        misshapen += _check_shape("", document, _PLATFORM_SHAPE)
+    if misshapen:
+        return misshapen
     problems = [*_check_head(spec), *_check_executors(spec), *_check_tasks(spec)]
     problems += _check_cycles(_tasks(spec))
     if len(documents) == 2:
         problems += _check_platform(documents[1], _get(spec, "deploymentSpec", "executors"))
     return problems
+
+
+def _check_shape(where: str, content: Any, shape: Any) -> Iterator[str]:
+    """Finds fields of another kind than the rules take them for; an empty one is as if absent."""
+    kind, name = next(
+        (kind, name) for kind, name in _KINDS.items() if isinstance(shape, kind) or shape is kind
+    )
+    if not isinstance(content, kind):
+        yield f"{where}: expected {name}, got {content!r:.60}"
+    elif isinstance(shape, list):
+        for item in content:
+            yield from _check_shape(where, item, shape[0])
+    elif isinstance(shape, Mapping):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                yield f"{where or 'package'}: expected strings as keys, got {key!r}"
+                continue
+            inner = shape.get(_ANY_KEY, shape.get(key))
+            if inner is not None and (value is not None or _ANY_KEY in shape):
+                yield from _check_shape(f"{where}.{key}".lstrip("."), value, inner)
 
 
 def _check_head(spec: _Json) -> Iterator[str]:
@@ -74,7 +148,7 @@ def _check_head(spec: _Json) -> Iterator[str]:
             f"schemaVersion: {version!r}, but the back end reads {SCHEMA_VERSION}; compile with "
             "use_pipeline_spec_2_1"
         )
-    name = _get(spec, "pipelineInfo").get("name", "")
+    name = _get(spec, "pipelineInfo").get("name") or ""
     if not _PIPELINE_NAME.fullmatch(name):
         yield (
             f"pipelineInfo.name: {name!r} can begin no Kubernetes name; use lower-case letters, "
@@ -103,7 +177,7 @@ def _check_executors(spec: _Json) -> Iterator[str]:
         elif len(kinds) != 1:
             yield f"{where}: expected one of container and importer, got {sorted(executor)}"
         if "container" in executor:
-            yield from _check_container(where, executor["container"])
+            yield from _check_container(where, _get(executor, "container"))
 
 
 def _check_container(where: str, container: _Json) -> Iterator[str]:
@@ -153,7 +227,7 @@ def _check_tasks(spec: _Json) -> Iterator[str]:
             )
         if "artifactIterator" in task:
             yield f"{where}.artifactIterator: the back end does not implement it"
-        for dependency in task.get("dependentTasks", ()):
+        for dependency in task.get("dependentTasks") or ():
             if dependency not in tasks:
                 yield f"{where}.dependentTasks: there is no task {dependency!r}"
         yield from _check_artifacts(where, spec, task, component)
@@ -205,7 +279,7 @@ def _check_parameters(
             if source["componentInputParameter"] not in run_parameters:
                 yield f"{here}: there is no run parameter {source['componentInputParameter']!r}"
         elif "taskOutputParameter" in source:
-            output = source["taskOutputParameter"]
+            output = _get(source, "taskOutputParameter")
             yield from _check_producer(
                 here,
                 spec,
@@ -244,7 +318,7 @@ def _check_cycles(tasks: _Json) -> Iterator[str]:
 
 
 def _check_platform(document: _Json, executors: _Json) -> Iterator[str]:
-    if set(document) != {"platforms"} or set(document["platforms"]) != {"kubernetes"}:
+    if set(document) != {"platforms"} or set(_get(document, "platforms")) != {"kubernetes"}:
         yield "platform spec: expected platforms.kubernetes and nothing else"
         return
     for label, config in _get(
@@ -259,15 +333,18 @@ def _check_platform(document: _Json, executors: _Json) -> Iterator[str]:
 
 def dependencies(task: _Json) -> set[str]:
     """Returns the tasks that must have ended before `task`: stated, or producing its inputs."""
-    inputs = task.get("inputs", {})
-    sources = [*inputs.get("artifacts", {}).values(), *inputs.get("parameters", {}).values()]
+    sources = [
+        *_get(task, "inputs", "artifacts").values(),
+        *_get(task, "inputs", "parameters").values(),
+    ]
     outputs = [
         source[kind]
         for source in sources
         for kind in ("taskOutputArtifact", "taskOutputParameter")
-        if kind in source
+        if source.get(kind)
     ]
-    return {*task.get("dependentTasks", ()), *(output["producerTask"] for output in outputs)}
+    stated = task.get("dependentTasks") or ()
+    return {*stated, *(output.get("producerTask", "") for output in outputs)}
 
 
 def _tasks(spec: _Json) -> _Json:

@@ -10,27 +10,16 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import re
 from typing import Any
 
-from pipeline.kubeflow.client import Deployment, Package, RunSettings, check_parameters
+from pipeline.kubeflow.client import Deployment
+from pipeline.kubeflow.cron import check_cron
+from pipeline.kubeflow.package import Package, RunSettings, check_parameters
 from pipeline.kubeflow.server import named
 from schemas.errors import RankerError
 
 _SETTLE_SECONDS = 15.0
 """A run that was being made when its schedule was disabled is there after this long."""
-
-
-def check_cron(cron: str) -> None:
-    """Refuses what the server would take for something else, or not at all.
-
-    Raises:
-        RankerError: not six fields.
-    """
-    if len(cron.split()) != 6 or not re.fullmatch(r"[\w*/,?\- ]+", cron):
-        raise RankerError(
-            f"cron {cron!r}: expected six fields, seconds first: '0 0 3 * * *' is 03:00 every day"
-        )
 
 
 class Schedule:
@@ -71,6 +60,11 @@ class Schedule:
         parameters = check_parameters(package, settings.parameters)
         if "run_date" in parameters:
             raise RankerError("run_date: a schedule with a fixed day would train it every day")
+        if package.run_date:
+            raise RankerError(
+                f"{package.path}: its run_date is {package.run_date}, which a schedule would train "
+                "every day; leave parameters.run_date of the values empty and compile it anew"
+            )
         version = self._deployment.upload(package)
         experiment = self._deployment.make_experiment()
         content = [version.name, cron, parameters, settings.service_account]

@@ -74,7 +74,7 @@ def connect(connection: Connection, sleep: Callable[[float], None]) -> Server:
         sleep: waits that many seconds.
 
     Raises:
-        RankerError: a namespace or a token without a host.
+        RankerError: no host, and none that the SDK finds; or a namespace or a token without one.
     """
     if connection.host is None and (connection.namespace or connection.token):
         raise RankerError("a namespace or a token was given, but no host; give --host, too")
@@ -89,6 +89,12 @@ def connect(connection: Connection, sleep: Callable[[float], None]) -> Server:
             existing_token=connection.token,
             credentials=credentials,
             ssl_ca_cert=connection.ca_cert,
+        )
+    config = client._run_api.api_client.configuration
+    if config.host == kfp_server_api.Configuration().host:
+        raise RankerError(
+            "no host was given, and neither a cluster that this runs in nor a kubectl context was "
+            "found; give --host, or set KF_PIPELINES_ENDPOINT"
         )
     rest = client._run_api.api_client.rest_client
     unlimited = rest.request

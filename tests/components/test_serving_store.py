@@ -96,6 +96,28 @@ def test_versions_increase_and_only_the_newest_are_kept(serving, model):
     assert sorted(os.listdir(serving)) == ["4", "5"]
 
 
+def test_rollback_removes_no_version_unless_told_how_many_to_keep(serving, model):
+    for _ in range(12):
+        push(model, serving, INFO, None)
+    rollback(serving, 1)
+    assert numbers(serving) == list(range(1, 14))
+    rollback(serving, 1, 3)
+    assert numbers(serving) == [12, 13, 14]
+
+
+def test_version_that_cannot_be_removed_does_not_undo_the_push(serving, model, monkeypatch):
+    push(model, serving, INFO, 1)
+
+    def refuse(*args):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(serving_store, "_remove_version", refuse)
+    assert push(model, serving, INFO, 1).version == 2
+    monkeypatch.undo()
+    assert push(model, serving, INFO, 1).version == 3
+    assert numbers(serving) == [3]
+
+
 def test_a_number_is_not_used_again_after_what_holds_it_was_found_incomplete(serving, model):
     os.makedirs(os.path.join(serving, "7", "variables"))
     assert numbers(serving) == []

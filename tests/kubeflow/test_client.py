@@ -3,28 +3,25 @@ import datetime
 import json
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 import yaml
 from fake_kfp import FakeKfp, Fault
 from typer.testing import CliRunner
 
-from pipeline.kubeflow.client import (
-    Deployment,
-    RunSettings,
-    check_parameters,
-    days,
-    failed,
-    read_package,
-)
+from pipeline.kubeflow.client import Deployment, failed
 from pipeline.kubeflow.client_cli import app
-from pipeline.kubeflow.schedule import Schedule, check_cron
+from pipeline.kubeflow.cron import check_cron
+from pipeline.kubeflow.package import RunSettings, check_parameters, read_package
+from pipeline.kubeflow.schedule import Schedule
 from pipeline.kubeflow.server import Connection, connect
 from schemas.errors import RankerError
 
 CRON = "0 0 3 * * *"
 DAY = datetime.date(2026, 1, 5)
-WEEK = days(DAY, datetime.date(2026, 1, 9))
+WEEK = [DAY + datetime.timedelta(days=day) for day in range(5)]
 NOTHING = RunSettings()
 
 
@@ -56,10 +53,10 @@ def package(tmp_path):
     return package_in(tmp_path, "ranker:1")
 
 
-def package_in(folder, image, lag_days=1):
+def package_in(folder, image, lag_days=1, run_date=""):
     inputs = {"run_date_lag_days": {"runtimeValue": {"constant": lag_days}}}
     parameters = {
-        "run_date": {"parameterType": "STRING", "defaultValue": ""},
+        "run_date": {"parameterType": "STRING", "defaultValue": run_date},
         "logs_root": {"parameterType": "STRING", "defaultValue": "/data/logs"},
         "attempts": {"parameterType": "NUMBER_INTEGER", "defaultValue": 1},
     }
@@ -110,6 +107,14 @@ def test_parameters_are_held_against_the_package(package):
 @pytest.mark.parametrize("cron", ["0 3 * * *", "@daily", "0 0 3 * * * *", "", "0 0 3 * * ;"])
 def test_cron_has_six_fields(cron):
     with pytest.raises(RankerError, match="seconds first"):
+        check_cron(cron)
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 * * * * *", "0 0 * * * *", "0 0 3,15 * * *", "0 0 */6 * * *", "0 0 24 * * *"]
+)
+def test_cron_is_one_time_of_day(cron):
+    with pytest.raises(RankerError, match="a day is run once"):
         check_cron(cron)
 
 
@@ -457,11 +462,6 @@ def test_unknown_parameter_starts_nothing(fake, deployment, package):
     assert not fake.requests
 
 
-def test_empty_range_is_refused():
-    with pytest.raises(RankerError, match="2026-01-04 is before 2026-01-05"):
-        days(DAY, datetime.date(2026, 1, 4))
-
-
 # Schedules.
 
 
@@ -663,6 +663,13 @@ def test_schedule_of_one_day_is_refused(fake, deployment, package):
     assert not fake.requests
 
 
+def test_package_of_one_day_is_not_scheduled(fake, deployment, tmp_path):
+    package = package_in(tmp_path, "ranker:1", run_date="2026-01-05")
+    with pytest.raises(RankerError, match="its run_date is 2026-01-05"):
+        Schedule(deployment, "daily").apply(package, CRON, NOTHING)
+    assert not fake.requests
+
+
 def test_pause_and_resume(fake, deployment, package):
     Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     Schedule(deployment, "daily").set_enabled(False)
@@ -771,6 +778,35 @@ def test_token_comes_from_the_environment(fake, command, monkeypatch):
     assert command("upload").exit_code == 0
 
 
-def test_assignment_without_a_value_is_a_bad_call(fake, command):
-    assert command("submit", "2026-01-05", "-p", "logs_root").exit_code == 2
-    assert not fake.requests
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["submit", "2026-01-05", "-p", "logs_root"], 2, "expected NAME=VALUE"),
+        (["submit", "2026-01-05", "-p", "log_root=x"], 1, "no such run parameter"),
+        (["backfill", "2026-01-05", "2026-01-04"], 2, "2026-01-04 is before 2026-01-05"),
+        (["schedule", "--cron", "0 3 * * *"], 2, "seconds first"),
+        (["schedule", "--cron", "0 * * * * *"], 2, "'*' is no single second"),
+        (["upload", "--host", "not a url"], 2, "'not a url' is no URL"),
+        (["upload", "--host", "ftp://host"], 2, "is no URL"),
+        (["upload", "--package", "nowhere.yaml"], 1, "cannot be read as a package"),
+    ],
+)
+def test_bad_call_is_answered_before_the_sdk_is_imported(package, arguments, code, message):
+    script = (
+        "import sys\nfrom pipeline.kubeflow.client_cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n    assert 'kfp' not in sys.modules, 'AssertionError'\n"
+    )
+    # The last of two --package counts.
+    command = [sys.executable, "-c", script, arguments[0], "--package", package.path]
+    done = subprocess.run([*command, *arguments[1:]], capture_output=True, text=True, check=False)
+    assert "AssertionError" not in done.stderr
+    assert done.returncode == code
+    assert message in re.sub(r"[\s│]+", " ", done.stderr)
+
+
+def test_missing_host_is_told_at_once(package, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    result = CliRunner().invoke(app, ["upload", "--package", package.path])
+    assert result.exit_code == 1
+    assert "no host was given" in result.output

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from pipeline import cli as steadyrank
 from pipeline.kubeflow import cli, client_cli
 from pipeline.kubeflow.values import Values
 
@@ -20,6 +21,12 @@ KNOWN = {**get_command(cli.app).commands, **get_command(client_cli.app).commands
 def test_documented_command_parses(line):
     command, *arguments = shlex.split(line)
     KNOWN[command].make_context(command, arguments)
+
+
+def test_documented_local_run_is_of_a_day_that_the_demo_has_logs_of():
+    (line,) = (line for line in COMMANDS if "logs_root=work/demo/logs" in line)
+    date = re.search(r"run_date=2026-01-(\d+)", line)
+    assert int(date[1]) <= steadyrank.DEMO_DAYS
 
 
 @pytest.mark.parametrize("command", sorted(KNOWN))

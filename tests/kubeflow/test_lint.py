@@ -325,6 +325,16 @@ def test_platform_spec_that_would_be_ignored_is_refused(platform, message):
         ([], "expected one or two YAML documents"),
         (["text"], "expected one or two YAML documents"),
         ([{"pipelineSpec": PIPELINE}], "compile to .yaml, a bare pipeline spec"),
+        ([{"root": "foo"}], "root: expected a mapping, got 'foo'"),
+        ([{"pipelineInfo": {"name": 3}}], "pipelineInfo.name: expected a string, got 3"),
+        ([{"components": {3: {}}}], "components: expected strings as keys, got 3"),
+        ([changed(PIPELINE, (TRAINER, None))], "root.dag.tasks.Trainer: expected a mapping"),
+        (
+            [changed(PIPELINE, ((*TRAINER, "dependentTasks"), "Plan"))],
+            "Trainer.dependentTasks: expected a list, got 'Plan'",
+        ),
+        ([PIPELINE, {"platforms": None}], "platform spec: expected platforms.kubernetes"),
+        ([PIPELINE, {"platforms": []}], "platforms: expected a mapping, got []"),
     ],
 )
 def test_what_is_no_package_is_refused(documents, message):

@@ -1,5 +1,6 @@
 import datetime
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from components import serving_store
 from pipeline import daily
 from pipeline.cli import app
+from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import BadDataError, ExitCode, RankerError, SpecError
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
@@ -66,7 +68,14 @@ def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path)
         (["backfill", "2026-01-04", "2026-01-03", "-l", "l", "-s", DEMO], "is before"),
         (["run", "2026-13-01", "-l", "l", "-s", DEMO], "2026-13-01"),
         (["simulate", "-l", "l", "--start", "2026-01-01", "--days", "0"], "--days"),
+        (["simulate", "-l", "l", "--start", "2026-01-01", "--seed", "-1"], "--seed"),
+        (["simulate", "-l", "l", "--start", "9999-12-30"], "leave the calendar"),
+        (["simulate", "-l", "l", "--start", "0001-01-01"], "leave the calendar"),
         (["rollback", "1", "--keep-versions", "1"], "--keep-versions"),
+        *(
+            ([*command, "-w", "gs://bucket/work"], "is a URL")
+            for command in (["status"], ["rollback", "1"], ["demo"], RUN, ["risk", *RUN[1:]])
+        ),
     ],
 )
 def test_bad_call_names_the_argument(arguments, message):
@@ -117,10 +126,64 @@ def test_error_for_people_ends_with_its_message_and_code(tmp_path, monkeypatch, 
     assert "error: what, where, what to do" in text_of(result)
 
 
+NO_FOLDER = (RUN, ["demo"], ["rollback", "1"], ["status"], ["simulate", "--start", "2026-01-01"])
+
+
+@pytest.mark.parametrize("command", NO_FOLDER, ids=lambda command: command[0])
+@pytest.mark.parametrize("path", ["/proc/nowhere", "FILE"])
+def test_path_that_can_be_no_folder_is_an_error_that_names_it(tmp_path, command, path):
+    file = tmp_path / "file"
+    file.write_text("content")
+    path = path.replace("FILE", str(file))
+    result = invoke(*command, "-l" if command[0] == "simulate" else "-w", path)
+    assert result.exit_code == ExitCode.FAILED
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"error: {path}")
+    assert file.read_text() == "content"
+
+
+@pytest.mark.parametrize("command", [["status"], ["rollback", "1"]], ids=lambda command: command[0])
+def test_workspace_that_is_not_there_is_not_made(tmp_path, command):
+    result = invoke(*command, "-w", tmp_path / "wrok")
+    assert result.exit_code == ExitCode.FAILED
+    assert "no workspace there" in text_of(result)
+    assert not (tmp_path / "wrok").exists()
+
+
+@pytest.mark.parametrize("command", [["status"], RUN], ids=lambda command: command[0])
+def test_damaged_metadata_is_named(tmp_path, command):
+    (tmp_path / "metadata.sqlite").write_text("no database, " * 100)
+    result = invoke(*command, "-w", tmp_path)
+    assert result.exit_code == ExitCode.FAILED
+    assert f"error: {tmp_path}/metadata.sqlite: cannot be read" in text_of(result)
+
+
+def test_day_that_dies_early_says_its_last_words(tmp_path, monkeypatch):
+    (tmp_path / "log").write_text("Traceback ...\nImportError: no module\n")
+    day = daily.DayResult(ExitCode.FAILED, None, str(tmp_path / "log"))
+    monkeypatch.setattr(daily, "run_day", lambda *_: day)
+    text = text_of(invoke(*RUN, "-w", tmp_path))
+    assert "died before its first component: ImportError: no module" in text
+
+
+@pytest.mark.parametrize("command", [["status"], ["rollback", "1"]], ids=lambda command: command[0])
+def test_libraries_print_nothing(served, command):
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *command, "-w", str(served)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
 def test_run_asks_for_the_day_with_absolute_paths_and_its_overrides(tmp_path, monkeypatch):
     asked = []
 
-    def run_day(request, on_progress):
+    def run_day(request, lock, on_progress):
         asked.append(request)
         return daily.DayResult(ExitCode.PUSHED, None, "")
 
@@ -138,7 +201,7 @@ def test_run_asks_for_the_day_with_absolute_paths_and_its_overrides(tmp_path, mo
 def test_remote_paths_stay_as_they_are(tmp_path, monkeypatch):
     asked = []
 
-    def run_day(request, on_progress):
+    def run_day(request, lock, on_progress):
         asked.append(request.logs_root)
         return daily.DayResult(ExitCode.PUSHED, None, "")
 
@@ -201,12 +264,44 @@ def test_rollback_that_cannot_be_done_fails_with_the_reason(served, version, mes
 
 
 def test_rollback_waits_for_no_run_but_refuses_beside_one(served):
-    from pipeline.workspace import Workspace
-
     with daily.locked(Workspace(str(served))):
         result = invoke("rollback", "1", "-w", served)
     assert result.exit_code == ExitCode.FAILED
     assert "another run is under way" in text_of(result)
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """What an earlier demo has left."""
+    (tmp_path / ".demo").touch()
+    (tmp_path / "metadata.sqlite").touch()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "old").touch()
+    monkeypatch.setattr("pipeline.simulate.write_logs", lambda *_, **__: None)
+    return tmp_path
+
+
+def test_demo_in_use_is_not_deleted(demo):
+    with daily.locked(Workspace(str(demo))):
+        result = invoke("demo", "-w", demo)
+    assert result.exit_code == ExitCode.FAILED
+    assert "another run is under way" in text_of(result)
+    assert (demo / "logs" / "old").exists()
+
+
+def test_demo_replaces_an_earlier_one_under_its_lock(demo, monkeypatch):
+    seen = []
+
+    def run_day(request, lock, on_progress):
+        with pytest.raises(RankerError, match="another run"):
+            daily.locked(Workspace(str(demo))).__enter__()
+        assert os.path.samestat(os.fstat(lock), os.stat(demo / LOCK_FILE))
+        seen.append(sorted(os.listdir(demo)))
+        return daily.DayResult(ExitCode.PUSHED, None, "")
+
+    monkeypatch.setattr(daily, "run_day", run_day)
+    assert invoke("demo", "-w", demo).exit_code == 0
+    assert seen == [[".demo", LOCK_FILE]] * 5
 
 
 def test_demo_deletes_no_folder_but_one_of_a_demo(tmp_path):
@@ -216,3 +311,4 @@ def test_demo_deletes_no_folder_but_one_of_a_demo(tmp_path):
     assert result.exit_code == 1
     assert "not left by a demo" in result.output
     assert precious.read_text() == "runs"
+    assert os.listdir(tmp_path) == ["metadata.sqlite"]

@@ -1,6 +1,11 @@
+import dataclasses
 import datetime
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -43,12 +48,13 @@ def days(tmp_path, monkeypatch):
                 requests(tmp_path),
                 lambda request: lambda component: None,
                 lambda request, day: self.told.append((request.run_date, day.exit_code)),
+                lock=-1,
                 **options,
             )
 
     stand_in = Days()
 
-    def run_day(request, on_progress):
+    def run_day(request, lock, on_progress):
         stand_in.ran.append(request.run_date)
         return DayResult(stand_in.codes.get(request.run_date, PUSHED), None, "log")
 
@@ -86,7 +92,14 @@ def days(tmp_path, monkeypatch):
             {1: BAD_DATA}, {"keep_going": True}, DATES, BAD_DATA, id="failed day, keep going"
         ),
         pytest.param(
-            {1: FAILED, 2: BLOCKED}, {"keep_going": True}, DATES, BLOCKED, id="last code counts"
+            {1: FAILED, 2: BLOCKED}, {"keep_going": True}, DATES, FAILED, id="failed, then blocked"
+        ),
+        pytest.param(
+            {0: BLOCKED, 1: BAD_DATA, 2: FAILED},
+            {"keep_going": True},
+            DATES,
+            BAD_DATA,
+            id="code of the first failure counts",
         ),
         pytest.param({0: BLOCKED, 1: FAILED}, {}, DATES[:2], FAILED, id="blocked, then failed"),
     ],
@@ -142,3 +155,108 @@ def test_lock_of_a_killed_run_is_free(tmp_path):
         process.stdout.close()
     with locked(Workspace(str(tmp_path))):
         pass
+
+
+def run_in(workspace, monkeypatch=None, child="", **changes):
+    """Runs a day, by `child` (Python, in the workspace) in place of the pipeline if given."""
+    if child:
+        program = workspace / "python"
+        path = f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+        program.write_text(f"#!{sys.executable}\n{path}\n{child}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+    request = dataclasses.replace(requests(workspace)[0], **changes)
+    with locked(Workspace(str(workspace))) as lock:
+        return daily.run_day(request, lock, lambda component: None)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "reason"),
+    [
+        ("os.kill(os.getpid(), 9)", FAILED, "died (signal 9)"),
+        ("sys.exit(2)", ExitCode.USAGE, "died (exit 2)"),
+        ("sys.exit(11)", BAD_DATA, "died (exit 11)"),
+    ],
+)
+def test_run_whose_process_dies_has_failed_at_once(tmp_path, monkeypatch, end, code, reason):
+    planted = "Store('metadata.sqlite').run('r1', '2026-01-03', end='running Trainer')"
+    child = f"from planted_runs import Store\n{planted}\n{end}"
+    day = run_in(tmp_path, monkeypatch, child)
+    assert day.exit_code == code
+    assert (day.run.outcome, day.run.reasons) == ("failed", (reason,))
+
+
+def test_error_that_a_run_noted_itself_stays(tmp_path, monkeypatch):
+    child = (
+        "from pipeline import lineage\nfrom planted_runs import Store\n"
+        "Store('metadata.sqlite').run('r1', '2026-01-03', end='failed Trainer')\n"
+        "lineage.set_error(lineage.open_store('metadata.sqlite'), 'no memory')\nsys.exit(1)"
+    )
+    assert run_in(tmp_path, monkeypatch, child).run.reasons == ("no memory",)
+
+
+def test_bad_beam_option_ends_the_run_before_its_first_component(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "pipeline.py").write_text("raise ImportError('of somebody else')")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    day = run_in(tmp_path, beam_args=("--direct_num_workers=abc",))
+    assert (day.exit_code, day.run) == (ExitCode.USAGE, None)
+    assert "--direct_num_workers: invalid int value: 'abc'" in daily.last_line(day.log_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [(None, ""), ("", ""), ("first\nlast\n\n  \n", "last"), ("one", "one")]
+)
+def test_last_line_is_that_which_says_something(tmp_path, content, line):
+    if content is not None:
+        (tmp_path / "log").write_text(content)
+    assert daily.last_line(str(tmp_path / "log")) == line
+
+
+def test_store_that_is_being_made_does_not_end_a_run(tmp_path, monkeypatch):
+    child = "open('metadata.sqlite', 'w').write('no database')\nimport time; time.sleep(1.5)"
+    day = run_in(tmp_path, monkeypatch, child)
+    assert (day.exit_code, day.run) == (BLOCKED, None)
+
+
+def test_file_that_is_no_store_is_named(tmp_path):
+    (tmp_path / "metadata.sqlite").write_text("no database")
+    with pytest.raises(RankerError, match=r"metadata\.sqlite: .* \(file is not a database\)"):
+        run_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "outlives"),
+    [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGKILL, True)],
+)
+def test_lock_is_held_as_long_as_the_run_itself_lives(tmp_path, number, outlives):
+    workspace = tmp_path / "work"
+    child = tmp_path / "python"
+    child.write_text(f"#!/bin/sh\ncd {tmp_path}\necho $$ >new\nmv new pid\nexec sleep 60\n")
+    child.chmod(0o755)
+    spec = Path(__file__).parents[2] / "schemas" / "demo.yaml"
+    call = ["run", DATES[0], "--logs", "logs", "--spec", str(spec), "-w", str(workspace)]
+    script = (
+        f"import sys; from pipeline.cli import app; sys.executable = {str(child)!r}; app({call})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "pid").exists():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        pid = int((tmp_path / "pid").read_text())
+        parent.send_signal(number)
+        parent.wait(timeout=30)
+        if outlives:
+            with pytest.raises(RankerError, match="another run is under way"):
+                locked(Workspace(str(workspace))).__enter__()
+        else:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+            with locked(Workspace(str(workspace))):
+                pass
+    finally:
+        parent.kill()
+        parent.wait()
+        if outlives:
+            os.kill(pid, signal.SIGKILL)

@@ -73,7 +73,13 @@ def _launch(
     with log.open("wb") as file:
         done = subprocess.run(
             _command(container, _with_defaults(executor_input, component), pod),
-            env={**os.environ, **_environment(container), MOUNTS_VARIABLE: str(pod)},
+            # The command line silences TensorFlow; a step's log is to have its warnings.
+            env={
+                **os.environ,
+                "TF_CPP_MIN_LOG_LEVEL": "1",
+                **_environment(container),
+                MOUNTS_VARIABLE: str(pod),
+            },
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
