@@ -90,8 +90,8 @@ def connect(connection: Connection, sleep: Callable[[float], None]) -> Server:
             credentials=credentials,
             ssl_ca_cert=connection.ca_cert,
         )
-    config = client._run_api.api_client.configuration
-    if config.host == kfp_server_api.Configuration().host:
+    found = client._run_api.api_client.configuration.host
+    if connection.host is None and found == kfp_server_api.Configuration().host:
         raise RankerError(
             "no host was given, and neither a cluster that this runs in nor a kubectl context was "
             "found; give --host, or set KF_PIPELINES_ENDPOINT"

@@ -810,3 +810,8 @@ def test_missing_host_is_told_at_once(package, monkeypatch, tmp_path):
     result = CliRunner().invoke(app, ["upload", "--package", package.path])
     assert result.exit_code == 1
     assert "no host was given" in result.output
+
+
+def test_host_that_is_the_sdks_own_default_may_be_given():
+    server = connect(Connection("http://localhost"), lambda seconds: None)
+    assert server.client is not None
