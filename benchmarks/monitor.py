@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from benchmarks.train import CASES, ROOT, write_examples
+from benchmarks.train import ROOT, write_examples
 from schemas.spec import RankingSpec, load_spec
 from trainer_module.distribution import batches_of_replicas
 from trainer_module.inputs import Batch, training_batches
@@ -33,7 +33,10 @@ from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
 
 RESULTS = ROOT / "benchmarks" / "results" / "monitor.json"
-TURNS = 40
+CASES = (("laptop", 128), ("laptop", 1024), ("small", 1024), ("small", 4096))
+"""Preset, batch size."""
+EVENTS = 20_000
+TURNS = 30
 """Timed turns of each contender, after one that traces."""
 SECONDS = 0.7
 """A turn's, about."""
@@ -83,12 +86,12 @@ def turns(
     return turn
 
 
-def measure(preset: str, batch_size: int, events: int) -> dict[str, object]:
+def measure(preset: str, batch_size: int) -> dict[str, object]:
     """Measures one case."""
     overrides = [f"model.preset={preset}", f"training.batch_size={batch_size}"]
     spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), [*overrides, "training.epochs=1000"])
     with tempfile.TemporaryDirectory() as folder:
-        files, parsing_spec = write_examples(events, spec, folder)
+        files, parsing_spec = write_examples(EVENTS, spec, folder)
         with_it, without = (
             turns(spec, files, parsing_spec, folder, watched=watched) for watched in (True, False)
         )
@@ -113,10 +116,10 @@ def measure(preset: str, batch_size: int, events: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measures the cases of `benchmarks.train`."""
+    """Measures all cases."""
     results = []
-    for preset, batch_size, _ in CASES:
-        results.append(measure(preset, batch_size, 20_000))
+    for preset, batch_size in CASES:
+        results.append(measure(preset, batch_size))
         print(json.dumps(results[-1]), flush=True)
     RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "cases": results}, indent=2) + "\n")
 
