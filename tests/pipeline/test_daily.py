@@ -236,8 +236,10 @@ def test_lock_is_held_as_long_as_the_run_itself_lives(tmp_path, number, outlives
     child.chmod(0o755)
     spec = Path(__file__).parents[2] / "schemas" / "demo.yaml"
     call = ["run", DATES[0], "--logs", "logs", "--spec", str(spec), "-w", str(workspace)]
+    # Whoever runs tests in the background may have Ctrl-C ignored, for their children too.
     script = (
-        f"import sys; from pipeline.cli import app; sys.executable = {str(child)!r}; app({call})"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from pipeline.cli import app; sys.executable = {str(child)!r}; app({call})"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
     try:
