@@ -151,7 +151,6 @@ def status(
     """Shows runs, verdicts, versions, and where the served model comes from."""
     with messages():
         space = _existing(workspace)
-        from components.serving_store import served_version
         from pipeline import lineage, report
 
         store = lineage.open_store(space.metadata_path)
@@ -165,6 +164,8 @@ def status(
         tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
         console = _console()
         console.print(report.day_table(runs, tasks))
+        from components.serving_store import served_version
+
         for line in report.served_lineage(served_version(space.serving), runs):
             console.print(line, markup=False)
 

@@ -120,7 +120,8 @@ def test_status_shows_days_and_the_served_model(days):
     assert "BLOCKED" in output
     assert "serving version 1" in output
     assert f"from the run of {PUSHED}" in output
-    code, output = _steadyrank("status", "--workspace", str(workspace), "--json")
+    command = [sys.executable, "-m", "pipeline.cli", "status", "-w", str(workspace), "--json"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     assert [run["outcome"] for run in json.loads(output)] == ["pushed", "blocked", "failed"]
 
 
