@@ -12,8 +12,6 @@ import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-FUNCTIONS = ("exp", "log1p", "sqrt", "minimum", "maximum")
-
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -29,6 +27,8 @@ _OF_CONSTANTS: dict[str, Callable[..., Any]] = {
     "minimum": min,
     "maximum": max,
 }
+
+FUNCTIONS = tuple(_OF_CONSTANTS)
 
 
 def parse(text: str, names: Collection[str]) -> ast.expr:

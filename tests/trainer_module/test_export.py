@@ -8,6 +8,8 @@ import tensorflow as tf
 from events import encode, make_events, tiny_spec, transformed
 
 from schemas import formula
+from schemas.spec import RESERVED_TASKS
+from trainer_module import signatures
 from trainer_module.export import export_model
 from trainer_module.inputs import model_inputs
 from trainer_module.model import build_model
@@ -132,6 +134,10 @@ def test_score_with_whole_numbers_is_served(score, transform_output, tmp_path):
         formula.parse(score, spec.tasks), {n: v.numpy() for n, v in answer.items()}, functions
     )
     np.testing.assert_allclose(answer["score"], expected, rtol=1e-5)
+
+
+def test_outputs_that_are_no_tasks_have_reserved_names():
+    assert set(RESERVED_TASKS) == {signatures.SCORE, signatures.FINITE}
 
 
 def test_model_is_served_without_the_project(exported, tmp_path):
