@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -41,6 +42,23 @@ _LONG_VIEW_SECONDS = 18.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Shape:
+    """What kind of feed is simulated; the defaults are the demo's.
+
+    Attributes:
+        users: users at the start, as a share of a day's impressions.
+        items: items at the start, likewise.
+        drift: factor of what topics wander in a day.
+        rarity: taken off the log odds of likes and shares.
+    """
+
+    users: float = 0.25
+    items: float = 0.1
+    drift: float = 1.0
+    rarity: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Day:
     """One day's impressions, in the order of time.
 
@@ -48,12 +66,14 @@ class Day:
         date: the day.
         columns: one sequence per event field, all of one length; `recent_items` holds
             lists, `rating` holds None where there is none.
-        click_probability: shape (n,); what `clicked` was drawn from.
+        best: by event field of a label, shape (n,): the best prediction there is, made from
+            what the labels were drawn from. Of 0 and 1 the probability; of seconds and of
+            the rating the mean, of seconds that of `log1p`.
     """
 
     date: datetime.date
     columns: dict[str, list[Any]]
-    click_probability: np.ndarray
+    best: dict[str, np.ndarray]
 
 
 def is_holiday(date: datetime.date) -> bool:
@@ -61,7 +81,13 @@ def is_holiday(date: datetime.date) -> bool:
     return (date.month, date.day) in HOLIDAYS
 
 
-def simulate_days(start: datetime.date, days: int, rows: int, seed: int = 0) -> Iterator[Day]:
+def simulate_days(
+    start: datetime.date,
+    days: int,
+    rows: int,
+    seed: int = 0,
+    shape: Shape = Shape(),
+) -> Iterator[Day]:
     """Simulates consecutive days.
 
     Args:
@@ -69,11 +95,12 @@ def simulate_days(start: datetime.date, days: int, rows: int, seed: int = 0) -> 
         days: how many.
         rows: impressions on an ordinary weekday; weekends and holidays have more.
         seed: non-negative; seed of the world.
+        shape: what kind of feed it is.
 
     Yields:
-        The days in order. Each depends on (seed, rows, start) and its date alone.
+        The days in order. Each depends on (seed, rows, start, shape) and its date alone.
     """
-    world = _World(rows, seed)
+    world = _World(rows, seed, shape)
     for index in range(-BURN_IN, days):
         day = world.next_day(start + datetime.timedelta(days=index))
         if index >= 0:
@@ -99,10 +126,11 @@ def simulate_day(
 class _World:
     """Users, items and topics as of one day; every array is indexed by user, item or topic."""
 
-    def __init__(self, rows: int, seed: int) -> None:
+    def __init__(self, rows: int, seed: int, shape: Shape) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
         self._rows = rows
+        self._shape = shape
         self._seed = seed
         self._day = 0
         rng = np.random.default_rng([seed, 0])
@@ -124,7 +152,7 @@ class _World:
         self._item_weight = np.zeros(0)
         self._item_length = np.zeros(0)
         self._item_birth = np.zeros(0)
-        users, items = max(50, rows // 4), max(100, rows // 10)
+        users, items = max(50, int(rows * shape.users)), max(100, int(rows * shape.items))
         self._new_users, self._new_items = max(2, users // 30), max(6, items // 15)
         self._add_users(rng, users)
         self._add_items(rng, items, oldest=30.0)
@@ -164,8 +192,9 @@ class _World:
         watch = np.exp(1.0 + 0.7 * affinity + 1.0 * clicked + rng.normal(0.0, 0.6, n))
         watch = np.minimum(watch, length)
         viewed_long = watch >= np.minimum(_LONG_VIEW_SECONDS, 0.8 * length)
-        liked = clicked & (rng.random(n) < _sigmoid(1.1 * affinity - 3.2 + 0.5 * viewed_long))
-        shared = clicked & (rng.random(n) < _sigmoid(1.1 * affinity - 4.2 + 1.0 * liked))
+        fondness = 1.1 * affinity - self._shape.rarity
+        liked = clicked & (rng.random(n) < _sigmoid(fondness - 3.2 + 0.5 * viewed_long))
+        shared = clicked & (rng.random(n) < _sigmoid(fondness - 4.2 + 1.0 * liked))
         opinion = 2.8 + 0.8 * affinity + 0.4 * liked + rng.normal(0.0, 0.4, n)
         rating = np.clip(np.round(2.0 * opinion) / 2.0, 1.0, 5.0)
         rated = rng.random(n) < np.where(clicked, 0.2, 0.02)
@@ -196,14 +225,20 @@ class _World:
         }
         self._remember(user, item, clicked)
         self._day += 1
-        return Day(date, columns, click_probability)
+        return Day(date, columns, _best(affinity, length, self._shape.rarity))
 
     def _drift(self, rng: np.random.Generator) -> None:
         """Moves the topics; what they mean, how they appeal and how much of them is shown."""
-        topics = len(TOPICS)
-        self._topic_factors = 0.99 * self._topic_factors + rng.normal(0.0, 0.14, (topics, _FACTORS))
-        self._topic_appeal = 0.96 * self._topic_appeal + rng.normal(0.0, 0.18, topics)
-        self._topic_popularity = 0.97 * self._topic_popularity + rng.normal(0.0, 0.17, topics)
+        drift = self._shape.drift
+
+        def wandered(values: np.ndarray, forgotten: float, noise: float) -> np.ndarray:
+            # Both as they are, so that their spread stays what it is.
+            kept = 1.0 - forgotten * drift**2
+            return kept * values + rng.normal(0.0, noise * drift, values.shape)
+
+        self._topic_factors = wandered(self._topic_factors, 0.01, 0.14)
+        self._topic_appeal = wandered(self._topic_appeal, 0.04, 0.18)
+        self._topic_popularity = wandered(self._topic_popularity, 0.03, 0.17)
 
     def _add_users(self, rng: np.random.Generator, n: int) -> None:
         bias = rng.normal(0.0, 0.6, n)
@@ -319,7 +354,7 @@ def write_logs(
         bounds = np.linspace(0, len(lines), parts + 1).astype(int)
         for name, begin, end in zip(names, bounds[:-1], bounds[1:], strict=True):
             _write_gzip(os.path.join(folder, name), lines[begin:end])
-        written[day.date] = len(day.click_probability)
+        written[day.date] = len(day.columns["event_id"])
     return written
 
 
@@ -369,6 +404,51 @@ def _write_gzip(path: str, lines: Sequence[str]) -> None:
     ):
         file.write("".join(f"{line}\n" for line in lines).encode())
     os.replace(temporary, path)
+
+
+def _best(affinity: np.ndarray, length: np.ndarray, rarity: float) -> dict[str, np.ndarray]:
+    """The best predictions of one impression each; see `Day`."""
+    # A normal number is what is left to chance; these stand for it (Gauss-Hermite).
+    nodes, weights = np.polynomial.hermite_e.hermegauss(16)
+    noise = list(zip(nodes, weights / weights.sum(), strict=True))
+    fondness = 1.1 * affinity - rarity
+    click = _sigmoid(affinity - 1.3)
+
+    def watch(clicked: float) -> np.ndarray:
+        return 1.0 + 0.7 * affinity + clicked
+
+    def long_view(clicked: float) -> np.ndarray:
+        needed = np.log(np.minimum(_LONG_VIEW_SECONDS, 0.8 * length))
+        return _normal_below((watch(clicked) - needed) / 0.6)
+
+    def seconds(clicked: float) -> np.ndarray:
+        exact = ((w, np.exp(watch(clicked) + 0.6 * x)) for x, w in noise)
+        return sum(w * np.log1p(np.minimum(value, length)) for w, value in exact)
+
+    def rating(liked: float) -> np.ndarray:
+        exact = ((w, 2.8 + 0.8 * affinity + 0.4 * liked + 0.4 * x) for x, w in noise)
+        return sum(w * np.clip(np.round(2.0 * value) / 2.0, 1.0, 5.0) for w, value in exact)
+
+    def mean(chance: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+        return chance * yes + (1.0 - chance) * no
+
+    # Of clicked ones; others are neither.
+    like = mean(long_view(1.0), _sigmoid(fondness - 2.7), _sigmoid(fondness - 3.2))
+    share = mean(like, _sigmoid(fondness - 3.2), _sigmoid(fondness - 4.2))
+    clicked_if_rated = 0.2 * click / (0.2 * click + 0.02 * (1.0 - click))
+    return {
+        "clicked": click,
+        "viewed_long": mean(click, long_view(1.0), long_view(0.0)),
+        "liked": click * like,
+        "shared": click * share,
+        "watch_seconds": mean(click, seconds(1.0), seconds(0.0)),
+        "rating": mean(clicked_if_rated * like, rating(1.0), rating(0.0)),
+    }
+
+
+def _normal_below(x: np.ndarray) -> np.ndarray:
+    """The standard normal's distribution function."""
+    return 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
 
 
 def _heavy_tail(rng: np.random.Generator, n: int) -> np.ndarray:

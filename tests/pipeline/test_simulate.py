@@ -69,7 +69,39 @@ def test_a_day_before_the_start_is_refused():
 
 def test_clicks_can_be_ranked_but_not_perfectly(days):
     for day in days:
-        assert 0.75 < auc(day.columns["clicked"], day.click_probability) < 0.87
+        assert 0.75 < auc(day.columns["clicked"], day.best["clicked"]) < 0.87
+
+
+def test_the_best_predictions_are_the_means_of_the_labels(days):
+    """Calibrated in each fifth of the predictions, as what the labels were drawn from is."""
+    for name in days[0].best:
+        labels = [value for day in days for value in day.columns[name]]
+        known = np.array([value is not None for value in labels])
+        label = np.array([0.0 if value is None else value for value in labels])[known]
+        best = np.concatenate([day.best[name] for day in days])[known]
+        if name == "watch_seconds":
+            label = np.log1p(label)
+        for part in np.array_split(np.argsort(best), 5):
+            error = np.mean(label[part] - best[part])
+            assert abs(error) < 4.0 * np.std(label[part]) / np.sqrt(len(part)) + 1e-3
+
+
+def test_a_rarer_world_has_rarer_likes_and_one_with_more_drift_moves_more():
+    def likes(shape):
+        return np.mean([np.mean(d.columns["liked"]) for d in worlds[shape]])
+
+    def movement(shape):
+        rates = []
+        for day in worlds[shape]:
+            topic, clicked = np.array(day.columns["topic"]), np.array(day.columns["clicked"])
+            rates.append([clicked[topic == t].mean() for t in ("animals", "games", "travel")])
+        return np.nanstd(np.diff(np.array(rates), axis=0))
+
+    shapes = [simulate.Shape(), simulate.Shape(rarity=3.0), simulate.Shape(drift=3.0)]
+    worlds = {shape: list(simulate.simulate_days(START, 5, ROWS, 1, shape)) for shape in shapes}
+    usual, rare, moving = shapes
+    assert likes(rare) < 0.2 * likes(usual)
+    assert movement(moving) > 1.3 * movement(usual)
 
 
 def test_other_labels_go_along_with_clicks(days):
@@ -129,12 +161,12 @@ def test_histories_hold_clicks_of_earlier_days_newest_first(days):
 
 
 def test_weekends_and_holidays_have_more_events(days):
-    volume = [len(day.click_probability) for day in days]
+    volume = [len(day.best["clicked"]) for day in days]
     assert min(volume[5:]) > max(volume[:5])
     labour_day = datetime.date(2026, 5, 1)  # a Friday
     thursday, friday = simulate.simulate_days(labour_day - datetime.timedelta(days=1), 2, 1000)
     assert simulate.is_holiday(friday.date)
-    assert len(friday.click_probability) > 1.1 * len(thursday.click_probability)
+    assert len(friday.best["clicked"]) > 1.1 * len(thursday.best["clicked"])
 
 
 def test_logs_hold_the_simulated_events_plus_faults_and_duplicates(tmp_path, days):
