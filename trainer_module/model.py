@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from schemas.errors import BadDataError
 from schemas.spec import BinaryTask, RankingSpec
 from trainer_module.inputs import Batch
 from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
+from trainer_module.moments import robust_moments
 
 # A hyphen is what no feature's name has, and inputs are named as features are.
 _NORMALIZATION = "z-scores"
@@ -90,28 +92,33 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
         model: of `build_model`; changed in place.
         batches: a sample of the training data.
         spec: the ranking spec.
+
+    Raises:
+        BadDataError: a feature's variance is beyond float32: too many of its values are huge.
     """
-    count = 0
-    total = np.zeros(len(spec.dense))
-    squares = np.zeros(len(spec.dense))
+    dense: list[np.ndarray] = []
     labelled = dict.fromkeys(spec.tasks, 0.0)
     label_sum = dict.fromkeys(spec.tasks, 0.0)
     for features, labels, weights in batches:
         if spec.dense:
-            x = np.concatenate([np.asarray(features[n], np.float64) for n in spec.dense], axis=1)
-            count += len(x)
-            total += x.sum(axis=0)
-            squares += np.square(x).sum(axis=0)
+            columns = [np.asarray(features[name], np.float32) for name in spec.dense]
+            dense.append(np.concatenate(columns, axis=1))
         for name in spec.tasks:
             weight = np.asarray(weights[name], np.float64)
             labelled[name] += weight.sum()
             label_sum[name] += (weight * np.asarray(labels[name], np.float64)).sum()
-    if count:
-        mean = total / count
+    if dense:
+        moments = np.array([robust_moments(column) for column in np.concatenate(dense).T])
+        for name, (mean, variance) in zip(spec.dense, moments, strict=True):
+            if variance > np.finfo(np.float32).max:
+                raise BadDataError(
+                    f"features.{name}: too many of its values are huge (mean {mean:.3g}, standard "
+                    f"deviation {variance**0.5:.3g}): they cannot be normalised. Mend the logs, "
+                    f"or set features.{name}.scale to log1p"
+                )
         normalization = model.get_layer(_NORMALIZATION)
-        normalization.mean.assign(mean.astype(np.float32))
-        variance = np.maximum(squares / count - np.square(mean), 0.0)
-        normalization.variance.assign(variance.astype(np.float32))
+        normalization.mean.assign(moments[:, 0].astype(np.float32))
+        normalization.variance.assign(moments[:, 1].astype(np.float32))
     for name, task in spec.tasks.items():
         if labelled[name]:
             rate = label_sum[name] / labelled[name]

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, transformed
 
+from schemas.errors import BadDataError
 from schemas.spec import PRESETS
 from trainer_module.inputs import PADDING, model_inputs
 from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
@@ -128,3 +129,27 @@ def test_cold_start_takes_statistics_and_base_rates_from_the_data():
     rated = np.asarray(weights["stars"]) == 1
     stars = np.asarray(labels["stars"])[rated].mean()
     np.testing.assert_allclose(model.get_layer("head-stars").bias, [stars], rtol=1e-5)
+
+
+def test_an_outlier_leaves_the_other_events_their_z_scores():
+    spec = tiny_spec()
+    clean, dirty = build_model(spec), build_model(spec)
+    features, labels, weights = _batch(spec, 3000)
+    initialise_from_data(clean, [(features, labels, weights)], spec)
+    price = np.array(features["price"])
+    price[7] = 1e6
+    initialise_from_data(dirty, [({**features, "price": price}, labels, weights)], spec)
+    x = np.concatenate([features["age"], features["price"]], axis=1)
+    z = [np.asarray(model.get_layer("z-scores")(x)) for model in (clean, dirty)]
+    np.testing.assert_allclose(z[1], z[0], atol=0.05)
+
+
+def test_values_whose_variance_float32_cannot_hold_are_refused():
+    spec = tiny_spec()
+    features, labels, weights = _batch(spec)
+    price = np.array(features["price"])
+    price[::2] = 1e38
+    with pytest.raises(BadDataError, match=r"features\.price: too many .* log1p"):
+        initialise_from_data(
+            build_model(spec), [({**features, "price": price}, labels, weights)], spec
+        )
