@@ -7,8 +7,7 @@ import datetime
 import json
 import os
 
-from tfx.dsl.io import fileio
-
+from components import storage as fileio
 from schemas.spec import RankingSpec, parse_spec
 
 _SPEC_FILE = "spec.yaml"

@@ -15,8 +15,7 @@ import os
 import uuid
 
 from absl import logging
-from tfx.dsl.io import fileio
-
+from components import storage as fileio
 from schemas.errors import ServingStoreError
 
 VERSION_FILE = os.path.join("assets.extra", "version.json")

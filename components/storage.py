@@ -1,0 +1,105 @@
+"""Files on this machine or on an object store; TensorFlow is only imported for the latter.
+
+The functions are those of `tfx.dsl.io.fileio`, which imports TensorFlow for any path. With
+these, a command that only looks at local files answers at once, and an error names its file.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+from tfx.dsl.io.filesystem import NotFoundError
+
+__all__ = [
+    "NotFoundError",
+    "copy",
+    "exists",
+    "is_local",
+    "isdir",
+    "listdir",
+    "makedirs",
+    "open",
+    "remove",
+    "rmtree",
+    "walk",
+]
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine's file system, without a scheme."""
+    return "://" not in path
+
+
+def open(path: str, mode: str = "r") -> Any:
+    """Opens a file, text as UTF-8; a context manager."""
+    if is_local(path):
+        return builtins.open(path, mode, encoding=None if "b" in mode else "utf-8")
+    return _remote().open(path, mode)
+
+
+def copy(source: str, target: str, overwrite: bool = False) -> None:
+    """Copies a file's content, from any file system to any other."""
+    if not (is_local(source) and is_local(target)):
+        _remote().copy(source, target, overwrite)
+        return
+    if not overwrite and os.path.exists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    shutil.copyfile(source, target)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder; a link that leads nowhere is neither."""
+    return os.path.exists(path) if is_local(path) else bool(_remote().exists(path))
+
+
+def isdir(path: str) -> bool:
+    """Whether there is a folder."""
+    return os.path.isdir(path) if is_local(path) else bool(_remote().isdir(path))
+
+
+def listdir(path: str) -> list[str]:
+    """Names in a folder; object stores may end those of folders with a slash."""
+    return os.listdir(path) if is_local(path) else list(_remote().listdir(path))
+
+
+def makedirs(path: str) -> None:
+    """Makes a folder and those above it; one that is there already is fine."""
+    if is_local(path):
+        os.makedirs(path, exist_ok=True)
+    else:
+        _remote().makedirs(path)
+
+
+def remove(path: str) -> None:
+    """Removes a file."""
+    if is_local(path):
+        os.remove(path)
+    else:
+        _remote().remove(path)
+
+
+def rmtree(path: str) -> None:
+    """Removes a folder with all that it holds."""
+    if is_local(path):
+        shutil.rmtree(path)
+    else:
+        _remote().rmtree(path)
+
+
+def walk(path: str) -> Iterable[tuple[str, list[str], list[str]]]:
+    """Yields each folder under `path`, itself included, with its folders and files by name.
+
+    Links to folders are named and not followed: one may lead back to where it lies.
+    """
+    return os.walk(path) if is_local(path) else _remote().walk(path)
+
+
+def _remote() -> Any:
+    from tfx.dsl.io import fileio
+
+    return fileio
