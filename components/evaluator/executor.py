@@ -24,7 +24,7 @@ VERDICT_FILE = "verdict.json"
 
 
 class Executor(executor.Executor):
-    """TFX's executor, with the verdict drawn from its results and from `ServingCheck`'s."""
+    """TFX's executor, with the verdict drawn from its results; a refused model is not loaded."""
 
     def Do(  # noqa: N802
         self,
@@ -37,43 +37,32 @@ class Executor(executor.Executor):
         plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
         stability = load_verdict(artifact_utils.get_single_uri(inputs.pop("stability")))
         infra_blessing = artifact_utils.get_single_instance(inputs.pop("infra_blessing"))
-        infra_reasons = infra_blessing.get_string_custom_property("reasons").splitlines()
-        if stability.verdict == "diverged":
+        refused = infra_blessing.get_string_custom_property("reasons").splitlines()
+        if not refused and stability.verdict == "diverged":
             # There is no model, and were there one, no metric could speak for it.
-            reasons = infra_reasons or [f"training {stability.summary}"]
-            _publish(Verdict(blessed=False, reasons=tuple(reasons)), {}, output_dict)
+            refused = [f"training {stability.summary}"]
+        if refused:
+            # It may abort or hang, and nothing ends that in this process.
+            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict)
             return
         compare = plan.baseline_version is not None
         if not compare:
             inputs.pop("baseline_model")
         config = eval_config(plan.spec, compare=compare)
         properties = {**exec_properties, "eval_config": proto_utils.proto_to_json(config)}
-        try:
-            super().Do(inputs, output_dict, properties)
-        except Exception:
-            # A model that cannot be served may well be one that cannot be evaluated.
-            if not infra_reasons:
-                raise
-            logging.exception("The unservable model could not be evaluated either.")
-            verdict = Verdict(blessed=False, reasons=tuple(infra_reasons))
-            metrics: dict[str, results.Metrics] = {}
-        else:
-            verdict, metrics = _judge(
-                artifact_utils.get_single_uri(output_dict["evaluation"]), infra_reasons, plan
-            )
+        super().Do(inputs, output_dict, properties)
+        verdict, metrics = _judge(artifact_utils.get_single_uri(output_dict["evaluation"]), plan)
         _publish(verdict, metrics, output_dict)
 
 
-def _judge(
-    path: str, infra_reasons: list[str], plan: RunPlan
-) -> tuple[Verdict, dict[str, results.Metrics]]:
+def _judge(path: str, plan: RunPlan) -> tuple[Verdict, dict[str, results.Metrics]]:
     metrics = results.load_metrics(path)
     events = {
         name: tasks.get("", {}).get("example_count", 0.0)
         for name, tasks in metrics["candidate"].items()
     }
     failures = results.load_failures(path) + results.unlabelled(metrics["candidate"])
-    verdict = decide(failures, infra_reasons, events, plan.spec.min_slice_events)
+    verdict = decide(failures, events, plan.spec.min_slice_events)
     return verdict, metrics
 
 

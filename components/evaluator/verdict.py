@@ -52,7 +52,6 @@ class Verdict:
 
 def decide(
     failures: Sequence[Failure],
-    infra_reasons: Sequence[str],
     slice_events: Mapping[str, float],
     min_slice_events: int,
 ) -> Verdict:
@@ -64,14 +63,14 @@ def decide(
 
     Args:
         failures: thresholds that did not hold.
-        infra_reasons: why the model could not be served; empty if it could.
         slice_events: number of events by slice.
         min_slice_events: events that a slice needs to count.
 
     Returns:
         The verdict.
     """
-    reasons, notes = list(infra_reasons), []
+    reasons: list[str] = []
+    notes: list[str] = []
     for failure in failures:
         events = slice_events.get(failure.slice_name, 0.0)
         if failure.slice_name == OVERALL:

@@ -279,10 +279,8 @@ def test_constant_and_not_finite_predictions_end_in_a_verdict_and_not_in_a_crash
         models,
         columns,
         absent={"rating": np.arange(EVENTS) < 10},
-        infra_reasons="serving_default: rate is NaN or infinite for 3 of 400 events",
     )
     assert_published(blessing, verdict, blessed=False)
-    assert verdict["reasons"][0] == ("serving_default: rate is NaN or infinite for 3 of 400 events")
     assert FINITE_BOUND.format(f"{(EVENTS - 4) / EVENTS:.4f}") in verdict["reasons"]
     assert any(
         line.startswith("click: auc is 0.") and line.endswith("at least 0.7 (all events)")
@@ -330,19 +328,27 @@ def test_diverged_training_is_not_blessed_however_good_its_model(tmp_path, model
     assert verdict["reasons"] == ["training diverged after 40 steps"]
 
 
-@pytest.mark.parametrize("infra_reasons", ["", "the model cannot be loaded and called: x"])
-def test_model_that_cannot_be_evaluated_is_a_verdict_only_if_it_cannot_be_served(
-    tmp_path, models, infra_reasons
-):
-    def evaluate_nothing():
-        return evaluate(
-            tmp_path, models, good_events(), infra_reasons=infra_reasons, model=tmp_path / "none"
-        )
+def test_model_that_cannot_be_evaluated_though_it_was_served_is_an_error(tmp_path, models):
+    with pytest.raises(Exception, match="none"):
+        evaluate(tmp_path, models, good_events(), model=tmp_path / "none")
 
-    if not infra_reasons:
-        with pytest.raises(Exception, match="none"):
-            evaluate_nothing()
-        return
-    blessing, verdict = evaluate_nothing()
+
+@pytest.mark.parametrize("training", [HEALTHY, DIVERGED], ids=["healthy", "diverged"])
+def test_refused_model_is_a_verdict_and_is_not_loaded_again(
+    tmp_path, models, monkeypatch, training
+):
+    loaded = []
+    monkeypatch.setattr(tf.saved_model, "load", lambda *args, **_: loaded.append(args))
+    refusal = "the model cannot be loaded and called: Aborted\nand is slow"
+    blessing, verdict = evaluate(
+        tmp_path,
+        models,
+        good_events(),
+        infra_reasons=refusal,
+        model=tmp_path / "none",
+        training=training,
+    )
     assert_published(blessing, verdict, blessed=False)
-    assert verdict["reasons"] == [infra_reasons]
+    assert verdict["reasons"] == refusal.splitlines()
+    assert verdict["metrics"] == {}
+    assert not loaded
