@@ -21,6 +21,7 @@ from schemas import formula
 from schemas.errors import SpecError
 
 Name = Annotated[str, Field(pattern=r"^[a-z](_?[a-z0-9])*$")]
+FieldName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -41,6 +42,7 @@ class CategoricalFeature(_Model):
     """An id or a category, hashed into `buckets` rows of an embedding table.
 
     Attributes:
+        field: its name in the logs, where that is not the feature's.
         dtype: type of one value in the logs.
         buckets: rows of the embedding table; the hash is stable over days and machines.
         embedding: width of a row.
@@ -55,6 +57,7 @@ class CategoricalFeature(_Model):
     """
 
     type: Literal["categorical"]
+    field: FieldName | None = None
     dtype: Literal["string", "int"] = "string"
     buckets: int | None = Field(default=None, ge=2)
     embedding: int | None = Field(default=None, ge=1)
@@ -79,6 +82,7 @@ class DenseFeature(_Model):
     """A number, squashed by `scale` and then normalised by the model.
 
     Attributes:
+        field: its name in the logs, where that is not the feature's.
         scale: `log1p` squashes heavy tails (values below zero count as zero); `none`
             leaves the value as it is.
         default: value for an event that has none.
@@ -90,6 +94,7 @@ class DenseFeature(_Model):
     """
 
     type: Literal["dense"]
+    field: FieldName | None = None
     scale: Literal["none", "log1p"] = "none"
     default: float = 0.0
     minimum: float | None = None
@@ -152,13 +157,15 @@ class BinaryTask(_Model):
     """A task with labels 0 and 1: log loss, AUC.
 
     Attributes:
-        label: field of the event that holds the label.
+        label: name of the label.
+        field: the label's name in the logs, where that is another one.
         loss_weight: factor of this task's loss in the total.
         optional: events may lack the label; they are masked out of loss and metrics.
     """
 
     kind: Literal["binary"]
     label: Name
+    field: FieldName | None = None
     loss_weight: float = Field(default=1.0, gt=0.0)
     optional: bool = False
     gate: BinaryGate
@@ -168,7 +175,8 @@ class RegressionTask(_Model):
     """A task with numeric labels: squared error, RMSE.
 
     Attributes:
-        label: field of the event that holds the label.
+        label: name of the label.
+        field: the label's name in the logs, where that is another one.
         transform: space of the loss, the RMSE and its gate; serving inverts it.
         loss_weight: factor of this task's loss in the total.
         optional: events may lack the label; they are masked out of loss and metrics.
@@ -176,6 +184,7 @@ class RegressionTask(_Model):
 
     kind: Literal["regression"]
     label: Name
+    field: FieldName | None = None
     transform: Literal["none", "log1p"] = "none"
     loss_weight: float = Field(default=1.0, gt=0.0)
     optional: bool = False
@@ -189,12 +198,12 @@ class Events(_Model):
     """The daily logs.
 
     Attributes:
-        id: field with an id unique to the impression; of several events with one id, the
-            last in file order counts.
+        id: field of the logs with an id unique to the impression; of several events with
+            one id, the last in file order counts.
         max_quarantined: share of malformed lines in a day above which the run fails.
     """
 
-    id: Name = "event_id"
+    id: FieldName = "event_id"
     max_quarantined: Share = 0.01
 
 
@@ -392,7 +401,7 @@ class RankingSpec(_Model):
     Attributes:
         name: name of the ranker; that of its pipeline.
         events: the daily logs.
-        features: model inputs by the event field they come from.
+        features: model inputs by name.
         tasks: what is predicted, by name of the output.
         slices: single-valued categorical features whose values are evaluated apart.
         min_slice_events: events below which a slice is reported but not gated.
@@ -433,11 +442,14 @@ class RankingSpec(_Model):
                         f"features.{name}.table: {feature.table!r} is no categorical feature "
                         "with a table of its own"
                     )
-        taken = {self.events.id: "events.id"}
-        for name in self.features:
-            self._claim(taken, name, f"features.{name}")
+        names: dict[str, str] = {}
+        fields = {self.events.id: "events.id"}
+        for name, feature in self.features.items():
+            self._claim(fields, feature.field or name, f"features.{name}", "event field")
+            self._claim(names, name, f"features.{name}", "name")
         for name, task in self.tasks.items():
-            self._claim(taken, task.label, f"tasks.{name}.label")
+            self._claim(fields, task.field or task.label, f"tasks.{name}.label", "event field")
+            self._claim(names, task.label, f"tasks.{name}.label", "name")
             for sliced in task.gate.slices:
                 self._check_slice(sliced, f"tasks.{name}.gate.slices")
         for sliced in self.slices:
@@ -452,9 +464,9 @@ class RankingSpec(_Model):
         return self
 
     @staticmethod
-    def _claim(taken: dict[str, str], name: str, owner: str) -> None:
+    def _claim(taken: dict[str, str], name: str, owner: str, what: str) -> None:
         if name in taken:
-            raise ValueError(f"{owner}: the event field {name!r} is already {taken[name]}")
+            raise ValueError(f"{owner}: the {what} {name!r} is already {taken[name]}")
         taken[name] = owner
 
     def _check_slice(self, name: str, where: str) -> None:
@@ -474,7 +486,7 @@ class RankingSpec(_Model):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Event fields that hold labels, in the order of the tasks."""
+        """Names of the labels, in the order of the tasks."""
         return tuple(task.label for task in self.tasks.values())
 
     def table_of(self, name: str) -> str:
@@ -492,13 +504,15 @@ class RankingSpec(_Model):
                 "id": self.events.id,
                 "features": {
                     name: (
-                        [feature.dtype, feature.multivalued, feature.required]
+                        [feature.field, feature.dtype, feature.multivalued, feature.required]
                         if isinstance(feature, CategoricalFeature)
-                        else ["dense", feature.required]
+                        else [feature.field, "dense", feature.required]
                     )
                     for name, feature in sorted(self.features.items())
                 },
-                "labels": sorted((t.label, t.kind, t.optional) for t in self.tasks.values()),
+                "labels": sorted(
+                    (t.label, t.field or t.label, t.kind, t.optional) for t in self.tasks.values()
+                ),
             }
         )
 
@@ -513,7 +527,14 @@ class RankingSpec(_Model):
                     [
                         name,
                         feature.model_dump(
-                            exclude={"required", "minimum", "maximum", "max_drift", "max_skew"}
+                            exclude={
+                                "field",
+                                "required",
+                                "minimum",
+                                "maximum",
+                                "max_drift",
+                                "max_skew",
+                            }
                         ),
                     ]
                     for name, feature in self.features.items()

@@ -46,21 +46,31 @@ def check_event(fields: tuple[Field, ...], event: Mapping[str, Any]) -> list[Any
     Raises:
         MalformedError: with the first field that is wrong.
     """
-    return [_check_value(field, event.get(field.name)) for field in fields]
+    return [_check_value(field, value_of(event, field)) for field in fields]
+
+
+def value_of(event: Mapping[str, Any], field: Field) -> Any:
+    """Returns a field's value: that of its name, or else that in the nested objects of its path."""
+    value = event.get(field.source)
+    if value is None and field.path:
+        value = event
+        for key in field.path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_value(field: Field, value: Any) -> Any:
     empty: Any = [] if field.multivalued else ("" if field.kind in ("id", "string") else None)
     if value is None or value == empty:
         if field.required:
-            raise MalformedError(f"field '{field.name}': missing, and it is required")
+            raise MalformedError(f"field '{field.source}': missing, and it is required")
         return [] if field.multivalued else None
     if not field.multivalued:
         return _check_one(field, value)
     if not isinstance(value, list):
-        raise MalformedError(f"field '{field.name}': expected a list, got {_shown(value)}")
+        raise MalformedError(f"field '{field.source}': expected a list, got {_shown(value)}")
     if any(element is None or element == "" for element in value):
-        raise MalformedError(f"field '{field.name}': a list element is missing")
+        raise MalformedError(f"field '{field.source}': a list element is missing")
     return [_check_one(field, element) for element in value]
 
 
@@ -73,7 +83,7 @@ def _check_one(field: Field, value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise MalformedError(f"field '{field.name}': not valid UTF-8") from None
+            raise MalformedError(f"field '{field.source}': not valid UTF-8") from None
         return value
     if kind == "binary" and (isinstance(value, bool) or (is_number and value in (0, 1))):
         return float(value)
@@ -87,9 +97,9 @@ def _check_one(field: Field, value: Any) -> Any:
         if abs(value) <= _FLOAT32_MAX:
             return float(value)
         raise MalformedError(
-            f"field '{field.name}': expected a finite float32, got {_shown(value)}"
+            f"field '{field.source}': expected a finite float32, got {_shown(value)}"
         )
-    raise MalformedError(f"field '{field.name}': expected {_EXPECTED[kind]}, got {_shown(value)}")
+    raise MalformedError(f"field '{field.source}': expected {_EXPECTED[kind]}, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
@@ -120,7 +130,7 @@ def check_columns(
 
     Args:
         fields: the fields to read.
-        columns: an array of length `rows` for each field that the log has.
+        columns: an array of length `rows` for each field that the log has, by its name there.
         rows: number of events.
 
     Returns:
@@ -130,7 +140,7 @@ def check_columns(
     arrays = []
     malformed = np.zeros(rows, dtype=bool)
     for field in fields:
-        column = columns.get(field.name)
+        column = columns.get(field.source)
         if column is None:
             column = pa.nulls(rows)
         check = _check_list if field.multivalued else _check_single

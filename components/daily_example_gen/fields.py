@@ -11,6 +11,9 @@ from schemas.spec import CategoricalFeature, RankingSpec
 
 Kind = Literal["id", "string", "int", "number", "binary"]
 
+ID = "events.id"
+"""Name of the column of ids; no feature and no label can have it."""
+
 _ARROW: dict[Kind, pa.DataType] = {
     "id": pa.string(),
     "string": pa.string(),
@@ -25,16 +28,25 @@ class Field:
     """One field of an event.
 
     Attributes:
-        name: its name in the logs and in the tf.Example.
+        name: its name in the spec and in the tf.Example.
         kind: `id` takes a string or an integer, `number` a finite float32, `binary` 0 or 1.
         multivalued: the field holds a list.
         required: an event without a value is malformed.
+        field: its name in the logs, where that is another one.
+        path: the keys that lead to it in nested objects; empty where none may.
     """
 
     name: str
     kind: Kind
     multivalued: bool = False
     required: bool = False
+    field: str | None = None
+    path: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Its name in the logs."""
+        return self.field or self.name
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -44,17 +56,30 @@ class Field:
 
 
 def event_fields(spec: RankingSpec) -> tuple[Field, ...]:
-    """The fields of an event: its id first, then features, then labels."""
-    fields = [Field(spec.events.id, "id", required=True)]
+    """The fields of an event: its id first, then features, then labels.
+
+    A dot in the name of a field may lead into an object, unless what is before it is a field.
+    """
+    fields = [Field(ID, "id", required=True, field=spec.events.id)]
     for name, feature in spec.features.items():
         if isinstance(feature, CategoricalFeature):
-            fields.append(Field(name, feature.dtype, feature.multivalued, feature.required))
+            field = Field(name, feature.dtype, feature.multivalued, feature.required, feature.field)
         else:
-            fields.append(Field(name, "number", required=feature.required))
+            field = Field(name, "number", required=feature.required, field=feature.field)
+        fields.append(field)
     for task in spec.tasks.values():
         kind: Kind = "binary" if task.kind == "binary" else "number"
-        fields.append(Field(task.label, kind, required=not task.optional))
-    return tuple(fields)
+        fields.append(Field(task.label, kind, required=not task.optional, field=task.field))
+    sources = {field.source for field in fields}
+    return tuple(
+        dataclasses.replace(field, path=_nested_path(field.source, sources)) for field in fields
+    )
+
+
+def _nested_path(source: str, sources: set[str]) -> tuple[str, ...]:
+    keys = tuple(source.split("."))
+    above = {".".join(keys[:depth]) for depth in range(1, len(keys))}
+    return keys if len(keys) > 1 and all(keys) and not above & sources else ()
 
 
 def arrow_schema(fields: tuple[Field, ...]) -> pa.Schema:

@@ -28,6 +28,7 @@ from components.daily_example_gen.check import (
     check_columns,
     check_event,
     rows_to_batch,
+    value_of,
 )
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.text import Block, UnreadableError
@@ -198,7 +199,7 @@ class _Lines(abc.ABC):
 
     def _learn(self, event: Mapping[str, Any]) -> None:
         for field in self.fields:
-            value = event.get(field.name)
+            value = value_of(event, field)
             if field.kind in ("id", "int", "binary") and value not in (None, []):
                 values = value if field.multivalued else [value]
                 is_float = any(isinstance(element, float) for element in values)
@@ -227,15 +228,25 @@ class _JsonLines(_Lines):
         # of rows tells that none holds several.
         if not _lines_in_braces(data) or not _valid_utf8(data):
             return None
-        schema = pa.schema([(field.name, self._type(field)) for field in self.fields])
         table = pa.json.read_json(
             pa.BufferReader(data),
             read_options=pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=pa.json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
+                explicit_schema=self._schema(), unexpected_field_behavior="ignore"
             ),
         )
-        return _columns(table) if table.num_rows == lines else None
+        return _of_fields(self.fields, _columns(table)) if table.num_rows == lines else None
+
+    def _schema(self) -> pa.Schema:
+        objects: dict[str, Any] = {}
+        for field in self.fields:
+            objects[field.source] = self._type(field)
+            node = objects
+            for key in field.path[:-1]:
+                node = node.setdefault(key, {})
+            if field.path:
+                node[field.path[-1]] = objects[field.source]
+        return pa.schema([(name, _struct(node)) for name, node in objects.items()])
 
     def _type(self, field: Field) -> pa.DataType:
         flat = {
@@ -252,7 +263,7 @@ class _CsvLines(_Lines):
     def __init__(self, fields: tuple[Field, ...], header: bytes) -> None:
         super().__init__(fields)
         csv.field_size_limit(2 * text.MAX_LINE_BYTES)
-        self._by_name = {field.name: field for field in fields}
+        self._by_name = {field.source: field for field in fields}
         self._bad_header = ""
         try:
             self._names = _cells(header)
@@ -407,7 +418,11 @@ def _read_parquet(path: str, fields: tuple[Field, ...]) -> Iterator[Checked]:
         with text.open_raw(path) as source:
             file = pa.parquet.ParquetFile(source)
             names = set(file.schema_arrow.names)
-            present = [field.name for field in fields if field.name in names]
+            present = [
+                field.source
+                for field in fields
+                if field.source in names or (field.path and field.path[0] in names)
+            ]
             for batch in file.iter_batches(
                 batch_size=_PARQUET_ROWS, columns=present, use_threads=False
             ):
@@ -419,9 +434,8 @@ def _read_parquet(path: str, fields: tuple[Field, ...]) -> Iterator[Checked]:
 
 
 def _check_parquet(fields: tuple[Field, ...], batch: pa.RecordBatch, line: int) -> Checked:
-    columns = {
-        name: _plain(array) for name, array in zip(batch.schema.names, batch.columns, strict=True)
-    }
+    read = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns = {name: _plain(array) for name, array in _of_fields(fields, read).items()}
     checked, bad = check_columns(fields, columns, batch.num_rows)
     malformed = []
     for row in np.flatnonzero(bad).tolist():
@@ -467,6 +481,38 @@ def _plain(array: pa.Array) -> pa.Array:
         offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
         return pa.ListArray.from_arrays(offsets, values)
     return array
+
+
+def _struct(node: Any) -> pa.DataType:
+    if not isinstance(node, dict):
+        return node
+    return pa.struct([(name, _struct(child)) for name, child in node.items()])
+
+
+def _of_fields(
+    fields: tuple[Field, ...], columns: Mapping[str, pa.Array]
+) -> Mapping[str, pa.Array]:
+    """The columns by the name of their field; what `check.value_of` does for a whole batch."""
+    if not any(field.path for field in fields):
+        return columns
+    found = {}
+    for field in fields:
+        arrays = [columns[field.source]] if field.source in columns else []
+        nested = columns.get(field.path[0]) if field.path else None
+        for key in field.path[1:]:
+            nested = _child(nested, key)
+        if nested is not None:
+            arrays.append(nested)
+        if arrays:
+            found[field.source] = pc.coalesce(*arrays) if len(arrays) > 1 else arrays[0]
+    return found
+
+
+def _child(column: pa.Array | None, name: str) -> pa.Array | None:
+    if column is None or not pa.types.is_struct(column.type):
+        return None
+    index = column.type.get_field_index(name)
+    return pc.struct_field(column, [index]) if index >= 0 else None
 
 
 def _columns(table: pa.Table) -> dict[str, pa.Array]:

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from components.daily_example_gen import readers, text
-from components.daily_example_gen.fields import Field
+from components.daily_example_gen.fields import Field, event_fields
 from components.daily_example_gen.text import UnreadableError
+from schemas.spec import parse_spec
 
 FIELDS = (
     Field("event_id", "id", required=True),
@@ -236,6 +237,138 @@ def test_parquet_takes_dictionaries_binary_and_narrow_types(tmp_path):
         ("1", ["a"], 3, 1.0)
     ]
     assert [(bad.line, bad.reason) for bad in malformed] == [(2, "field 'user': not valid UTF-8")]
+
+
+NAMED = """
+name: named
+events: {id: request.ID}
+features:
+  user: {type: categorical, buckets: 10, embedding: 2, field: userId}
+  topics: {type: categorical, multivalued: true, buckets: 10, embedding: 2, field: item.Topics}
+  hour: {type: categorical, dtype: int, buckets: 10, embedding: 2, field: item.at.hour}
+  age: {type: dense, field: Age (days)}
+tasks:
+  click: {kind: binary, label: clicked, field: isClicked, gate: {min_auc: 0.5}}
+model: {preset: tiny}
+serving: {score: click}
+"""
+NAMED_FIELDS = event_fields(parse_spec(NAMED, "named"))
+NESTED = {
+    "request": {"ID": 7, "other": [1]},
+    "userId": "u",
+    "item": {"Topics": ["a", "b"], "at": {"hour": 3, "minute": 5}, "unread": {"at": 1}},
+    "Age (days)": 1.5,
+    "isClicked": True,
+}
+FLAT = {
+    "request.ID": 7,
+    "userId": "u",
+    "item.Topics": ["a", "b"],
+    "item.at.hour": 3,
+    "Age (days)": 1.5,
+    "isClicked": True,
+}
+READ = {"events.id": "7", "user": "u", "topics": ["a", "b"], "hour": 3, "age": 1.5, "clicked": 1.0}
+
+
+def write(directory, events, suffix):
+    path = directory / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(events), path)
+    elif suffix == ".csv":
+        lines = [as_csv_line(events[0]), *(as_csv_line(e.values()) for e in events)]
+        path.write_bytes(b"\n".join(lines))
+    else:
+        path.write_text("\n".join(map(json.dumps, events)))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "event"),
+    [
+        (".jsonl", FLAT),
+        (".csv", FLAT),
+        (".parquet", FLAT),
+        (".jsonl", NESTED),
+        (".parquet", NESTED),
+    ],
+)
+def test_field_is_read_by_its_name_in_the_logs_and_kept_by_that_in_the_spec(
+    tmp_path, suffix, event
+):
+    (part,) = readers.read_events(write(tmp_path, [event, event], suffix), NAMED_FIELDS)
+    assert not part.malformed
+    assert part.batch.to_pylist() == [READ, READ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_value_below_an_object_counts_where_there_is_none_of_the_whole_name(tmp_path, suffix):
+    events = [
+        {"item.Topics": ["x"], "item.at.hour": None, **NESTED},
+        {"item.Topics": None, "item.at.hour": 5, **NESTED},
+        {**NESTED, "item": None},
+        {**NESTED, "item": {"Topics": ["c"], "at": None}},
+    ]
+    (part,) = readers.read_events(write(tmp_path, events, suffix), NAMED_FIELDS)
+    assert not part.malformed
+    assert [(row["topics"], row["hour"]) for row in part.batch.to_pylist()] == [
+        (["x"], 3),
+        (["a", "b"], 5),
+        ([], None),
+        (["c"], None),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_malformed_value_below_an_object_is_named_as_in_the_logs(tmp_path, suffix):
+    events = [{**NESTED, "item": {"Topics": ["a"], "at": {"hour": hour}}} for hour in (1.5, 2.0)]
+    (part,) = readers.read_events(write(tmp_path, events, suffix), NAMED_FIELDS)
+    assert [bad.reason for bad in part.malformed] == [
+        "field 'item.at.hour': expected an integer, got 1.5"
+    ]
+    assert [row["hour"] for row in part.batch.to_pylist()] == [2]
+
+
+def test_dots_are_part_of_the_name_below_a_field_of_the_spec(tmp_path):
+    spec = parse_spec(NAMED, "named", ["features.user.field=item"])
+    events = [{**FLAT, "item": "u"}, {**NESTED, "item": {"Topics": ["a"]}}]
+    for event in events:
+        event.pop("userId")
+    (part,) = readers.read_events(write(tmp_path, events, ".jsonl"), event_fields(spec))
+    assert [bad.reason for bad in part.malformed] == [
+        'field \'item\': expected a string, got {"Topics": ["a"]}'
+    ]
+    assert part.batch.to_pylist() == [READ]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    lines=st.lists(
+        st.dictionaries(
+            st.sampled_from(["item", "item.at.hour", "item.Topics", "request", "request.ID"]),
+            st.recursive(
+                st.one_of(st.none(), st.integers(0, 9), st.just("a"), st.just(["a"])),
+                lambda inner: st.dictionaries(
+                    st.sampled_from(["at", "hour", "Topics", "ID"]), inner, max_size=3
+                ),
+                max_leaves=6,
+            ),
+            max_size=4,
+        ).map(lambda changes: json.dumps({**NESTED, **changes}).encode()),
+        max_size=6,
+    )
+)
+def test_fate_of_a_line_with_objects_does_not_depend_on_its_neighbours(scratch, lines):
+    alone = [readers._JsonLines(NAMED_FIELDS).check_lines([line], 1) for line in lines]
+    path = scratch / "objects.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    parts = list(readers.read_events(str(path), NAMED_FIELDS))
+    assert [row for part in parts for row in part.batch.to_pylist()] == [
+        row for part in alone for row in part.batch.to_pylist()
+    ]
+    assert [bad.reason for part in parts for bad in part.malformed] == [
+        bad.reason for part in alone for bad in part.malformed
+    ]
 
 
 INT64 = 2**63 - 1
