@@ -201,10 +201,13 @@ class Events(_Model):
         id: field of the logs with an id unique to the impression; of several events with
             one id, the last in file order counts.
         max_quarantined: share of malformed lines in a day above which the run fails.
+        max_duplicates: share of a day's events with the id of a later one above which the run
+            fails.
     """
 
     id: FieldName = "event_id"
     max_quarantined: Share = 0.01
+    max_duplicates: Share = 0.1
 
 
 class Validation(_Model):

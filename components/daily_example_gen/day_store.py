@@ -29,9 +29,9 @@ from schemas.errors import BadDataError
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
-_FORMAT = 2  # Raise it when the same logs are to be encoded differently.
+_FORMAT = 3  # Raise it when the same logs are to be encoded differently.
 _WORK = ".work"
-_QUOTED_REASONS = 3
+_QUOTED = 3
 _STALE_WORK = datetime.timedelta(days=2)
 _TIMESTAMP = "%Y%m%dT%H%M%S"
 
@@ -82,6 +82,7 @@ class Manifest:
         shards: number of events by shard.
         files: by log file its name, size, version, lines, events and malformed lines.
         reasons: the first malformed lines, each as `file:line: reason`.
+        repeated: some of the ids that repeat, each with the files it is in.
         notes: what was passed over, for people.
     """
 
@@ -93,6 +94,7 @@ class Manifest:
     shards: tuple[int, ...]
     files: tuple[dict[str, str | int], ...]
     reasons: tuple[str, ...]
+    repeated: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -213,7 +215,7 @@ class DayStore:
             return None
         with open_stored(path) as file:
             content = json.loads(file.read())
-        for name in ("shards", "files", "reasons", "notes"):
+        for name in ("shards", "files", "reasons", "repeated", "notes"):
             content[name] = tuple(content[name])
         return StoredDay(directory, Manifest(**content))
 
@@ -273,6 +275,7 @@ class DayStore:
             shards=tuple(shard.events for shard in shards),
             files=tuple(_file_report(file, parts) for file in logs.files),
             reasons=tuple(reasons),
+            repeated=tuple(filter(None, (shard.repeated for shard in shards)))[:_QUOTED],
             notes=logs.notes,
         )
         with create(os.path.join(staged, MANIFEST)) as file:
@@ -330,7 +333,7 @@ def _write_quarantine(path: str, parts: Sequence[Part]) -> list[str]:
                     record = {"file": log, **json.loads(line)}
                     record["line"] += offset
                     target.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-                    if len(reasons) < _QUOTED_REASONS:
+                    if len(reasons) < _QUOTED:
                         reasons.append(f"{log}:{record['line']}: {record['reason']}")
     return reasons
 

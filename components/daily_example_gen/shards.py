@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 import uuid
 import zlib
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
 from components.daily_example_gen.fields import Field, arrow_schema
-from components.daily_example_gen.parts import Part, create, read_bucket
+from components.daily_example_gen.parts import Part, create, printable, read_bucket
 
 _ENCODED_ROWS = 1 << 13
 _GZIP_LEVEL = 1
@@ -35,6 +36,8 @@ class Shard:
         path: TFRecord file of tf.Examples, gzip.
         events: how many it holds.
         duplicates: events left out since a later one has their id.
+        repeated: an id that repeats, with the files of an event left out and of the one kept;
+            empty if none does.
     """
 
     day: str
@@ -42,6 +45,7 @@ class Shard:
     path: str
     events: int
     duplicates: int
+    repeated: str
 
 
 def write_shard(
@@ -59,19 +63,33 @@ def write_shard(
     Returns:
         The shard.
     """
-    batches = [
-        batch
-        for part in sorted(parts, key=lambda part: part.piece.order)
-        for batch in read_bucket(part.data, bucket, part.piece.buckets)
-        if batch.num_rows
-    ]
+    parts = sorted(parts, key=lambda part: part.piece.order)
+    by_part = [read_bucket(part.data, bucket, part.piece.buckets) for part in parts]
+    batches = [batch for batches in by_part for batch in batches if batch.num_rows]
     table = pa.Table.from_batches(batches, schema=arrow_schema(fields)).combine_chunks()
     kept = last_of_each(table.column(0))
+    duplicates = table.num_rows - len(kept)
+    rows = [sum(batch.num_rows for batch in batches) for batches in by_part]
+    repeated = _repeated(table.column(0), kept, parts, rows) if duplicates else ""
     seed = (datetime.date.fromisoformat(day).toordinal(), bucket)
     order = np.random.default_rng(seed).permutation(kept)
     path = os.path.join(work_dir, f"{day}-shard-{bucket:05d}-{uuid.uuid4().hex}.gz")
     _write_examples(path, table.drop([table.column_names[0]]), order)
-    return Shard(day, bucket, path, len(kept), table.num_rows - len(kept))
+    return Shard(day, bucket, path, len(kept), duplicates, repeated)
+
+
+def _repeated(
+    ids: pa.ChunkedArray, kept: np.ndarray, parts: Sequence[Part], rows: Sequence[int]
+) -> str:
+    """Says of the first event that is left out which one is kept; `rows` are those of a part."""
+    first = int(np.setdiff1d(np.arange(len(ids)), kept)[0])
+    last = int(np.flatnonzero(pc.equal(ids, ids[first]).to_numpy())[-1])
+    files = [
+        os.path.basename(printable(parts[part].piece.path))
+        for part in np.searchsorted(np.cumsum(rows), [first, last], side="right")
+    ]
+    where = f"in {files[0]}, and again in {files[1]}" if len(set(files)) > 1 else f"in {files[0]}"
+    return f"{json.dumps(ids[first].as_py(), ensure_ascii=False)} {where}"
 
 
 def last_of_each(ids: pa.ChunkedArray) -> np.ndarray:

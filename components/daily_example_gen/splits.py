@@ -116,14 +116,18 @@ def check_days(
     Raises:
         BadDataError: with what is wrong, where, and what to do.
     """
-    limit = plan.spec.events.max_quarantined
-    too_malformed = [
-        _too_malformed(day, limit)
+    limits = plan.spec.events
+    untrusted = [
+        problem
         for _, day in sorted(days.items())
-        if day.manifest.quarantined > limit * _lines(day)
+        for problem in (
+            _too_malformed(day, limits.max_quarantined),
+            _too_repetitive(day, limits.max_duplicates),
+        )
+        if problem
     ]
-    if too_malformed:
-        raise BadDataError("\n".join(too_malformed))
+    if untrusted:
+        raise BadDataError("\n".join(untrusted))
 
     run_day = days.get(plan.run_date)
     run_dir = os.path.join(logs_root, plan.run_date.isoformat())
@@ -165,7 +169,7 @@ def check_days(
             f"than the {_number(fewest)} of validation.min_events. Are the logs of "
             f"{', '.join(str(day.date) for day in training if day.share)} complete?"
         )
-    notes = [note for _, day in sorted(days.items()) for note in day.manifest.notes]
+    notes = [note for _, day in sorted(days.items()) for note in _notes(day)]
     return [f"{date}: no events, a gap in the window" for date in gaps] + passed_over + notes
 
 
@@ -201,14 +205,43 @@ def _lines(day: StoredDay) -> int:
     return manifest.events + manifest.duplicates + manifest.quarantined
 
 
+def _notes(day: StoredDay) -> list[str]:
+    repeated = [f"{day.manifest.date}: {_repetition(day)}"] if day.manifest.duplicates else []
+    return [*day.manifest.notes, *repeated]
+
+
 def _too_malformed(day: StoredDay, limit: float) -> str:
     quarantined, lines = day.manifest.quarantined, _lines(day)
+    if quarantined <= limit * lines:
+        return ""
     found = f"{_number(quarantined)} of {_number(lines)} lines are malformed"
     reasons = "".join(f"\n  {reason}" for reason in day.manifest.reasons)
     return (
         f"{day.manifest.date}: {found} ({100 * quarantined / lines:.3g} %, limit "
         f"{100 * limit:.3g} %):{reasons}\n  all of them: {day.quarantine}\n"
         "Mend the logs and run again, or raise events.max_quarantined"
+    )
+
+
+def _too_repetitive(day: StoredDay, limit: float) -> str:
+    duplicates = day.manifest.duplicates
+    if duplicates <= limit * (day.manifest.events + duplicates):
+        return ""
+    examples = "".join(f"\n  {repeated}" for repeated in day.manifest.repeated)
+    return (
+        f"{day.manifest.date}: {_repetition(day)}, limit {100 * limit:.3g} %:{examples}\n"
+        "An id must be unique to the impression: files that each number their own events need "
+        "the file's name in it. Mend the logs and run again, or raise events.max_duplicates "
+        "where logs repeat events to correct them"
+    )
+
+
+def _repetition(day: StoredDay) -> str:
+    duplicates = day.manifest.duplicates
+    events = day.manifest.events + duplicates
+    return (
+        f"{_number(duplicates)} of {_number(events)} events were left out, since a later one has "
+        f"their id ({100 * duplicates / events:.3g} %)"
     )
 
 

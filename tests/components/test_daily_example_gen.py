@@ -2,6 +2,7 @@ import collections
 import datetime
 import json
 import os
+import re
 import shutil
 
 import apache_beam as beam
@@ -424,10 +425,38 @@ def test_last_event_in_file_order_counts_of_those_with_one_id(root):
     (root / f"logs/{DAYS[0]}/part-0.jsonl").unlink()
     day = ingest_day(root, DAYS[0])
     assert (day.manifest.events, day.manifest.duplicates) == (3, 2)
-    run(plan(), root)
+    run(plan(events__max_duplicates=0.5), root)
     train = users(root / "out/Split-train")
     assert {"b1", "b2", "u3"} <= set(train)
     assert not {"a1", "x"} & set(train)
+
+
+def test_files_that_each_number_their_own_events_are_an_error_that_names_two_of_them(root):
+    for hour in range(24):
+        lines = [event(n, user=f"u{hour}") for n in range(50)]
+        write_day(root / "logs", DAYS[2], lines, f"hour-{hour:02d}.jsonl")
+    (root / f"logs/{DAYS[2]}/part-0.jsonl").unlink()
+    with pytest.raises(BadDataError) as error:
+        run(plan(), root, make_pipeline=make_pipeline)
+    message = str(error.value)
+    assert "1 150 of 1 200 events were left out" in message
+    assert "95.8 %), limit 10 %" in message
+    assert re.search(r'"e\d+" in hour-00.jsonl, and again in hour-23.jsonl', message)
+    allowed = run(plan(events__max_duplicates=0.96), root)
+    assert allowed.total("duplicates") == 1150
+    (note,) = [note for note in allowed.notes if "left out" in note]
+    assert note.startswith(f"{DAYS[2]}: 1 150 of 1 200 events")
+
+
+@pytest.mark.parametrize(("repeats", "fails"), [(11, False), (12, True)])
+def test_share_of_duplicates_is_of_all_events_of_the_day(root, repeats, fails):
+    lines = [event(n) for n in range(100)] + [event(n, user="new") for n in range(repeats)]
+    write_day(root / "logs", RUN_DATE, lines)
+    if fails:
+        with pytest.raises(BadDataError, match=r'\n  "e\d+" in part-0.jsonl\n'):
+            run(plan(), root, make_pipeline=make_pipeline)
+    else:
+        assert run(plan(), root, make_pipeline=make_pipeline).eval_events == 100
 
 
 def test_formats_mix_in_a_day_and_ids_compare_as_text(root):
