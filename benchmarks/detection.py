@@ -32,7 +32,7 @@ from pipeline.simulate import simulate_days
 from schemas.spec import BinaryTask, RankingSpec, load_spec
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
-from trainer_module.inputs import PADDING
+from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, ClippedOptimizer, Clippy
 from trainer_module.stability.detection import Detector

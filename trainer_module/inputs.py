@@ -9,9 +9,7 @@ import tensorflow as tf
 
 from schemas.spec import RankingSpec
 from trainer_module import signatures
-
-PADDING = -1
-"""What fills up a multivalued feature's row; no bucket has this number."""
+from trainer_module.layers import PADDING
 
 _READERS = 8
 _READ_AT_ONCE = 64

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer_module.inputs import PADDING
+PADDING = -1
+"""What fills up a multivalued feature's row; no bucket has this number."""
 
 
 @keras.saving.register_keras_serializable("steadyrank")
@@ -107,9 +108,11 @@ class ClippedNormalization(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Normalises."""
+        # JAX's operations take no Keras variable.
+        mean, variance = ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.variance)
         # One that was constant at the cold start, up to rounding, has no scale to be held to.
-        varies = self.variance > 1e-10 * ops.square(self.mean)
-        z = (x - self.mean) / ops.sqrt(ops.where(varies, self.variance, 1.0))
+        varies = variance > 1e-10 * ops.square(mean)
+        z = (x - mean) / ops.sqrt(ops.where(varies, variance, 1.0))
         return ops.clip(z, -self.limit, self.limit)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

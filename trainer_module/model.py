@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from schemas.errors import BadDataError
 from schemas.spec import BinaryTask, RankingSpec
-from trainer_module.inputs import Batch
 from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
 from trainer_module.moments import robust_moments
+
+if TYPE_CHECKING:
+    from trainer_module.inputs import Batch
 
 # A hyphen is what no feature's name has, and inputs are named as features are.
 _NORMALIZATION = "z-scores"

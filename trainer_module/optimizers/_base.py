@@ -336,7 +336,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         rows = ops.cast(rows, variable.dtype)
         if indices != list(range(variable.shape[0])):
-            before = ops.zeros_like(variable) if add else ops.convert_to_tensor(variable)
+            before = _backend.read(variable, None)
+            before = ops.zeros_like(before) if add else before
             rows = ops.scatter_update(before, [[index] for index in indices], rows)
         if add:
             self.assign_add(variable, rows)

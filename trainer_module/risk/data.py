@@ -10,7 +10,8 @@ import tensorflow as tf
 from schemas.errors import TrainingError
 from schemas.spec import BinaryTask, RankingSpec
 from trainer_module import signatures
-from trainer_module.inputs import PADDING, Batch, model_inputs
+from trainer_module.inputs import Batch, model_inputs
+from trainer_module.layers import PADDING
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 
 
