@@ -16,7 +16,7 @@ from tfx.utils import io_utils, path_utils
 
 from components import serving_store
 from components.plan.planning import make_plan
-from components.plan.run_date import resolve_run_date
+from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
 from schemas.spec import parse_spec
 from schemas.tfdv_schema import tfdv_schema
@@ -46,6 +46,13 @@ class Executor(base_executor.BaseExecutor):
             exec_properties["run_date_lag_days"],
             datetime.datetime.now(datetime.timezone.utc),
         )
+        if day_is_the_clocks(exec_properties["run_date"], exec_properties["schedule_time"]):
+            logging.warning(
+                "%s: the day was taken from the clock, since no time of a schedule was given "
+                "(Kubeflow Pipelines gives it from 2.17.0 on); a run that starts on a later day "
+                "than it was meant for takes a wrong day: give run_date",
+                run_date,
+            )
         plan = make_plan(spec, run_date, versions)
         logging.info("%s: %s; %s", plan.run_date, plan.start_reason, plan.baseline_reason)
 

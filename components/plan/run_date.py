@@ -20,8 +20,8 @@ def resolve_run_date(
     Args:
         given: YYYY-MM-DD, or empty.
         schedule_time: RFC 3339, for which time the orchestrator made the run. Empty, or a
-            macro that the orchestrator left as it was (Kubeflow Pipelines before 2.16), if
-            it does not say.
+            macro that the orchestrator left as it was (Kubeflow Pipelines before 2.17), if it
+            does not say.
         lag_days: whole days until a day's logs are there.
         now: the current time, with a time zone.
 
@@ -35,6 +35,11 @@ def resolve_run_date(
             raise RankerError(f"run date {given!r}: expected a day as YYYY-MM-DD") from error
     time = _parse_time(schedule_time.strip()) or now
     return time.astimezone(datetime.timezone.utc).date() - datetime.timedelta(days=lag_days)
+
+
+def day_is_the_clocks(given: str, schedule_time: str) -> bool:
+    """Whether neither a day nor a time of the schedule says which day a run is for."""
+    return not given.strip() and _parse_time(schedule_time.strip()) is None
 
 
 def _parse_time(text: str) -> datetime.datetime | None:

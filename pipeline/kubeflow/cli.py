@@ -78,7 +78,7 @@ def local_run_command(
     ),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Steps at once.")] = 2,
     schedule_time: Annotated[
-        str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.16 gives it.")
+        str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.17 gives it.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait before retries as the package says.")] = True,
 ) -> None:
@@ -86,7 +86,7 @@ def local_run_command(
 
     Exit codes: 0 pushed; 10 blocked by the gate; else that of the step that failed.
     """
-    from pipeline.kubeflow.local.run import run_package
+    from pipeline.kubeflow.local.run import BUILT_IN_ROOT, run_package
     from pipeline.kubeflow.package import load_package
 
     def on_step(step: StepResult) -> None:
@@ -95,10 +95,14 @@ def local_run_command(
 
     parameters = parse_parameters(parameter)
     with messages():
+        documents = load_package(package)
+        # As `submit` and `schedule` give it.
+        given = isinstance(documents[0], dict) and documents[0].get("defaultPipelineRoot")
         result = run_package(
-            load_package(package),
+            documents,
             root,
             parameters,
+            pipeline_root=given or BUILT_IN_ROOT,
             jobs=jobs,
             schedule_time=schedule_time,
             on_step=on_step,

@@ -201,6 +201,7 @@ class Deployment:
                     params=parameters,
                     pipeline_id=version.pipeline_id,
                     version_id=version.version_id,
+                    pipeline_root=package.pipeline_root,
                     service_account=settings.service_account,
                 ),
                 package.lag_days,

@@ -24,12 +24,16 @@ from pipeline.kubeflow.values import Parameters, Step, Values, quantity
 from schemas.errors import RankerError
 
 SCHEDULE_TIME = "{{$.pipeline_job_schedule_time_utc}}"
-"""Expanded by the back end, from 2.16, where it is the whole constant of a task's parameter:
-the time the schedule made the run for, or when the run was made. As the value of a run parameter
-it is not."""
+"""From 2.17.0 on the back end puts in the time that the schedule made the run for, or when the run
+was made, where this is the whole constant of a task's parameter; 2.16 puts in an empty string,
+older ones leave it as it is. In the value of a run parameter nothing is put in."""
 
 ENTRYPOINT = ("python", "-m", "pipeline.kubeflow.entrypoint")
 REMOTE_ARTIFACTS = "--remote_artifacts"
+
+_RETRIES_END = "2592000s"
+"""Argo gives up on a step when this long has passed since its first attempt began, however many
+retries are left. It is to be no limit: a month. Without the field, the limit is 0 seconds."""
 
 
 def compile_package(values: Values) -> list[Document]:
@@ -71,7 +75,7 @@ def compile_package(values: Values) -> list[Document]:
                 "maxRetryCount": step.retries,
                 "backoffDuration": f"{step.retry_after}s",
                 "backoffFactor": 2.0,
-                "backoffMaxDuration": "3600s",
+                "backoffMaxDuration": _RETRIES_END,
             }
         config = _kubernetes_config(step)
         if config:

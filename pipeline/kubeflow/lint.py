@@ -1,93 +1,49 @@
-"""Finds what open-source Kubeflow Pipelines would reject in a package, or fail on at run time.
+"""Finds what open-source Kubeflow Pipelines would refuse in a package, or fail on at run time.
 
-The rules are those of the back end's compiler and driver (kubeflow/pipelines,
-backend/src/v2/compiler/argocompiler and backend/src/v2/driver), and of Argo's names.
+KFP's own protos say which fields there are and what they hold (`pipeline.kubeflow.protos`). The
+rules here are what they cannot say: those of the back end's compiler and driver
+(kubeflow/pipelines, backend/src/v2/compiler/argocompiler and backend/src/v2/driver), of Argo's
+names and of Kubernetes' pods.
 """
 
 from __future__ import annotations
 
+import collections
 import graphlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import yaml
+
+from pipeline.kubeflow import protos
 
 SCHEMA_VERSION = "2.1.0"
 
 _NODE_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
 _PIPELINE_NAME = re.compile(r"[a-z0-9][-a-z0-9]*")
+_VOLUME_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _EXECUTORS = {"container", "importer"}
 _MODULE_PARAMETERS = ("module_file", "module_path")
-_KUBERNETES_FIELDS = {
-    "activeDeadlineSeconds",
-    "configMapAsEnv",
-    "configMapAsVolume",
-    "emptyDirMounts",
-    "enabledSharedMemory",
-    "fieldPathAsEnv",
-    "genericEphemeralVolume",
-    "imagePullPolicy",
-    "imagePullSecret",
-    "nodeAffinity",
-    "nodeSelector",
-    "podAffinity",
-    "podMetadata",
-    "pvcMount",
-    "secretAsEnv",
-    "secretAsVolume",
-    "securityContext",
-    "tolerations",
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": (bool,),
+    "LIST": (list,),
+    "STRUCT": (dict,),
 }
+_VOLUMES = {
+    "pvcMount": ("constant", "a claim"),
+    "secretAsVolume": ("secretName", "a secret"),
+    "configMapAsVolume": ("configMapName", "a config map"),
+    "emptyDirMounts": ("volumeName", "a volume"),
+    "genericEphemeralVolume": ("volumeName", "a volume"),
+}
+"""Field that names the pod's volume, and what it names, by setting."""
 
 _Json = Mapping[str, Any]
-
-# What the rules look into: mappings by field, strings, lists of one kind of item.
-_KINDS: dict[Any, str] = {Mapping: "a mapping", list: "a list", str: "a string"}
-_ANY_KEY = "*"
-_DECLARED: _Json = {"parameters": {_ANY_KEY: {}}, "artifacts": {_ANY_KEY: {}}}
-_GIVEN: _Json = {
-    "parameters": {
-        _ANY_KEY: {
-            "componentInputParameter": str,
-            "runtimeValue": {},
-            "taskOutputParameter": {"producerTask": str, "outputParameterKey": str},
-        }
-    },
-    "artifacts": {
-        _ANY_KEY: {"taskOutputArtifact": {"producerTask": str, "outputArtifactKey": str}}
-    },
-}
-_SHAPE: _Json = {
-    "pipelineInfo": {"name": str},
-    "root": {
-        "inputDefinitions": _DECLARED,
-        "dag": {
-            "tasks": {
-                _ANY_KEY: {
-                    "taskInfo": {"name": str},
-                    "componentRef": {"name": str},
-                    "triggerPolicy": {},
-                    "dependentTasks": [str],
-                    "inputs": _GIVEN,
-                }
-            }
-        },
-    },
-    "components": {
-        _ANY_KEY: {
-            "executorLabel": str,
-            "inputDefinitions": _DECLARED,
-            "outputDefinitions": _DECLARED,
-        }
-    },
-    "deploymentSpec": {
-        "executors": {
-            _ANY_KEY: {"container": {"resources": {"accelerator": {"type": str}}, "lifecycle": {}}}
-        }
-    },
-}
-_PLATFORM_SHAPE: _Json = {
-    "platforms": {"kubernetes": {"deploymentSpec": {"executors": {_ANY_KEY: {}}}}},
-}
 
 
 def lint(documents: Sequence[Any]) -> list[str]:
@@ -103,42 +59,25 @@ def lint(documents: Sequence[Any]) -> list[str]:
         return [
             "package: expected one or two YAML documents, the pipeline spec and the platform spec"
         ]
+    try:
+        # What the server reads is JSON, where every key is a string.
+        documents = json.loads(json.dumps(documents))
+    except (TypeError, ValueError) as error:
+        return [f"package: cannot be written as JSON ({error})"]
     spec = documents[0]
     if "pipelineSpec" in spec:
         return [
             "package: a wrapped job as TFX writes it to .json; compile to .yaml, a bare pipeline "
             "spec"
         ]
-    misshapen = [*_check_shape("", spec, _SHAPE)]
-    for document in documents[1:]:
-        misshapen += _check_shape("", document, _PLATFORM_SHAPE)
-    if misshapen:
-        return misshapen
+    misread = protos.problems(documents)
+    if misread:
+        return misread
     problems = [*_check_head(spec), *_check_executors(spec), *_check_tasks(spec)]
     problems += _check_cycles(_tasks(spec))
     if len(documents) == 2:
         problems += _check_platform(documents[1], _get(spec, "deploymentSpec", "executors"))
     return problems
-
-
-def _check_shape(where: str, content: Any, shape: Any) -> Iterator[str]:
-    """Finds fields of another kind than the rules take them for; an empty one is as if absent."""
-    kind, name = next(
-        (kind, name) for kind, name in _KINDS.items() if isinstance(shape, kind) or shape is kind
-    )
-    if not isinstance(content, kind):
-        yield f"{where}: expected {name}, got {content!r:.60}"
-    elif isinstance(shape, list):
-        for item in content:
-            yield from _check_shape(where, item, shape[0])
-    elif isinstance(shape, Mapping):
-        for key, value in content.items():
-            if not isinstance(key, str):
-                yield f"{where or 'package'}: expected strings as keys, got {key!r}"
-                continue
-            inner = shape.get(_ANY_KEY, shape.get(key))
-            if inner is not None and (value is not None or _ANY_KEY in shape):
-                yield from _check_shape(f"{where}.{key}".lstrip("."), value, inner)
 
 
 def _check_head(spec: _Json) -> Iterator[str]:
@@ -164,6 +103,16 @@ def _check_head(spec: _Json) -> Iterator[str]:
 
 
 def _check_executors(spec: _Json) -> Iterator[str]:
+    users = collections.defaultdict(list)
+    for name, component in _get(spec, "components").items():
+        if component.get("executorLabel"):
+            users[component["executorLabel"]].append(name)
+    for label, names in users.items():
+        if len(names) > 1:
+            yield (
+                f"deploymentSpec.executors.{label}: is the container of {' and '.join(names)}; the "
+                "back end wants one for each component"
+            )
     for label, executor in _get(spec, "deploymentSpec", "executors").items():
         where = f"deploymentSpec.executors.{label}"
         kinds = set(executor) & {*_EXECUTORS, "resolver", "customJob"}
@@ -215,6 +164,11 @@ def _check_tasks(spec: _Json) -> Iterator[str]:
             continue
         if not _NODE_NAME.fullmatch(component_name):
             yield f"components.{component_name}: Argo takes letters, digits and - in a name"
+        for output, declared in _get(component, "outputDefinitions", "artifacts").items():
+            yield from _check_type(
+                f"components.{component_name}.outputDefinitions.artifacts.{output}",
+                _get(declared, "artifactType"),
+            )
         label = component.get("executorLabel")
         if label not in _get(spec, "deploymentSpec", "executors"):
             yield f"components.{component_name}.executorLabel: there is no executor {label!r}"
@@ -230,8 +184,27 @@ def _check_tasks(spec: _Json) -> Iterator[str]:
         for dependency in task.get("dependentTasks") or ():
             if dependency not in tasks:
                 yield f"{where}.dependentTasks: there is no task {dependency!r}"
+        policy = _get(task, "retryPolicy")
+        if policy.get("maxRetryCount") and "backoffMaxDuration" not in policy:
+            yield (
+                f"{where}.retryPolicy.backoffMaxDuration: is missing and counts as 0 seconds from "
+                "the first attempt's start, so nothing is tried again"
+            )
         yield from _check_artifacts(where, spec, task, component)
         yield from _check_parameters(where, spec, task, component, run_parameters)
+
+
+def _check_type(where: str, artifact_type: _Json) -> Iterator[str]:
+    if "schemaUri" in artifact_type:
+        yield f"{where}: the back end does not read schemaUri; give schemaTitle or instanceSchema"
+        return
+    try:
+        schema = yaml.safe_load(artifact_type.get("instanceSchema", ""))
+    except yaml.YAMLError:
+        schema = None
+    titled = isinstance(schema, Mapping) and schema.get("title")
+    if not (artifact_type.get("schemaTitle") or titled):
+        yield f"{where}: its type has no title, neither in schemaTitle nor in instanceSchema"
 
 
 def _check_artifacts(where: str, spec: _Json, task: _Json, component: _Json) -> Iterator[str]:
@@ -292,6 +265,8 @@ def _check_parameters(
                 f"{here}: has neither a run parameter, nor a producer, nor a constant of schema "
                 f"{SCHEMA_VERSION}"
             )
+        elif name in declared:
+            yield from _check_value(here, source["runtimeValue"]["constant"], declared[name])
 
 
 def _check_producer(here: str, spec: _Json, producer: Any, key: Any, kind: str) -> Iterator[str]:
@@ -307,6 +282,20 @@ def _check_producer(here: str, spec: _Json, producer: Any, key: Any, kind: str) 
 def _check_declared(where: str, declaration: _Json) -> Iterator[str]:
     if "parameterType" not in declaration:
         yield f"{where}: has no parameterType, as in schema 2.0; compile for {SCHEMA_VERSION}"
+    if "defaultValue" in declaration:
+        yield from _check_value(f"{where}: defaultValue", declaration["defaultValue"], declaration)
+
+
+def _check_value(where: str, value: Any, declaration: _Json) -> Iterator[str]:
+    kind = declaration.get("parameterType", "")
+    types = _TYPES.get(kind)
+    fits = types is None or (
+        isinstance(value, types) and (bool in types or not isinstance(value, bool))
+    )
+    if fits and kind == "NUMBER_INTEGER":
+        fits = float(value).is_integer()
+    if not fits:
+        yield f"{where}: is declared as {kind}, got {value!r:.60}"
 
 
 def _check_cycles(tasks: _Json) -> Iterator[str]:
@@ -327,8 +316,29 @@ def _check_platform(document: _Json, executors: _Json) -> Iterator[str]:
         where = f"platforms.kubernetes.deploymentSpec.executors.{label}"
         if label not in executors:
             yield f"{where}: there is no such executor in the pipeline spec"
-        for field in sorted(set(config) - _KUBERNETES_FIELDS):
-            yield f"{where}.{field}: the back end knows no such field"
+        yield from _check_volumes(where, config)
+
+
+def _check_volumes(where: str, config: _Json) -> Iterator[str]:
+    """Each setting makes a volume of the pod, under the name of what it mounts."""
+    taken: dict[str, str] = {}
+    for setting, (field, what) in _VOLUMES.items():
+        for index, mount in enumerate(config.get(setting) or ()):
+            here = f"{where}.{setting}.{index}"
+            name = mount.get(field) or ""
+            if not name:
+                yield f"{here}.{field}: is missing; name {what}"
+                continue
+            if not _VOLUME_NAME.fullmatch(name):
+                yield (
+                    f"{here}.{field}: {name!r} can be no volume's name in a pod; use lower-case "
+                    "letters, digits and -, 63 at most"
+                )
+            if name in taken:
+                yield f"{here}.{field}: {name!r} is the name of {taken[name]}, too; rename one"
+            taken[name] = f"{setting}'s volume"
+            if not mount.get("mountPath"):
+                yield f"{here}.mountPath: is missing"
 
 
 def dependencies(task: _Json) -> set[str]:

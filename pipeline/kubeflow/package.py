@@ -24,6 +24,8 @@ class Package:
         path: the YAML file.
         pipeline: the pipeline's name.
         version: name of the pipeline version that has just this content.
+        pipeline_root: where the artifacts of its runs go. No back end reads it in the package:
+            runs and schedules are given it.
         parameters: type of each run parameter, by name.
         run_date: default of the run date; empty if it is left open.
         lag_days: days from a run date that was left open to its schedule's time.
@@ -32,6 +34,7 @@ class Package:
     path: str
     pipeline: str
     version: str
+    pipeline_root: str
     parameters: Mapping[str, str]
     run_date: str
     lag_days: int
@@ -74,9 +77,12 @@ def load_package(path: str) -> list[Document]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            return list(yaml.safe_load_all(file))
+            documents = list(yaml.safe_load_all(file))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RankerError(f"{path}: cannot be read as a package: {error}") from error
+    if not documents:
+        raise RankerError(f"{path}: is empty")
+    return documents
 
 
 def read_package(path: str) -> Package:
@@ -92,6 +98,7 @@ def read_package(path: str) -> Package:
         parameters = {name: item["parameterType"] for name, item in declared.items()}
         run_date = str(declared["run_date"].get("defaultValue", ""))
         name = spec["pipelineInfo"]["name"]
+        pipeline_root = spec["defaultPipelineRoot"]
         plan = spec["root"]["dag"]["tasks"]["Plan"]["inputs"]["parameters"]
         lag_days = int(plan["run_date_lag_days"]["runtimeValue"]["constant"])
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -101,7 +108,7 @@ def read_package(path: str) -> Package:
         ) from error
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()[:12]
-    return Package(path, name, f"{name}-{digest}", parameters, run_date, lag_days)
+    return Package(path, name, f"{name}-{digest}", pipeline_root, parameters, run_date, lag_days)
 
 
 def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Schedule:
             )
         version = self._deployment.upload(package)
         experiment = self._deployment.make_experiment()
-        content = [version.name, cron, parameters, settings.service_account]
+        content = [version.name, package.pipeline_root, cron, parameters, settings.service_account]
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         description = f"Daily run of {package.pipeline}. Settings {fingerprint[:16]}"
 
@@ -90,6 +90,7 @@ class Schedule:
                     pipeline_id=version.pipeline_id,
                     version_id=version.version_id,
                     enabled=enabled,
+                    pipeline_root=package.pipeline_root,
                     service_account=settings.service_account,
                 ),
                 find,

@@ -430,6 +430,22 @@ def test_date_that_cannot_be_read_is_refused(given_date, schedule_time, message)
         resolve_run_date(given_date, schedule_time, 1, NOW)
 
 
+@pytest.mark.parametrize(
+    ("given_date", "schedule_time", "told"),
+    [
+        ("2026-01-07", "", False),
+        ("", "2026-01-09T06:00:00Z", False),
+        pytest.param("", "", True, id="an empty time, as Kubeflow Pipelines 2.16 gives it"),
+        pytest.param("", MACRO, True, id="the macro as it was"),
+    ],
+)
+def test_day_taken_from_the_clock_is_said_aloud(tmp_path, caplog, given_date, schedule_time, told):
+    run_executor(
+        tmp_path / "run", tmp_path / "serving", run_date=given_date, schedule_time=schedule_time
+    )
+    assert ("the day was taken from the clock" in caplog.text) is told
+
+
 def test_run_without_a_date_is_planned_for_the_schedules(tmp_path):
     done = run_executor(
         tmp_path / "run", tmp_path / "serving", run_date="", schedule_time="2026-01-09T06:00:00Z"

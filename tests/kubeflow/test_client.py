@@ -63,6 +63,7 @@ def package_in(folder, image, lag_days=1, run_date=""):
     spec = {
         "pipelineInfo": {"name": "ranker"},
         "schemaVersion": "2.1.0",
+        "defaultPipelineRoot": "minio://bucket/artifacts",
         "deploymentSpec": {"executors": {"Plan": {"container": {"image": image}}}},
         "root": {
             "inputDefinitions": {"parameters": parameters},
@@ -193,6 +194,7 @@ def test_run_is_of_its_day_and_version(fake, deployment, package):
         "run_date": "2026-01-05",
         "logs_root": "gs://logs",
     }
+    assert stored["runtime_config"]["pipeline_root"] == package.pipeline_root
     assert stored["service_account"] == "trainer"
     version = fake.versions[stored["pipeline_version_reference"]["pipeline_version_id"]]
     assert version["display_name"] == package.version
@@ -483,7 +485,10 @@ def test_schedule_is_daily_without_catching_up(fake, deployment, package):
     assert stored["status"] == "ENABLED"
     assert (stored["max_concurrency"], body["no_catchup"]) == (1, True)
     assert body["trigger"] == {"cron_schedule": {"cron": CRON}}
-    assert body["runtime_config"] == {"parameters": {"logs_root": "gs://logs"}}
+    assert body["runtime_config"] == {
+        "parameters": {"logs_root": "gs://logs"},
+        "pipeline_root": package.pipeline_root,
+    }
     assert body["service_account"] == "trainer"
     fake.advance(2 * 86_400)
     assert triggered(fake) == daily(11, 12)

@@ -136,6 +136,8 @@ def test_retries_are_the_defaults_unless_a_step_says_otherwise(spec):
     tasks = spec["root"]["dag"]["tasks"]
     assert tasks["Trainer"]["retryPolicy"]["maxRetryCount"] == 1
     assert tasks["Trainer"]["retryPolicy"]["backoffDuration"] == "20s"
+    # Argo counts it from the first attempt's start: a training of days is tried again, too.
+    assert tasks["Trainer"]["retryPolicy"]["backoffMaxDuration"] == "2592000s"
     assert "retryPolicy" not in tasks["Pusher"]
 
 

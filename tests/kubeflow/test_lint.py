@@ -1,4 +1,5 @@
 import copy
+import datetime
 
 import pytest
 
@@ -268,6 +269,79 @@ def test_package_that_runs_has_no_problem():
             id="parameter of schema 2.0",
         ),
         pytest.param(TASKS, {}, "the pipeline has no task", id="empty"),
+        # What KFP's protos do not have.
+        pytest.param(("metadata",), {}, 'no field named "metadata"', id="unknown at the top"),
+        pytest.param((*TRAINER, "retries"), 3, "root.dag.tasks.Trainer", id="unknown in a task"),
+        pytest.param(
+            ("components", "Trainer", "label"), "x", "components.Trainer: ", id="in a component"
+        ),
+        pytest.param(
+            (*EXECUTORS, "Plan_executor", "container", "imag"),
+            "x",
+            "deploymentSpec.executors.Plan_executor.container: ",
+            id="unknown in a container",
+        ),
+        pytest.param(
+            ("components", "Plan", "inputDefinitions", "parameters", "lag", "parameterType"),
+            "NUMBER_INT",
+            "components.Plan.inputDefinitions.parameters.lag.parameterType: ",
+            id="misspelt type",
+        ),
+        pytest.param(
+            (*TRAINER, "retryPolicy"),
+            {"maxRetryCount": 1, "backoffDuration": "60", "backoffMaxDuration": "600s"},
+            "root.dag.tasks.Trainer.retryPolicy.backoffDuration: ",
+            id="duration",
+        ),
+        # What the protos allow and the back end does not.
+        pytest.param(
+            (*TRAINER, "retryPolicy"),
+            {"maxRetryCount": 1, "backoffDuration": "60s"},
+            "backoffMaxDuration: is missing",
+            id="no cap of the waits",
+        ),
+        pytest.param(
+            ("root", "inputDefinitions", "parameters", "run_date", "defaultValue"),
+            20260101,
+            "run_date: defaultValue: is declared as STRING, got 20260101",
+            id="default of another type",
+        ),
+        pytest.param(
+            (*TASKS, "Plan", "inputs", "parameters", "lag"),
+            constant("one"),
+            "lag: is declared as NUMBER_INTEGER, got 'one'",
+            id="constant of another type",
+        ),
+        pytest.param(
+            (*TASKS, "Plan", "inputs", "parameters", "lag"),
+            constant(1.5),
+            "lag: is declared as NUMBER_INTEGER, got 1.5",
+            id="no integer",
+        ),
+        pytest.param(
+            (*TASKS, "Plan", "inputs", "parameters", "lag"),
+            constant(True),
+            "lag: is declared as NUMBER_INTEGER, got True",
+            id="truth for a number",
+        ),
+        pytest.param(
+            ("components", "Trainer", "outputDefinitions", "artifacts", "model"),
+            {"artifactType": {"instanceSchema": "type: object\n"}},
+            "outputDefinitions.artifacts.model: its type has no title",
+            id="no title",
+        ),
+        pytest.param(
+            ("components", "Trainer", "outputDefinitions", "artifacts", "model"),
+            {"artifactType": {"schemaUri": "https://example.com/model.yaml"}},
+            "the back end does not read schemaUri",
+            id="schemaUri",
+        ),
+        pytest.param(
+            ("components", "Trainer", "executorLabel"),
+            "Plan_executor",
+            "Plan_executor: is the container of Plan and Trainer",
+            id="one container for two",
+        ),
     ],
 )
 def test_what_the_back_end_cannot_run_is_refused(path, value, message):
@@ -310,12 +384,38 @@ def test_names_that_argo_refuses_are_refused(name):
                     {},
                 ),
             ),
-            "Trainer_executor.nodeSelectors: the back end knows no such field",
+            "Trainer_executor: Message type",
         ),
     ],
 )
 def test_platform_spec_that_would_be_ignored_is_refused(platform, message):
     (problem,) = lint([PIPELINE, platform])
+    assert message in problem
+
+
+SETTINGS = ("platforms", "kubernetes", "deploymentSpec", "executors", "Trainer_executor")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pvcMount": [{"mountPath": "/data"}]}, "pvcMount.0.constant: is missing; name a claim"),
+        ({"pvcMount": [{"constant": "claim"}]}, "pvcMount.0.mountPath: is missing"),
+        (
+            {"pvcMount": [{"constant": "team.data", "mountPath": "/data"}]},
+            "'team.data' can be no volume's name",
+        ),
+        (
+            {
+                "pvcMount": [{"constant": "ranker", "mountPath": "/data"}],
+                "secretAsVolume": [{"secretName": "ranker", "mountPath": "/secrets"}],
+            },
+            "secretAsVolume.0.secretName: 'ranker' is the name of pvcMount's volume, too",
+        ),
+    ],
+)
+def test_volumes_that_no_pod_could_have_are_refused(settings, message):
+    (problem,) = lint([PIPELINE, changed(PLATFORM, (SETTINGS, settings))])
     assert message in problem
 
 
@@ -325,16 +425,13 @@ def test_platform_spec_that_would_be_ignored_is_refused(platform, message):
         ([], "expected one or two YAML documents"),
         (["text"], "expected one or two YAML documents"),
         ([{"pipelineSpec": PIPELINE}], "compile to .yaml, a bare pipeline spec"),
-        ([{"root": "foo"}], "root: expected a mapping, got 'foo'"),
-        ([{"pipelineInfo": {"name": 3}}], "pipelineInfo.name: expected a string, got 3"),
-        ([{"components": {3: {}}}], "components: expected strings as keys, got 3"),
-        ([changed(PIPELINE, (TRAINER, None))], "root.dag.tasks.Trainer: expected a mapping"),
-        (
-            [changed(PIPELINE, ((*TRAINER, "dependentTasks"), "Plan"))],
-            "Trainer.dependentTasks: expected a list, got 'Plan'",
-        ),
+        ([{"root": "foo"}], "root"),
+        ([{"pipelineInfo": {"name": 3}}], "pipelineInfo.name"),
+        ([{"pipelineInfo": {"name": datetime.date(2026, 1, 1)}}], "cannot be written as JSON"),
+        ([changed(PIPELINE, (TRAINER, None))], "root"),
+        ([changed(PIPELINE, ((*TRAINER, "dependentTasks"), "Plan"))], "root.dag.tasks.Trainer"),
         ([PIPELINE, {"platforms": None}], "platform spec: expected platforms.kubernetes"),
-        ([PIPELINE, {"platforms": []}], "platforms: expected a mapping, got []"),
+        ([PIPELINE, {"platforms": []}], "platforms: Map field"),
     ],
 )
 def test_what_is_no_package_is_refused(documents, message):

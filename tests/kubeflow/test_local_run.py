@@ -144,7 +144,7 @@ def test_executor_input_is_the_drivers(tmp_path):
     outputs = {key: value["artifacts"][0] for key, value in given["outputs"]["artifacts"].items()}
     assert outputs["executor-logs"]["type"] == {"schemaTitle": "system.Artifact"}
     assert outputs["out"]["type"] == SCHEMA["artifactType"]
-    root = f"minio://bucket/root/test/{result.run_id}/Second/"
+    root = f"minio://mlpipeline/v2/artifacts/test/{result.run_id}/Second/"
     assert all(artifact["uri"].startswith(root) for artifact in outputs.values())
     logs = stored(tmp_path, second.outputs["executor-logs"])
     assert logs.read_text() == "what the step says\n"
@@ -270,13 +270,37 @@ def test_step_is_retried_as_its_policy_says(tmp_path):
         "maxRetryCount": 2,
         "backoffDuration": "20s",
         "backoffFactor": 2.0,
-        "backoffMaxDuration": "30s",
+        "backoffMaxDuration": "600s",
     }
     waits = []
     result = run(spec, tmp_path, sleep=waits.append)
     assert result.steps["Only"].attempts == 3
     assert result.exit_code == 0
-    assert waits == [20, 30]
+    assert waits == [20, 40]
+
+
+def test_step_is_given_up_when_its_first_attempt_is_as_long_ago_as_the_policy_says(tmp_path):
+    spec = package({"Only": ("sys.exit(1)",)})
+    spec["root"]["dag"]["tasks"]["Only"]["retryPolicy"] = {
+        "maxRetryCount": 5,
+        "backoffDuration": "20s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "70s",
+    }
+    waits = []
+    result = run(spec, tmp_path, sleep=waits.append)
+    assert waits == [20, 40]
+    assert result.steps["Only"].attempts == 3
+    assert result.exit_code == 1
+
+
+def test_artifacts_go_where_the_run_says_and_not_where_the_package_does(tmp_path):
+    spec = package({"Only": ("out.mkdir(); (out / 'file').touch()",)})
+    assert spec["defaultPipelineRoot"] == "minio://bucket/root"
+    given = run(spec, tmp_path / "given", pipeline_root="minio://other/root").steps["Only"]
+    assert given.outputs["out"]["uri"].startswith("minio://other/root/")
+    left = run(spec, tmp_path / "left").steps["Only"]
+    assert left.outputs["out"]["uri"].startswith("minio://mlpipeline/v2/artifacts/")
 
 
 def test_null_in_metadata_fails_the_step_as_in_the_launcher(tmp_path):

@@ -30,8 +30,8 @@ class Run:
         pipeline_name: the package's `pipelineInfo.name`.
         pipeline_root: URI under which the artifacts of all runs go.
         parameters: values of the run parameters.
-        schedule_time: what the schedule-time macro becomes; None for a back end before
-            2.16, which leaves it as it is.
+        schedule_time: what the schedule-time macro becomes: a time from 2.17.0 on, an empty
+            string in 2.16; None for an older back end, which leaves the macro as it is.
     """
 
     run_id: str

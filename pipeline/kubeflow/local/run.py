@@ -21,6 +21,9 @@ Json = dict[str, Any]
 
 STATE_FILE = "state.json"
 
+BUILT_IN_ROOT = "minio://mlpipeline/v2/artifacts"
+"""Root of runs that were given none, where the ConfigMap `kfp-launcher` names none either."""
+
 SUCCEEDED, FAILED, OMITTED = "succeeded", "failed", "omitted"
 
 
@@ -81,6 +84,7 @@ def run_package(
     root: Path,
     parameters: Mapping[str, Any],
     *,
+    pipeline_root: str = BUILT_IN_ROOT,
     jobs: int = 2,
     schedule_time: str | None = None,
     on_step: Callable[[StepResult], None] = lambda step: None,
@@ -98,6 +102,7 @@ def run_package(
         root: folder of the object stores (`store`), the volumes (`volumes`) and the runs
             (`runs`); all stay, so that a later run finds what this one left.
         parameters: run parameters that differ from their defaults.
+        pipeline_root: what the run was given as its root. The package's own reaches nobody.
         jobs: how many steps may run at once.
         schedule_time: see `driver.Run`.
         on_step: told about each step that has ended.
@@ -115,7 +120,7 @@ def run_package(
     run = driver.Run(
         run_id=str(uuid.uuid4()),
         pipeline_name=spec["pipelineInfo"]["name"],
-        pipeline_root=spec["defaultPipelineRoot"],
+        pipeline_root=pipeline_root,
         parameters={
             name: value if name in parameters else _on_volume(value, volumes)
             for name, value in values.items()
@@ -240,9 +245,19 @@ class _Work:
 
 
 def _waits(policy: Json) -> Iterator[float]:
-    """Seconds before each retry, as Argo's exponential backoff has them."""
+    """Seconds before each retry, as Argo's exponential backoff has them.
+
+    The largest duration is no cap of a wait: it is when Argo gives up, counted from the start of
+    the first attempt. One that is missing compiles to 0.
+    """
+    began = time.monotonic()
     wait = float(policy.get("backoffDuration", "0s").removesuffix("s"))
-    longest = float(policy.get("backoffMaxDuration", "inf").removesuffix("s"))
+    longest = float(policy.get("backoffMaxDuration", "0s").removesuffix("s"))
+    waited = 0.0
     for _ in range(policy.get("maxRetryCount", 0)):
-        yield min(wait, longest)
+        # The waits count although the caller may pass over them.
+        if max(time.monotonic() - began, waited) + wait > longest:
+            return
+        yield wait
+        waited += wait
         wait *= policy.get("backoffFactor", 2.0)
