@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: help env run test check format bench docs lock clean image image-push image-check
+.PHONY: help env run test test-fast check format bench docs lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -14,8 +14,16 @@ env:  ## make .venv, or bring it up to date
 run: env  ## simulate a few days of logs and run the pipeline on them
 	@$(BIN)/steadyrank demo
 
-test: env  ## every test, whole pipeline runs included, with coverage
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+# Worker processes of the tests; each takes up to 2 GB. A file stays in one worker, because its
+# tests share what they made.
+JOBS ?= 2
+PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+test: env  ## every test, whole pipeline runs included, with coverage (JOBS=2)
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+test-fast: env  ## the tests that run no whole pipeline
+	$(PYTEST) -m "not slow"
 
 check: env  ## lint, format and types
 	$(BIN)/ruff check .

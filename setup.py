@@ -47,6 +47,7 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-cov>=5",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.6",
         "mypy>=1.11",
@@ -73,7 +74,7 @@ setup(
             for below in ("", ".*")
         ]
     ),
-    package_data={"schemas": ["*.yaml"]},
+    package_data={"schemas": ["*.yaml"], "pipeline.kubeflow": ["*.binpb"]},
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["steadyrank = pipeline.cli:main"]},
