@@ -15,6 +15,7 @@ import os
 import uuid
 
 from absl import logging
+
 from components import storage as fileio
 from schemas.errors import ServingStoreError
 

@@ -87,10 +87,10 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
     now = datetime.datetime.now(datetime.timezone.utc)
     log_path = os.path.join(workspace.run_logs, f"{request.run_date}-{now:%Y%m%dT%H%M%S}.log")
     store = lineage.open_store(workspace.metadata_path)
-    known: set[str] = set()
+    before = None
     if store is not None:
         lineage.abandon_running(store)
-        known = {run.run_id for run in lineage.list_runs(store)}
+        before = lineage.newest_run(store)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, open(log_path, "wb") as log:
         json.dump(dataclasses.asdict(request), file)
         file.flush()
@@ -109,7 +109,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
         try:
             while process.poll() is None:
                 time.sleep(_POLL_SECONDS)
-                run = _new_run(workspace, known)
+                run = _new_run(workspace, before)
                 if run is not None:
                     on_progress(list(run.components)[-1])
         finally:
@@ -118,7 +118,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
                 process.wait()
             if process.returncode != 0:
                 _note_death(workspace, process.returncode)
-    run = _new_run(workspace, known)
+    run = _new_run(workspace, before)
     if process.returncode == 0:
         pushed = run is not None and run.outcome == "pushed"
         return DayResult(ExitCode.PUSHED if pushed else ExitCode.BLOCKED, run, log_path)
@@ -189,12 +189,14 @@ def _note_death(workspace: Workspace, code: int) -> None:
         lineage.abandon_running(store, f"died ({cause})")
 
 
-def _new_run(workspace: Workspace, known: set[str]) -> lineage.Run | None:
+def _new_run(workspace: Workspace, before: lineage.Run | None) -> lineage.Run | None:
+    """The run that began after the one that was the newest before."""
     try:
         store = lineage.open_store(workspace.metadata_path)
-        runs = lineage.list_runs(store) if store is not None else []
+        newest = lineage.newest_run(store) if store is not None else None
     except Exception:
         # The run is only now making the store's tables.
         return None
-    new = [run for run in runs if run.run_id not in known]
-    return new[-1] if new else None
+    if newest is None or (before is not None and newest.run_id == before.run_id):
+        return None
+    return newest

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
+import pathlib
+import sqlite3
 from collections.abc import Mapping, Sequence
 
-from ml_metadata import MetadataStore
+from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from schemas.errors import RankerError
@@ -16,6 +19,10 @@ from schemas.errors import RankerError
 ERROR_PROPERTY = "error"
 """Custom property of a failed execution: what it failed with, for people."""
 
+LOCK_SECONDS = 60.0
+"""How long a store that another process has locked is waited for."""
+
+_RUN = "pipeline_run"
 _STATES = mlmd.Execution.State
 
 
@@ -69,38 +76,74 @@ class Run:
         return metrics.get("auc", metrics.get("root_mean_squared_error"))
 
 
-def open_store(metadata_path: str) -> MetadataStore | None:
+def open_store(metadata_path: str, wait: float = LOCK_SECONDS) -> MetadataStore | None:
     """Opens the sqlite store for reading, or returns None before the first run.
 
+    Args:
+        metadata_path: the sqlite file.
+        wait: seconds to wait for another process that has locked it.
+
     Raises:
-        RankerError: the file is no store that can be read.
+        RankerError: the file stays locked, or is no store that can be read.
     """
     if not os.path.exists(metadata_path):
         return None
-    config = mlmd.ConnectionConfig()
-    config.sqlite.filename_uri = metadata_path
-    config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE
     try:
+        if not _has_tables(metadata_path, wait):
+            return None
+        config = mlmd.ConnectionConfig()
+        config.sqlite.filename_uri = metadata_path
+        config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE
         return MetadataStore(config)
     except Exception as error:
         # MLMD's message has the whole statement after it.
         reason = str(error).removeprefix("Error when executing query: ").partition(" query:")[0]
+        if "locked" in reason or "Concurrent writes" in reason:
+            raise RankerError(
+                f"{metadata_path}: locked by another process for more than {wait:.0f} s; try "
+                "again when that has ended (a backup, or a tool that looks into the file)"
+            ) from error
         raise RankerError(
             f"{metadata_path}: cannot be read as ML Metadata ({reason}); restore it from a "
-            "backup, or move it away to begin anew"
+            "backup. The served versions do not depend on it"
         ) from error
+
+
+def _has_tables(metadata_path: str, wait: float) -> bool:
+    """Whether anything is in the file yet; says of a lock what it is, which MLMD does not."""
+    with contextlib.closing(
+        sqlite3.connect(
+            f"{pathlib.Path(metadata_path).absolute().as_uri()}?mode=rw", wait, uri=True
+        )
+    ) as database:
+        return bool(database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall())
 
 
 def list_runs(store: MetadataStore) -> list[Run]:
     """Returns all runs, oldest first."""
-    contexts = store.get_contexts_by_type("pipeline_run")
-    return [run for c in sorted(contexts, key=lambda c: c.id) if (run := _run(store, c))]
+    contexts = store.get_contexts_by_type(_RUN)
+    types = _Types(store)
+    runs = (_run(store, context, types) for context in sorted(contexts, key=lambda c: c.id))
+    return [run for run in runs if run is not None]
+
+
+def newest_run(store: MetadataStore) -> Run | None:
+    """Returns the run that began last; what it costs does not grow with the number of runs."""
+    newest = ListOptions(
+        limit=1, order_by=OrderByField.ID, is_asc=False, filter_query=f"type = '{_RUN}'"
+    )
+    contexts = store.get_contexts(list_options=newest)
+    return _run(store, contexts[0], _Types(store)) if contexts else None
 
 
 def latest_run(store: MetadataStore, run_date: str) -> Run | None:
     """Returns the newest run of a day."""
-    runs = [run for run in list_runs(store) if run.run_date == run_date]
-    return runs[-1] if runs else None
+    types = _Types(store)
+    for context in sorted(store.get_contexts_by_type(_RUN), key=lambda c: c.id, reverse=True):
+        run = _run(store, context, types)
+        if run is not None and run.run_date == run_date:
+            return run
+    return None
 
 
 def set_error(store: MetadataStore, error: str) -> None:
@@ -122,26 +165,35 @@ def set_error(store: MetadataStore, error: str) -> None:
 def abandon_running(store: MetadataStore, reason: str = "killed while running") -> None:
     """Marks what a killed run left running as failed.
 
-    To be called when no run is under way: ML Metadata itself cannot tell. A run may have been
-    killed between two components, so that none of them is running.
+    To be called when no run is under way: ML Metadata itself cannot tell. Called before each
+    run, it finds only the newest unfinished. A run may have been killed between two
+    components, so that none of them is running.
     """
-    for context in store.get_contexts_by_type("pipeline_run"):
-        run = _run(store, context)
-        if run is not None and run.outcome == "running":
-            last = max(store.get_executions_by_context(context.id), key=lambda e: e.id)
-            if last.last_known_state == _STATES.RUNNING:
-                last.last_known_state = _STATES.FAILED
-            last.custom_properties[ERROR_PROPERTY].string_value = reason
-            store.put_executions([last])
+    run = newest_run(store)
+    if run is None or run.outcome != "running":
+        return
+    context = store.get_context_by_type_and_name(_RUN, run.run_id)
+    last = max(store.get_executions_by_context(context.id), key=lambda e: e.id)
+    if last.last_known_state == _STATES.RUNNING:
+        last.last_known_state = _STATES.FAILED
+    last.custom_properties[ERROR_PROPERTY].string_value = reason
+    store.put_executions([last])
 
 
-def _run(store: MetadataStore, context: mlmd.Context) -> Run | None:
+class _Types:
+    """Names of the store's types by id."""
+
+    def __init__(self, store: MetadataStore):
+        self.executions = {t.id: t.name.rpartition(".")[2] for t in store.get_execution_types()}
+        self.artifacts = {t.id: t.name for t in store.get_artifact_types()}
+
+
+def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | None:
     executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id)
     if not executions:
         return None
-    types = {t.id: t.name.rpartition(".")[2] for t in store.get_execution_types()}
-    components = {types[e.type_id]: _STATES.Name(e.last_known_state) for e in executions}
-    outputs = _outputs(store, context)
+    components = {types.executions[e.type_id]: _STATES.Name(e.last_known_state) for e in executions}
+    outputs = _outputs(store, context, types)
     plan = outputs.get("RunPlan", {})
     pushed = outputs.get("PushedModel", {})
     version = int(str(pushed["pushed_version"])) if pushed.get("pushed") == 1 else None
@@ -189,9 +241,10 @@ def _outcome(
     return "blocked" if "pushed" in pushed else "running"
 
 
-def _outputs(store: MetadataStore, context: mlmd.Context) -> dict[str, dict[str, object]]:
+def _outputs(
+    store: MetadataStore, context: mlmd.Context, types: _Types
+) -> dict[str, dict[str, object]]:
     """Custom properties and URI of the run's artifacts, by type; the newest of each type."""
-    types = {t.id: t.name for t in store.get_artifact_types()}
     result: dict[str, dict[str, object]] = {}
     for artifact in sorted(store.get_artifacts_by_context(context.id), key=lambda a: a.id):
         if "copy_of" in artifact.custom_properties:
@@ -200,7 +253,7 @@ def _outputs(store: MetadataStore, context: mlmd.Context) -> dict[str, dict[str,
         values: dict[str, object] = {"uri": artifact.uri}
         for name, value in artifact.custom_properties.items():
             values[name] = getattr(value, value.WhichOneof("value"))
-        result[types[artifact.type_id]] = values
+        result[types.artifacts[artifact.type_id]] = values
     return result
 
 

@@ -24,6 +24,7 @@ class Store:
         config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
         self.path = path
         self._store = MetadataStore(config)
+        self._types = {}
         self._context_type = self._store.put_context_type(mlmd.ContextType(name="pipeline_run"))
 
     def context(self, run_id):
@@ -31,62 +32,74 @@ class Store:
         (context.id,) = self._store.put_contexts([context])
         return context.id
 
+    def other_context(self, type_name, name):
+        type_id = self._store.put_context_type(mlmd.ContextType(name=type_name))
+        self._store.put_contexts([mlmd.Context(type_id=type_id, name=name)])
+
     def execution(self, context, type_name, state, **properties):
-        type_id = self._store.put_execution_type(mlmd.ExecutionType(name=type_name))
-        execution = mlmd.Execution(type_id=type_id, last_known_state=state)
-        self._put(execution, [], context, properties)
+        self._put([self._execution(type_name, state, **properties)], [], context)
 
     def artifact(self, context, type_name, uri, **properties):
-        type_id = self._store.put_artifact_type(mlmd.ArtifactType(name=type_name))
-        artifact = mlmd.Artifact(type_id=type_id, uri=uri)
-        for name, value in properties.items():
-            _set(artifact, name, value)
-        (artifact.id,) = self._store.put_artifacts([artifact])
-        self._store.put_attributions_and_associations(
-            [mlmd.Attribution(artifact_id=artifact.id, context_id=context)], []
-        )
+        self._put([], [self._artifact(type_name, uri, **properties)], context)
 
-    def _put(self, execution, artifacts, context, properties):
+    def _type(self, kind, name):
+        if name not in self._types:
+            put = getattr(self._store, f"put_{kind.lower()}_type")
+            self._types[name] = put(getattr(mlmd, f"{kind}Type")(name=name))
+        return self._types[name]
+
+    def _execution(self, type_name, state, **properties):
+        execution = mlmd.Execution(
+            type_id=self._type("Execution", type_name), last_known_state=state
+        )
         for name, value in properties.items():
             _set(execution, name, value)
-        (execution.id,) = self._store.put_executions([execution])
-        self._store.put_attributions_and_associations(
-            [], [mlmd.Association(execution_id=execution.id, context_id=context)]
-        )
+        return execution
+
+    def _artifact(self, type_name, uri, **properties):
+        artifact = mlmd.Artifact(type_id=self._type("Artifact", type_name), uri=uri)
+        for name, value in properties.items():
+            _set(artifact, name, value)
+        return artifact
+
+    def _put(self, executions, artifacts, context):
+        (known,) = self._store.get_contexts_by_id([context])
+        self._store.put_lineage_subgraph(executions, artifacts, [known], [])
 
     def run(self, run_id, date, *, end="pushed", version=None, base=None, reasons="", auc=0.7):
         """Writes a run; `end` is pushed, blocked, or the component that it is or failed at."""
-        context = self.context(run_id)
+        executions, artifacts = [], []
         last = end.removeprefix("failed ").removeprefix("running ")
         for name in COMPONENTS:
             state = STATE.COMPLETE
             if name.endswith(f".{last}"):
                 state = STATE.FAILED if end.startswith("failed") else STATE.RUNNING
             asked = {"run_date": date} if name.endswith("Plan") else {}
-            self.execution(context, name, state, **asked)
+            executions.append(self._execution(name, state, **asked))
             if state != STATE.COMPLETE:
-                return
-            self._outputs(context, name, run_id, date, end, version, base, reasons, auc)
+                break
+            artifacts += self._outputs(name, run_id, date, end, version, base, reasons, auc)
+        self._put(executions, artifacts, self.context(run_id))
 
-    def _outputs(self, context, name, run_id, date, end, version, base, reasons, auc):
+    def _outputs(self, name, run_id, date, end, version, base, reasons, auc):
         if name.endswith(".Plan"):
             start = f"warm start from {base}" if base else "cold start: first"
             properties = {"run_date": date, "start": start, "baseline": "absolute bounds only"}
             if base:
                 properties["base_model"] = f"model/{base}"
-            self.artifact(context, "Model", f"base/{run_id}", copy_of="serving/1")
-            self.artifact(context, "RunPlan", f"plan/{run_id}", **properties)
+            yield self._artifact("Model", f"base/{run_id}", copy_of="serving/1")
+            yield self._artifact("RunPlan", f"plan/{run_id}", **properties)
         if name.endswith(".Trainer"):
-            self.artifact(context, "Model", f"model/{run_id}")
+            yield self._artifact("Model", f"model/{run_id}")
         if name.endswith(".Evaluator"):
             metrics = {"candidate": {"click": {"auc": auc}, "": {"example_count": 9.0}}}
-            self.artifact(context, "ModelEvaluation", "e", metrics=json.dumps(metrics))
-            self.artifact(context, "ModelBlessing", "b", reasons=reasons)
+            yield self._artifact("ModelEvaluation", "e", metrics=json.dumps(metrics))
+            yield self._artifact("ModelBlessing", "b", reasons=reasons)
         if name.endswith(".Pusher"):
             properties = {"pushed": int(end == "pushed")}
             if end == "pushed":
                 properties["pushed_version"] = str(version)
-            self.artifact(context, "PushedModel", "p", **properties)
+            yield self._artifact("PushedModel", "p", **properties)
 
 
 def _set(node, name, value):

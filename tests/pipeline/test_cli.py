@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def text_of(result):
     if getattr(result, "stderr_bytes", None):
         parts.append(result.stderr)
     return re.sub(r"\x1b\[[0-9;]*m", "", " ".join(parts))
+
+
+def _push(workspace, day, model_uri):
+    (workspace / "model").mkdir()
+    (workspace / "model" / "saved_model.pb").touch()
+    info = serving_store.ModelInfo(day, day, "m", "t", model_uri)
+    serving_store.push(str(workspace / "model"), str(workspace / "serving"), info, 2)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,39 @@ def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path)
     )
     assert "AssertionError" not in done.stderr
     assert done.returncode == code, done.stderr
+
+
+@pytest.fixture
+def in_memory():
+    """A folder where a year of transactions does not wait for the disk, if there is one."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+def test_status_of_a_year_and_a_refused_rollback_take_no_tensorflow_and_two_seconds(in_memory):
+    store = Store(str(in_memory / "metadata.sqlite"))
+    first = datetime.date(2025, 1, 1)
+    for day in range(365):
+        date = str(first + datetime.timedelta(day))
+        store.run(f"r{day}", date, version=day + 1, base=f"r{day - 1}" if day else None)
+    _push(in_memory, first, "model/r0")
+    script = (
+        "import resource, sys\nfrom pipeline.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not {'tensorflow', 'apache_beam'} & set(sys.modules), 'heavy'\n"
+        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "    assert used.ru_utime + used.ru_stime < 2.0, used\n"
+    )
+    for arguments, code, text in (
+        (["status"], 0, "2025-12-31"),
+        (["status", "--json"], 0, '"r364"'),
+        (["rollback", "7"], 1, "no version 7"),
+    ):
+        command = [sys.executable, "-c", script, *arguments, "-w", str(in_memory)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, text in done.stdout + done.stderr) == (code, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -220,11 +261,7 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
     store = Store(str(tmp_path / "metadata.sqlite"))
     store.run("r1", "2026-01-03", version=1, auc=0.625)
     store.run("r2", "2026-01-04", end="blocked", reasons="click: auc is [bad]", base="r1")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "saved_model.pb").touch()
-    day = datetime.date(2026, 1, 3)
-    info = serving_store.ModelInfo(day, day, "m", "t", "model/r1")
-    serving_store.push(str(tmp_path / "model"), str(tmp_path / "serving"), info, 2)
+    _push(tmp_path, datetime.date(2026, 1, 3), "model/r1")
 
     text = text_of(invoke("status", "-w", tmp_path))
     for word in ("0.625", "pushed", "BLOCKED", "v1", "click: auc is [bad]", "serving version 1"):

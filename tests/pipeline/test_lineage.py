@@ -1,10 +1,14 @@
 import datetime
+import sqlite3
+import threading
+import time
 
 import pytest
 from planted_runs import COMPONENTS, STATE, Store
 
 from components.serving_store import ModelInfo, ServedVersion
 from pipeline import lineage, report
+from schemas.errors import RankerError
 
 DAY = datetime.date(2026, 1, 3)
 
@@ -150,3 +154,81 @@ def test_model_of_an_unknown_run_is_served_without_a_trace(store):
     lines = report.served_lineage(served(7, "elsewhere"), runs_of(store))
     assert lines == ["serving version 7 (serving/7)"]
     assert report.served_lineage(None, []) == ["nothing is being served yet"]
+
+
+class Counting:
+    """A store that counts what it is asked for."""
+
+    def __init__(self, store):
+        self.store, self.calls, self.nodes = store, 0, 0
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            result = getattr(self.store, name)(*args, **kwargs)
+            self.calls += 1
+            self.nodes += len(result) if isinstance(result, list) else 1
+            return result
+
+        return call
+
+
+def test_polling_costs_the_same_however_many_runs_there_were(store):
+    costs = []
+    for number in range(4):
+        store.run(f"r{number}", f"2026-01-0{number + 1}", version=number + 1)
+        counting = Counting(lineage.open_store(store.path))
+        assert lineage.newest_run(counting).run_id == f"r{number}"
+        costs.append((counting.calls, counting.nodes))
+    assert len(set(costs)) == 1
+
+
+def test_newest_run_is_that_of_a_run_and_not_of_another_context(store):
+    store.run("r1", "2026-01-03", version=1)
+    opened = lineage.open_store(store.path)
+    store.other_context("node", "test.Trainer")
+    assert lineage.newest_run(opened) == lineage.list_runs(opened)[-1]
+
+
+def test_before_the_first_run_there_is_no_newest(store):
+    assert lineage.newest_run(lineage.open_store(store.path)) is None
+
+
+@pytest.fixture
+def locked(store):
+    """A store that another process writes to; `release` ends that."""
+    store.run("r1", "2026-01-03", version=1)
+    other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    yield other
+    other.close()
+
+
+def test_store_that_is_locked_for_a_while_is_waited_for(store, locked):
+    timer = threading.Timer(1.0, locked.execute, ["ROLLBACK"])
+    timer.start()
+    began = time.monotonic()
+    assert [run.run_id for run in runs_of(store)] == ["r1"]
+    assert time.monotonic() - began > 0.9
+    timer.join()
+
+
+def test_store_that_stays_locked_is_said_to_be_so_and_nothing_is_to_be_removed(store, locked):
+    with pytest.raises(RankerError, match="locked by another process for more than 0 s") as error:
+        lineage.open_store(store.path, wait=0.1)
+    assert "try again" in str(error.value)
+
+
+def test_file_without_tables_is_no_store_yet(tmp_path):
+    for content in (b"", None):
+        path = tmp_path / f"{content}.sqlite"
+        sqlite3.connect(path).close() if content is None else path.write_bytes(content)
+        assert lineage.open_store(str(path)) is None
+
+
+@pytest.mark.parametrize("table", ["Execution", "Type", "MLMDEnv"])
+def test_store_that_lost_a_table_is_not_read_and_not_thrown_away(store, table):
+    store.run("r1", "2026-01-03", version=1)
+    with sqlite3.connect(store.path) as database:
+        database.execute(f"DROP TABLE {table}")
+    with pytest.raises(RankerError, match="restore it from a backup"):
+        runs_of(store)
