@@ -26,7 +26,7 @@ class RankerError(Exception):
 
 
 class SpecError(RankerError):
-    """The ranking spec, or an override of it, is invalid."""
+    """The ranking spec, an override of it, or the values of a deployment are invalid."""
 
     exit_code = ExitCode.BAD_SPEC
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -18,10 +19,48 @@ import yaml
 from pydantic import Field
 
 from schemas import formula
+from schemas.documents import DocumentError, describe, load_yaml
 from schemas.errors import SpecError
 
-Name = Annotated[str, Field(pattern=r"^[a-z](_?[a-z0-9])*$")]
-FieldName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
+MAX_NAME = 128
+MAX_SPEC_NAME = 63
+"""TFX takes no longer name of a pipeline: Argo's workflows and Kubernetes' labels do not."""
+MAX_DAYS = 3660
+_MAX_INT = 2**32 - 1
+_MAX_FLOAT = 3.4e38
+_NAME = re.compile(r"[a-z](_?[a-z0-9])*")
+_SPEC_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_FIELD_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+
+
+def _a_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name: lower-case letters, digits and single underscores, a letter "
+            "first. What the logs call it is its 'field'"
+        )
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a name has at most {MAX_NAME} characters, this one {len(name)}")
+    return name
+
+
+def _a_spec_name(name: str) -> str:
+    if not _SPEC_NAME.fullmatch(name):
+        raise ValueError(f"must be lower-case letters, digits and -, a letter first, got {name!r}")
+    if len(name) > MAX_SPEC_NAME:
+        raise ValueError(f"at most {MAX_SPEC_NAME} characters, got {len(name)}: {name!r}")
+    return name
+
+
+def _a_field_name(name: str) -> str:
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"must be 1 to 255 characters without control characters, got {name!r}")
+    return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(_a_name)]
+FieldName = Annotated[str, pydantic.AfterValidator(_a_field_name)]
+Units = Annotated[int, Field(ge=1, le=65_536)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -36,6 +75,16 @@ Bounds = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered)]
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _number_in_reach(cls, value: Any) -> Any:
+        """Whole numbers fit into 32 bits, others into float32: what is below computes with."""
+        if isinstance(value, int) and value > _MAX_INT:
+            raise ValueError(f"must be at most {_MAX_INT}, got {value}")
+        if isinstance(value, float) and abs(value) > _MAX_FLOAT:
+            raise ValueError(f"must be within {_MAX_FLOAT:g} of 0, got {value:g}")
+        return value
 
 
 class CategoricalFeature(_Model):
@@ -60,7 +109,7 @@ class CategoricalFeature(_Model):
     field: FieldName | None = None
     dtype: Literal["string", "int"] = "string"
     buckets: int | None = Field(default=None, ge=2)
-    embedding: int | None = Field(default=None, ge=1)
+    embedding: int | None = Field(default=None, ge=1, le=4096)
     multivalued: bool = False
     pooling: Literal["mean", "sum", "sqrtn"] = "mean"
     table: Name | None = None
@@ -237,9 +286,9 @@ class Architecture(_Model):
         dropout: share of the shared bottom's units dropped in training.
     """
 
-    shared: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    tower: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    cross_layers: int = Field(default=0, ge=0)
+    shared: tuple[Units, ...] = Field(min_length=1, max_length=100)
+    tower: tuple[Units, ...] = Field(default=(), max_length=100)
+    cross_layers: int = Field(default=0, ge=0, le=100)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
@@ -324,8 +373,8 @@ class Training(_Model):
     """
 
     warm_start: bool = True
-    window_days: int = Field(default=7, ge=1)
-    min_window_days: int = Field(default=1, ge=1)
+    window_days: int = Field(default=7, ge=1, le=MAX_DAYS)
+    min_window_days: int = Field(default=1, ge=1, le=MAX_DAYS)
     exposures: float = Field(default=1.0, ge=1.0)
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1024, ge=1)
@@ -397,6 +446,9 @@ class Serving(_Model):
 RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
 """Outputs of the model that are no tasks, and what they are."""
 
+RESERVED_FEATURES = {"self": "the exported model, whose requests name their features"}
+"""Names that TensorFlow's signatures take themselves, and for what."""
+
 
 class RankingSpec(_Model):
     """The whole declaration; field names are those of the YAML file.
@@ -414,7 +466,7 @@ class RankingSpec(_Model):
         serving: what is served.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    name: Annotated[str, pydantic.AfterValidator(_a_spec_name)]
     events: Events = Events()
     features: dict[Name, Feature] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
@@ -436,46 +488,13 @@ class RankingSpec(_Model):
         return {**PRESETS[value["preset"]].model_dump(), **rest}
 
     @pydantic.model_validator(mode="after")
-    def _names_fit(self) -> RankingSpec:
-        for name, feature in self.features.items():
-            if isinstance(feature, CategoricalFeature) and feature.table is not None:
-                shared = self.features.get(feature.table)
-                if not isinstance(shared, CategoricalFeature) or shared.table is not None:
-                    raise ValueError(
-                        f"features.{name}.table: {feature.table!r} is no categorical feature "
-                        "with a table of its own"
-                    )
-        names: dict[str, str] = {}
-        fields = {self.events.id: "events.id"}
-        for name, feature in self.features.items():
-            self._claim(fields, feature.field or name, f"features.{name}", "event field")
-            self._claim(names, name, f"features.{name}", "name")
-        for name, task in self.tasks.items():
-            self._claim(fields, task.field or task.label, f"tasks.{name}.label", "event field")
-            self._claim(names, task.label, f"tasks.{name}.label", "name")
-            for sliced in task.gate.slices:
-                self._check_slice(sliced, f"tasks.{name}.gate.slices")
-        for sliced in self.slices:
-            self._check_slice(sliced, "slices")
-        for name, owner in RESERVED_TASKS.items():
-            if name in self.tasks:
-                raise ValueError(f"tasks.{name}: the name is taken by {owner}")
-        try:
-            formula.parse(self.serving.score, names=self.tasks)
-        except ValueError as error:
-            raise ValueError(f"serving.score: {error}") from error
+    def _parts_fit(self) -> RankingSpec:
+        faults = list(
+            _misfits(self.events, self.features, self.tasks, self.slices, self.serving.score)
+        )
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
-
-    @staticmethod
-    def _claim(taken: dict[str, str], name: str, owner: str, what: str) -> None:
-        if name in taken:
-            raise ValueError(f"{owner}: the {what} {name!r} is already {taken[name]}")
-        taken[name] = owner
-
-    def _check_slice(self, name: str, where: str) -> None:
-        feature = self.features.get(name)
-        if not isinstance(feature, CategoricalFeature) or feature.multivalued:
-            raise ValueError(f"{where}: {name!r} is no single-valued categorical feature")
 
     @functools.cached_property
     def categorical(self) -> dict[str, CategoricalFeature]:
@@ -560,6 +579,53 @@ class RankingSpec(_Model):
         )
 
 
+def _misfits(
+    events: Events,
+    features: Mapping[str, Feature],
+    tasks: Mapping[str, Task],
+    slices: Sequence[str],
+    score: str,
+) -> Iterator[str]:
+    """What does not fit together, as `field: what`, though each part is well-formed."""
+    for name, feature in features.items():
+        if name in RESERVED_FEATURES:
+            yield f"features.{name}: the name is taken by {RESERVED_FEATURES[name]}"
+        if isinstance(feature, CategoricalFeature) and feature.table is not None:
+            shared = features.get(feature.table)
+            if not isinstance(shared, CategoricalFeature) or shared.table is not None:
+                yield (
+                    f"features.{name}.table: {feature.table!r} is no categorical feature "
+                    "with a table of its own"
+                )
+    claims = [(f"features.{name}", name, f.field or name) for name, f in features.items()]
+    claims += [(f"tasks.{name}.label", t.label, t.field or t.label) for name, t in tasks.items()]
+    names: dict[str, str] = {}
+    fields = {events.id: "events.id"}
+    for owner, name, field in claims:
+        if field in fields:
+            yield f"{owner}: the event field {field!r} is already {fields[field]}"
+        elif name in names:
+            yield f"{owner}: the name {name!r} is already {names[name]}"
+        fields.setdefault(field, owner)
+        names.setdefault(name, owner)
+    for name, task in tasks.items():
+        if name in RESERVED_TASKS:
+            yield f"tasks.{name}: the name is taken by {RESERVED_TASKS[name]}"
+        yield from _no_slices(task.gate.slices, features, f"tasks.{name}.gate.slices")
+    yield from _no_slices(slices, features, "slices")
+    try:
+        formula.parse(score, names=tasks)
+    except ValueError as error:
+        yield f"serving.score: {error}"
+
+
+def _no_slices(names: Iterable[str], features: Mapping[str, Feature], where: str) -> Iterator[str]:
+    for name in names:
+        feature = features.get(name)
+        if not isinstance(feature, CategoricalFeature) or feature.multivalued:
+            yield f"{where}: {name!r} is no single-valued categorical feature"
+
+
 def _fingerprint(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -587,8 +653,68 @@ def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> Ranking
     try:
         return RankingSpec.model_validate(content)
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {_where(item['loc'])}{_what(item)}" for item in error.errors()]
-        raise SpecError("\n".join(lines)) from error
+        faults = describe(error, RankingSpec)
+        if any(item["loc"] for item in error.errors()):
+            faults += _misfits_of_the_rest(content)
+        raise SpecError("\n".join(f"{source}: {fault}" for fault in faults)) from error
+
+
+def _misfits_of_the_rest(content: Mapping[str, Any]) -> list[str]:
+    """As `_misfits`, of a document some of whose parts are not well-formed themselves."""
+    wrong: set[str] = set()
+    parts: dict[str, dict[str, Any]] = {}
+    for section, kind in (("features", Feature), ("tasks", Task)):
+        given = content.get(section)
+        if not isinstance(given, dict):
+            return []
+        valid = {name: _valid(kind, value) for name, value in given.items()}
+        parts[section] = {name: part for name, part in valid.items() if part is not None}
+        wrong |= valid.keys() - parts[section].keys()
+    events = _valid(Events, content.get("events", {})) or Events()
+    slices = _valid(tuple[Name, ...], content.get("slices", ())) or ()
+    serving = _valid(Serving, content.get("serving"))
+    score = "1" if serving is None else serving.score
+    faults = _misfits(events, parts["features"], parts["tasks"], slices, score)
+    # What is said of a part that is wrong itself, or of an unknown score, is no news.
+    told = [repr(name) for name in wrong] + (["serving.score:"] if serving is None else [])
+    return [fault for fault in faults if not any(name in fault for name in told)]
+
+
+def _valid(kind: Any, value: Any) -> Any:
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError:
+        return None
+
+
+def parse_overrides(text: str) -> list[str]:
+    """Reads overrides given as one text, a JSON list of assignments.
+
+    Raises:
+        SpecError: it is no such list, or one of them is no assignment.
+    """
+    try:
+        overrides = json.loads(text)
+    except (ValueError, RecursionError):
+        overrides = None
+    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
+        shown = text if len(text) < 80 else text[:77] + "..."
+        raise SpecError(
+            f"overrides: expected a JSON list of assignments such as "
+            f'["training.epochs=2"], got {shown}'
+        )
+    for override in overrides:
+        check_override(override)
+    return overrides
+
+
+def check_override(override: str) -> None:
+    """Checks that a text is an assignment, whatever the spec that it is for.
+
+    Raises:
+        SpecError: it is none.
+    """
+    _apply_override({}, override)
 
 
 def load_spec(path: str, overrides: Sequence[str] = ()) -> RankingSpec:
@@ -619,40 +745,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     node[keys[-1]] = _load_yaml(value, f"override {override!r}")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but of two fields with one name it would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, str) and name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {name!r} is there twice", key.start_mark
-                )
-            seen.add(str(name))
-        return super().construct_mapping(node, deep)
-
-
 def _load_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{source}: not valid YAML: {error}") from error
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    # The tag of a discriminated union is no field of the document.
-    kinds = {"categorical", "dense", "binary", "regression"}
-    parts = [str(part) for i, part in enumerate(location) if not (i == 2 and str(part) in kinds)]
-    return ".".join(parts) + ": " if parts else ""
-
-
-def _what(item: Mapping[str, Any]) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        return "no such field"
-    if item["type"] in ("missing", "value_error"):
-        return message
-    shown = repr(item.get("input"))
-    return f"{message}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+        return load_yaml(text)
+    except DocumentError as error:
+        raise SpecError(f"{source}: {error}") from error

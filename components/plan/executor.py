@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from typing import Any
 
@@ -18,7 +17,7 @@ from components import serving_store
 from components.plan.planning import make_plan
 from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
-from schemas.spec import parse_spec
+from schemas.spec import parse_overrides, parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
 
@@ -38,7 +37,7 @@ class Executor(base_executor.BaseExecutor):
                 text = file.read()
         except Exception as error:
             raise SpecError(f"{path}: cannot be read: {error}") from error
-        spec = parse_spec(text, path, json.loads(exec_properties["overrides"]))
+        spec = parse_spec(text, path, parse_overrides(exec_properties["overrides"]))
         versions = serving_store.list_versions(exec_properties["serving_dir"])
         run_date = resolve_run_date(
             exec_properties["run_date"],

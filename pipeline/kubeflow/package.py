@@ -12,8 +12,12 @@ from typing import Any
 import yaml
 
 from schemas.errors import RankerError
+from schemas.spec import parse_overrides
 
 Document = dict[str, Any]
+
+OVERRIDES = "overrides"
+"""The run parameter with a JSON list of overrides of the spec."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +127,7 @@ def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, An
 
     Raises:
         RankerError: a parameter is unknown, or no value of its type.
+        SpecError: the overrides are no JSON list of assignments.
     """
     checked = {}
     for name, value in given.items():
@@ -138,5 +143,7 @@ def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, An
                 raise RankerError(
                     f"{name}: expected {package.parameters[name]}, got {value!r}"
                 ) from error
+        if name == OVERRIDES:
+            parse_overrides(value)
         checked[name] = value
     return checked

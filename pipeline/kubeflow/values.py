@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
-import yaml
 from pydantic import Field
 
-from schemas.errors import RankerError
+from schemas.documents import DocumentError, describe, load_yaml
+from schemas.errors import SpecError
+from schemas.spec import check_override
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([a-zA-Z]*)")
 _SUFFIXES = {
@@ -45,6 +46,15 @@ def _check_quantity(value: Any) -> str:
     return text
 
 
+def _check_override(value: str) -> str:
+    try:
+        check_override(value)
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Override = Annotated[str, pydantic.AfterValidator(_check_override)]
 Quantity = Annotated[str, pydantic.BeforeValidator(_check_quantity)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -163,7 +173,7 @@ class Parameters(_Model):
 
     run_date: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""
     spec: str = Field(min_length=1)
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
     logs_root: str = Field(min_length=1)
     day_store: str = Field(min_length=1)
     serving_dir: str = Field(min_length=1)
@@ -174,7 +184,8 @@ class Values(_Model):
     """All values; field names are those of the YAML file.
 
     Attributes:
-        pipeline_name: name of the pipeline on Kubeflow, and of its runs' Argo workflows.
+        pipeline_name: name of the pipeline on Kubeflow, and of its runs' Argo workflows; at most
+            63 characters, as Kubernetes' labels.
         image: container image of every step.
         pipeline_root: where artifacts go: gs://, s3:// or minio://.
         run_date_lag_days: days from the run date to the schedule's time, or to now.
@@ -186,7 +197,7 @@ class Values(_Model):
         steps: what differs from that, by step; a field given replaces the default's.
     """
 
-    pipeline_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,98}[a-z0-9])?$")]
+    pipeline_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
     image: str = Field(min_length=1)
     pipeline_root: Annotated[str, Field(pattern=r"^(gs|s3|minio)://[^/]+")]
     run_date_lag_days: int = Field(default=1, ge=0)
@@ -232,34 +243,26 @@ def parse_values(text: str, source: str) -> Values:
         source: what to call it in error messages, usually its path.
 
     Raises:
-        RankerError: naming the document, the field and what is wrong with it.
+        SpecError: naming the document, the field and what is wrong with it.
     """
     try:
-        return Values.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise RankerError(f"{source}: not valid YAML: {error}") from error
+        return Values.model_validate(load_yaml(text))
+    except DocumentError as error:
+        raise SpecError(f"{source}: {error}") from error
     except pydantic.ValidationError as error:
-        lines = []
-        for item in error.errors():
-            where = ".".join(map(str, item["loc"]))
-            message = str(item["msg"]).removeprefix("Value error, ")
-            if item["type"] == "extra_forbidden":
-                message = "no such field"
-            elif item["type"] not in ("missing", "value_error"):
-                message += f", got {item.get('input')!r}"
-            lines.append(f"{source}: {where + ': ' if where else ''}{message}")
-        raise RankerError("\n".join(lines)) from error
+        faults = describe(error, Values)
+        raise SpecError("\n".join(f"{source}: {fault}" for fault in faults)) from error
 
 
 def load_values(path: str) -> Values:
     """Reads the values at a local path; see `parse_values`.
 
     Raises:
-        RankerError: as `parse_values`, or where the file cannot be read.
+        SpecError: as `parse_values`, or where the file cannot be read.
     """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise RankerError(f"{path}: cannot be read: {error}") from error
+        raise SpecError(f"{path}: cannot be read: {error}") from error
     return parse_values(text, path)

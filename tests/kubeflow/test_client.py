@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import datetime
 import json
 import re
@@ -14,10 +15,10 @@ from typer.testing import CliRunner
 from pipeline.kubeflow.client import Deployment, failed
 from pipeline.kubeflow.client_cli import app
 from pipeline.kubeflow.cron import check_cron
-from pipeline.kubeflow.package import RunSettings, check_parameters, read_package
+from pipeline.kubeflow.package import OVERRIDES, RunSettings, check_parameters, read_package
 from pipeline.kubeflow.schedule import Schedule
 from pipeline.kubeflow.server import Connection, connect
-from schemas.errors import RankerError
+from schemas.errors import RankerError, SpecError
 
 CRON = "0 0 3 * * *"
 DAY = datetime.date(2026, 1, 5)
@@ -103,6 +104,14 @@ def test_parameters_are_held_against_the_package(package):
         check_parameters(package, {"log_root": ""})
     with pytest.raises(RankerError, match="attempts: expected NUMBER_INTEGER, got 'many'"):
         check_parameters(package, {"attempts": "many"})
+
+
+@pytest.mark.parametrize("overrides", ["training.epochs=2", "[1]", "null", '["training.epochs"]'])
+def test_overrides_that_the_run_could_not_read_are_refused_at_once(package, overrides):
+    declared = dataclasses.replace(package, parameters={**package.parameters, OVERRIDES: "STRING"})
+    with pytest.raises(SpecError, match=r"overrides: expected a JSON list|FIELD\.FIELD=VALUE"):
+        check_parameters(declared, {OVERRIDES: overrides})
+    assert check_parameters(declared, {OVERRIDES: '["a=1"]'}) == {OVERRIDES: '["a=1"]'}
 
 
 @pytest.mark.parametrize("cron", ["0 3 * * *", "@daily", "0 0 3 * * * *", "", "0 0 3 * * ;"])

@@ -7,9 +7,13 @@ from hypothesis import given, settings
 
 import schemas
 from schemas.errors import ExitCode, SpecError
-from schemas.spec import PRESETS, RankingSpec, load_spec, parse_spec
+from schemas.spec import PRESETS, RankingSpec, load_spec, parse_overrides, parse_spec
 
 DEMO = os.path.join(os.path.dirname(schemas.__file__), "demo.yaml")
+BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 99))
+MERGED_BOMB = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 99)
+)
 
 
 def demo(*overrides: str) -> RankingSpec:
@@ -45,16 +49,19 @@ def test_demo_has_the_six_tasks():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.learning_rat=1", "training.learning_rat: no such field"),
+        (
+            "training.learning_rat=1",
+            "training.learning_rat: no such field; is 'learning_rate' meant?",
+        ),
         ("colour=red", "colour: no such field"),
-        ("training.batch_size=0", "training.batch_size: Input should be greater than or equal"),
-        ("training.batch_size=many", "training.batch_size: Input should be a valid integer"),
-        ("training.optimizer.name=sgd", "training.optimizer.name: Input should be 'clippy_adag"),
-        ("tasks.click.gate.min_auc=1.5", "tasks.click.gate.min_auc: Input should be less than"),
-        ("tasks.click.gate=null", "tasks.click.gate: Input should be a valid dictionary"),
-        ("tasks.click.kind=ternary", "tasks.click: Input tag 'ternary'"),
+        ("training.batch_size=0", "training.batch_size: must be at least 1, got 0"),
+        ("training.batch_size=many", "training.batch_size: must be a whole number, got 'many'"),
+        ("training.optimizer.name=sgd", "training.optimizer.name: must be 'clippy_adagrad' or"),
+        ("tasks.click.gate.min_auc=1.5", "tasks.click.gate.min_auc: must be at most 1, got 1.5"),
+        ("tasks.click.gate=null", "tasks.click.gate: must be a mapping of fields, got no"),
+        ("tasks.click.kind=ternary", "tasks.click.kind: must be 'binary' or 'regression'"),
         ("tasks.rating.gate.min_auc=0.6", "tasks.rating.gate.min_auc: no such field"),
-        ("features.topic.buckets=1", "features.topic.buckets: Input should be greater"),
+        ("features.topic.buckets=1", "features.topic.buckets: must be at least 2"),
         ("features.topic.buckets=null", "features.topic: needs both 'buckets' and 'embedding'"),
         ("features.topic.table=device", "features.topic: takes 'buckets' and 'embedding' from"),
         ("features.recent_items.table=hours", "features.recent_items.table: 'hours' is no cat"),
@@ -64,7 +71,7 @@ def test_demo_has_the_six_tasks():
         ("features.event_id={type: dense}", "'event_id' is already events.id"),
         ("features.age={type: dense, field: topic}", "age: the event field 'topic' is already fe"),
         ("features.age={type: dense, field: event_id}", "event field 'event_id' is already events"),
-        ("features.clicked={type: dense, field: x}", "the name 'clicked' is already features.cli"),
+        ("features.clicked={type: dense, field: x}", "the name 'clicked' is already features.c"),
         ("tasks.like.field=clicked", "tasks.like.label: the event field 'clicked' is already"),
         ('features.topic.field=""', "features.topic.field: "),
         ('events.id="a\\n"', "events.id: "),
@@ -74,7 +81,7 @@ def test_demo_has_the_six_tasks():
         ("tasks.click.gate.slices={age: {min_auc: 0.5}}", "tasks.click.gate.slices: 'age' is no"),
         ("model.preset=huge", "model: preset 'huge' is none of tiny, laptop"),
         ("model={shared: []}", "model.shared: "),
-        ("model.dropout=1.0", "model.dropout: Input should be less than 1"),
+        ("model.dropout=1.0", "model.dropout: must be less than 1, got 1.0"),
         ("training.min_window_days=4", "training: 'min_window_days' is larger"),
         ("serving.score=click + clik", "serving.score: unknown name 'clik'"),
         ("tasks.score={kind: binary, label: x, gate: {min_auc: 0.5}}", "tasks.score: the name is"),
@@ -84,15 +91,39 @@ def test_demo_has_the_six_tasks():
         ),
         ("serving.score=click + 1 / 0", "serving.score: '1 / 0' is no finite number"),
         ("model.preset=[tiny]", "model: preset ['tiny'] is none of"),
-        ("training.seed=-1", "training.seed: Input should be greater than or equal to 0"),
-        ("training.seed=4294967296", "training.seed: Input should be less than 4294967296"),
-        ("training.learning_rate=.inf", "training.learning_rate: Input should be a finite number"),
-        ("features.item_length.default=.nan", "item_length.default: Input should be a finite"),
+        ("training.seed=-1", "training.seed: must be at least 0, got -1"),
+        ("training.seed=4294967296", "training.seed: must be less than 4294967296"),
+        ("training.learning_rate=.inf", "training.learning_rate: must be a finite number"),
+        ("features.item_length.default=.nan", "item_length.default: must be a finite"),
         ("features.item_length={type: dense, minimum: 2, maximum: 1}", "'minimum' is larger"),
         ("tasks.click.gate.calibration=[1.2, 0.8]", "gate.calibration: the lower bound is larger"),
-        ("tasks.click.gate.calibration=[.nan, 1]", "gate.calibration.0: Input should be a finite"),
+        ("tasks.click.gate.calibration=[.nan, 1]", "gate.calibration.0: must be a finite"),
         ("validation.severity={DRIFT: FATAL}", "validation.severity.DRIFT: "),
-        ("name=My Ranker", "name: String should match pattern"),
+        ("name=" + 64 * "a", "name: at most 63 characters, got 64"),
+        (
+            f"features.{129 * 'a'}={{type: dense}}",
+            "a name has at most 128 characters, this one 129",
+        ),
+        ("features.self={type: dense}", "features.self: the name is taken by the exported model"),
+        ("features.userId={type: dense}", "features.userId: 'userId' is no name: lower-case"),
+        ("tasks.click.label=isClicked", "tasks.click.label: 'isClicked' is no name: lower-case"),
+        ("training.window_days=1e12", "training.window_days: must be a whole number, got '1e12'"),
+        ("training.window_days=1000000000000", "training.window_days: must be at most 3660, got 1"),
+        ("training.min_window_days=4000", "training.min_window_days: must be at most 3660"),
+        ("training.epochs=10000000000", "training.epochs: must be at most 4294967295, got 10000"),
+        ("features.item_length.maximum=1e+300", "item_length.maximum: must be within 3.4e+38"),
+        ("model.shared=[1000000]", "model.shared.0: must be at most 65536, got 1000000"),
+        ("features.topic.embedding=1000000", "features.topic.embedding: must be at most 4096"),
+        (
+            "training.warm_start=perhaps",
+            "training.warm_start: must be true or false, got 'perhaps'",
+        ),
+        ("name=7", "name: must be text, got 7"),
+        ("slices=device", "slices: must be a list, got 'device'"),
+        ("features.topic.type=null", "features.topic.type: must be 'categorical' or 'dense'"),
+        ("features.topic={buckets: 3}", "features.topic.type: required, and missing"),
+        ("features={}", "features: must hold at least 1"),
+        ("name=My Ranker", "name: must be lower-case letters, digits and -"),
     ],
 )
 def test_an_error_names_file_and_field(override, message):
@@ -103,6 +134,46 @@ def test_an_error_names_file_and_field(override, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["a" * 63, "a-1"])
+def test_names_up_to_the_limit_are_taken(name):
+    assert demo(f"name={name}").name == name
+    feature = "a" * 128
+    assert feature in demo(f"features.{feature}={{type: dense}}").features
+
+
+def test_what_does_not_fit_together_is_listed_beside_what_is_malformed():
+    with pytest.raises(SpecError) as error:
+        demo(
+            "training.batch_size=0",
+            "features.topic.buckets=1",
+            "features.recent_items.table=hours",
+            "features.self={type: dense}",
+            "tasks.like.label=clicked",
+            "tasks.share.gate.min_auc=2",
+            "slices=[age]",
+            "serving.score=clik",
+        )
+    told = [line.removeprefix(f"{DEMO}: ").split(":")[0] for line in str(error.value).splitlines()]
+    assert told == [
+        "features.topic.buckets",
+        "tasks.share.gate.min_auc",
+        "training.batch_size",
+        "features.recent_items.table",
+        "features.self",
+        "tasks.like.label",
+        "slices",
+        "serving.score",
+    ]
+
+
+def test_a_malformed_part_is_not_said_to_be_absent_too():
+    with pytest.raises(SpecError) as error:
+        demo("features.item_id.buckets=0", "features.device.buckets=0", "tasks.click.gate=1")
+    # `recent_items` shares the table of the one, the gates are sliced by the other, and the
+    # score is of the task.
+    assert len(str(error.value).splitlines()) == 3
+
+
 def test_all_errors_are_listed_at_once():
     with pytest.raises(SpecError) as error:
         demo("training.batch_size=0", "serving.keep_versions=0", "colour=red")
@@ -111,7 +182,7 @@ def test_all_errors_are_listed_at_once():
 
 @pytest.mark.parametrize("path", ["name", "features", "tasks", "model", "serving", "serving.score"])
 def test_a_missing_required_field_is_named(path):
-    with pytest.raises(SpecError, match=f"edited: {path}: Field required"):
+    with pytest.raises(SpecError, match=f"edited: {path}: required, and missing"):
         without(path)
 
 
@@ -124,6 +195,12 @@ def test_a_missing_required_field_is_named(path):
         ("features: {a: {type: dense}}\n\tb: 1", "not valid YAML"),
         ("day: 2026-13-45", "not valid YAML: month must be in"),
         ("name: a\nname: b", "not valid YAML: the field 'name' is there twice(.|\n)*line 2"),
+        ("a: &a\n  b: *a\n", "a value that holds itself, line 1"),
+        ("a: &a [*a]", "a value that holds itself, line 1"),
+        (BOMB, r"its aliases \(\*name\) stand for more than 100000 values"),
+        (MERGED_BOMB, r"its aliases \(\*name\) stand for more than 100000 values"),
+        ("a: " + "x" * 2**20, "more than 1 MiB of YAML"),
+        ("a: " + "[" * 5000, "not valid YAML"),
         ("a: {b: {c: 1, d: 2, c: 3}}", "not valid YAML: the field 'c' is there twice"),
     ],
 )
@@ -187,6 +264,42 @@ def test_fields_beside_a_preset_win():
     spec = demo("model={preset: large_dcn, dropout: 0.1, tower: [8]}")
     assert spec.model.shared == (4096,) * 4
     assert (spec.model.cross_layers, spec.model.dropout, spec.model.tower) == (1, 0.1, (8,))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [("[]", []), ('["a.b=1", "slices=[x]"]', ["a.b=1", "slices=[x]"])],
+)
+def test_overrides_are_a_json_list_of_assignments(text, overrides):
+    assert parse_overrides(text) == overrides
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.epochs=2", "expected a JSON list .* got training.epochs=2"),
+        ("[1]", r"expected a JSON list .* got \[1\]"),
+        ("null", "expected a JSON list .* got null"),
+        ("", "expected a JSON list"),
+        ("[" * 100_000, "expected a JSON list"),
+        ('["training.epochs"]', r"'training.epochs': expected FIELD\.FIELD=VALUE"),
+        ('["slices=[x"]', r"'slices=\[x': not valid YAML"),
+    ],
+)
+def test_other_overrides_are_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        parse_overrides(text)
+
+
+def test_aliases_stand_for_what_they_name():
+    text = (
+        "name: t\nfeatures:\n  a: &id {type: categorical, buckets: 9, embedding: 2}\n  b: *id\n"
+        "  c: {<<: *id, buckets: 5}\ntasks:\n"
+        "  t: {kind: binary, label: l, gate: {min_auc: 0.5}}\n"
+        "model: {preset: tiny}\nserving: {score: t}\n"
+    )
+    spec = parse_spec(text, "aliases")
+    assert [feature.buckets for feature in spec.categorical.values()] == [9, 9, 5]
 
 
 EVENTS, MODEL, TASKS = "events_fingerprint", "model_fingerprint", "tasks_fingerprint"

@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.kubeflow.package import OVERRIDES
 from schemas.errors import RankerError
+from schemas.spec import parse_overrides
 
 Json = dict[str, Any]
 
@@ -57,6 +59,7 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
 
     Raises:
         RankerError: one is unknown.
+        SpecError: the overrides are no JSON list of assignments.
     """
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name in given:
@@ -64,6 +67,8 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
             raise RankerError(
                 f"{name}: the package has no such run parameter; it has {', '.join(declared)}"
             )
+    if OVERRIDES in given:
+        parse_overrides(given[OVERRIDES])
     return {
         name: given.get(name, declaration["defaultValue"]) for name, declaration in declared.items()
     }
