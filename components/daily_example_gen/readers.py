@@ -8,6 +8,7 @@ go on after it.
 from __future__ import annotations
 
 import abc
+import collections
 import csv
 import dataclasses
 import json
@@ -20,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet
 
 from components.daily_example_gen import text
 from components.daily_example_gen.check import (
@@ -31,6 +31,7 @@ from components.daily_example_gen.check import (
     value_of,
 )
 from components.daily_example_gen.fields import Field
+from components.daily_example_gen.parquet_columns import open_columns
 from components.daily_example_gen.text import Block, UnreadableError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
@@ -41,6 +42,8 @@ _HEADER_CHARS = 60
 _INTEGER = re.compile(r"-?[0-9]+")
 _NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
+_CARRIAGE_RETURN = "carriage returns within the line; end lines in \\n or \\r\\n"
+_NO_PARQUET = "magic bytes not found"
 _BESIDE_QUOTE = np.isin(np.arange(256), list(b',"\r\n'))
 
 
@@ -108,6 +111,8 @@ def _read_text(
         header = has_header and block.first_line == 1
         if block.too_long:
             reason = f"longer than {text.MAX_LINE_BYTES >> 20} MiB"
+            if b"\r" in block.data:
+                reason += f", with {_CARRIAGE_RETURN}"
             malformed = [Malformed(block.first_line, reason, _bounded(block.data))]
             yield Checked(rows_to_batch(parser.fields, []), malformed, lines=1)
             continue
@@ -115,7 +120,9 @@ def _read_text(
             body = block.data[block.data.index(b"\n") + 1 :]
             block = Block(body, block.lines - 1, block.first_line + 1)
         batches, malformed = [], []
-        for part in _parts(parser, block):
+        if header and parser.bad_header:
+            malformed.append(Malformed(1, parser.bad_header, parser.header))
+        for part in _parts(parser, text.without_blank_lines(block)):
             batches.append(part.batch)
             malformed.extend(part.malformed)
         table = pa.Table.from_batches(batches) if batches else None
@@ -126,6 +133,8 @@ def _read_text(
 
 
 def _parts(parser: _Lines, block: Block) -> Iterator[Checked]:
+    if not block.lines:
+        return
     part = parser.check_block(block)
     if part is not None:
         yield part
@@ -133,9 +142,10 @@ def _parts(parser: _Lines, block: Block) -> Iterator[Checked]:
     lines = block.data.split(b"\n")[:-1]
     for first in range(0, len(lines), _CHUNK_LINES):
         chunk = lines[first : first + _CHUNK_LINES]
-        line = block.first_line + first
-        part = parser.check_block(Block(b"\n".join(chunk) + b"\n", len(chunk), line))
-        yield part if part is not None else parser.check_lines(chunk, line)
+        numbers = np.array([block.number(first + i) for i in range(len(chunk))])
+        data = b"\n".join(chunk) + b"\n"
+        part = parser.check_block(Block(data, len(chunk), block.first_line, numbers=numbers))
+        yield part if part is not None else parser.check_lines(chunk, numbers.tolist())
 
 
 class _Lines(abc.ABC):
@@ -144,6 +154,8 @@ class _Lines(abc.ABC):
     `_hints` holds, for fields that a log may write in several types, the one seen last:
     Arrow wants it beforehand.
     """
+
+    header = bad_header = ""
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         self.fields = fields
@@ -173,20 +185,18 @@ class _Lines(abc.ABC):
                 try:
                     check_event(self.fields, self._parse_line(lines[row]))
                 except MalformedError as error:
-                    line = block.first_line + row
-                    malformed.append(Malformed(line, str(error), _bounded(lines[row])))
+                    raw = _bounded(lines[row])
+                    malformed.append(Malformed(block.number(row), str(error), raw))
                 else:
                     return None
             batch = batch.filter(pa.array(~bad))
         return Checked(batch, malformed, block.lines)
 
-    def check_lines(self, lines: Sequence[bytes], first_line: int) -> Checked:
-        """Checks lines one by one; blank ones are skipped."""
+    def check_lines(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Checked:
+        """Checks lines that are not blank one by one."""
         rows: list[list[Any]] = []
         malformed = []
-        for number, line in enumerate(lines, first_line):
-            if not line.strip():
-                continue
+        for number, line in zip(numbers, lines, strict=True):
             try:
                 event = self._parse_line(line)
                 rows.append(check_event(self.fields, event))
@@ -206,19 +216,39 @@ class _Lines(abc.ABC):
                 self._hints[field.name] = float if is_float else type(values[0])
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that knows which names it was given more than once."""
+
+    repeated: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, Any]]) -> _Object:
+        """Makes it from the pairs of the document."""
+        made = cls(pairs)
+        if len(made) < len(pairs):
+            counts = collections.Counter(name for name, _ in pairs)
+            made.repeated = frozenset(name for name, count in counts.items() if count > 1)
+        return made
+
+
 class _JsonLines(_Lines):
     def _parse_line(self, line: bytes) -> Mapping[str, Any]:
         try:
-            event = json.loads(line.decode())
+            event = json.loads(line.decode(), object_pairs_hook=_Object.of)
         except UnicodeDecodeError:
             raise MalformedError("not valid UTF-8") from None
         except json.JSONDecodeError as error:
             reason = f"not valid JSON ({error.msg}, column {error.colno})"
+            if b"\r" in line.strip():
+                reason += f"; {_CARRIAGE_RETURN}"
             raise MalformedError(reason) from None
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"not valid JSON ({error})") from None
         if not isinstance(event, dict):
             raise MalformedError(f"expected a JSON object, got {type(event).__name__}")
+        for field in self.fields:
+            _refuse_repeated(event, (field.source,))
+            _refuse_repeated(event, field.path)
         return event
 
     def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
@@ -264,23 +294,23 @@ class _CsvLines(_Lines):
         super().__init__(fields)
         csv.field_size_limit(2 * text.MAX_LINE_BYTES)
         self._by_name = {field.source: field for field in fields}
-        self._bad_header = ""
+        self.header = _bounded(header)
         try:
             self._names = _cells(header)
         except MalformedError as error:
-            self._names, self._bad_header = [], f"the header is {error}"
+            self._names, self.bad_header = [], f"the header is {error}"
         for name in self._names:
             if name in self._by_name and self._names.count(name) > 1:
-                self._bad_header = f"the header names field '{name}' twice"
-        if not self._bad_header and not self._by_name.keys() & set(self._names):
-            self._bad_header = (
-                f"the header '{_bounded(header)[:_HEADER_CHARS]}' names no field of the spec; "
+                self.bad_header = f"the header names field '{name}' twice"
+        if not self.bad_header and not self._by_name.keys() & set(self._names):
+            self.bad_header = (
+                f"the header '{self.header[:_HEADER_CHARS]}' names no field of the spec; "
                 "are its cells separated by commas?"
             )
 
     def _parse_line(self, line: bytes) -> Mapping[str, Any]:
-        if self._bad_header:
-            raise MalformedError(self._bad_header)
+        if self.bad_header:
+            raise MalformedError(self.bad_header)
         cells = _cells(line)
         if len(cells) != len(self._names):
             raise MalformedError(f"expected {len(self._names)} cells, got {len(cells)}")
@@ -292,7 +322,7 @@ class _CsvLines(_Lines):
 
     def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
         data, lines = block.data, block.lines
-        if self._bad_header or not lines:
+        if self.bad_header:
             return None
         # A lone \r ends a line for Arrow; a quote left open swallows newlines, or ends
         # with the block: the number of rows tells the one, the last line the other. Where
@@ -345,6 +375,8 @@ class _CsvLines(_Lines):
     def _split(self, field: Field, column: pa.Array) -> pa.Array:
         values = column
         if field.multivalued:
+            if any(pc.any(pc.starts_with(column, bracket)).as_py() for bracket in "[{("):
+                raise pa.ArrowInvalid("a list in brackets, perhaps")
             lists = pc.split_pattern(column, "|")
             values = lists.flatten()
         if field.kind == "int" and pa.types.is_string(values.type):
@@ -365,8 +397,10 @@ def _cells(line: bytes) -> list[str]:
     except UnicodeDecodeError:
         raise MalformedError("not valid UTF-8") from None
     decoded = decoded.removesuffix("\r")
-    if "\0" in decoded or "\r" in decoded:
+    if "\0" in decoded:
         raise MalformedError("not valid CSV (a control character)")
+    if "\r" in decoded:
+        raise MalformedError(f"not valid CSV ({_CARRIAGE_RETURN})")
     try:
         cells = next(csv.reader([decoded + "\n"]), [])
     except csv.Error as error:
@@ -394,6 +428,11 @@ def _typed(field: Field, cell: str) -> Any:
     if not cell:
         return None
     if field.multivalued:
+        if cell[0] + cell[-1] in ("[]", "{}", "()"):
+            raise MalformedError(
+                f"field '{field.source}': {json.dumps(cell[:_HEADER_CHARS])} is a list in "
+                "brackets; the elements of a list are joined by |"
+            )
         return [_typed_one(field, element) for element in cell.split("|")]
     return _typed_one(field, cell)
 
@@ -414,23 +453,59 @@ def _typed_one(field: Field, cell: str) -> Any:
 
 def _read_parquet(path: str, fields: tuple[Field, ...]) -> Iterator[Checked]:
     line = 1
+    wanted = {field.source for field in fields} | {f.path[0] for f in fields if f.path}
+    file = None
     try:
         with text.open_raw(path) as source:
-            file = pa.parquet.ParquetFile(source)
-            names = set(file.schema_arrow.names)
-            present = [
-                field.source
-                for field in fields
-                if field.source in names or (field.path and field.path[0] in names)
-            ]
+            file = open_columns(source, wanted)
+            repeated = _repeated_column(fields, file.schema_arrow)
+            present = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(
                 batch_size=_PARQUET_ROWS, columns=present, use_threads=False
             ):
-                yield _check_parquet(fields, batch, line)
+                if repeated:
+                    yield _refuse_all(batch, line, f"two columns are named '{repeated}'", fields)
+                else:
+                    yield _check_parquet(fields, batch, line)
                 line += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         message = str(error).splitlines()[0]
-        raise UnreadableError(f"not a whole Parquet file ({message})") from error
+        if file is None and _NO_PARQUET in message:
+            raise UnreadableError(f"not a whole Parquet file ({message})") from error
+        raise UnreadableError(
+            f"pyarrow {pa.__version__} cannot decode it ({message}): it is damaged, or written in "
+            "a newer way. Write it with dictionary or plain encoding, data pages of "
+            "version 1 and types that Parquet 2.6 knows (DuckDB: PARQUET_VERSION v1; Spark: "
+            "parquet.writer.version=v1), or as JSON lines"
+        ) from error
+
+
+def _repeated_column(fields: tuple[Field, ...], schema: pa.Schema) -> str:
+    """Name of a column that a field may be read from and that is there twice; or empty."""
+    for path in [(field.source,) for field in fields] + [field.path for field in fields]:
+        columns = list(schema)
+        for depth, name in enumerate(path, 1):
+            found = [column for column in columns if column.name == name]
+            if len(found) > 1:
+                return ".".join(path[:depth])
+            kind = found[0].type if found else pa.null()
+            is_struct = pa.types.is_struct(kind)
+            columns = [kind[i] for i in range(kind.num_fields)] if is_struct else []
+    return ""
+
+
+def _refuse_all(
+    batch: pa.RecordBatch, line: int, reason: str, fields: tuple[Field, ...]
+) -> Checked:
+    malformed = []
+    for row in range(batch.num_rows):
+        cells = [
+            f"{json.dumps(name)}: {json.dumps(_value(array, row), default=str)}"
+            for name, array in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        raw = "{" + ", ".join(cells) + "}"
+        malformed.append(Malformed(line + row, reason, raw[:_RAW_CHARS]))
+    return Checked(rows_to_batch(fields, []), malformed, batch.num_rows)
 
 
 def _check_parquet(fields: tuple[Field, ...], batch: pa.RecordBatch, line: int) -> Checked:
@@ -513,6 +588,15 @@ def _child(column: pa.Array | None, name: str) -> pa.Array | None:
         return None
     index = column.type.get_field_index(name)
     return pc.struct_field(column, [index]) if index >= 0 else None
+
+
+def _refuse_repeated(event: Any, path: Sequence[str]) -> None:
+    for name in path:
+        if not isinstance(event, _Object):
+            return
+        if name in event.repeated:
+            raise MalformedError(f"field '{name}': it is there twice")
+        event = event.get(name)
 
 
 def _columns(table: pa.Table) -> dict[str, pa.Array]:

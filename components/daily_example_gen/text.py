@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 BLOCK_BYTES = 8 << 20
 MAX_LINE_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
+_IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -29,12 +31,34 @@ class Block:
         lines: how many.
         first_line: number of the first one, from 1 where the byte range starts.
         too_long: the block is the head of one line longer than `MAX_LINE_BYTES`.
+        numbers: numbers of the lines where some between them were left out, [lines].
     """
 
     data: bytes
     lines: int
     first_line: int
     too_long: bool = False
+    numbers: np.ndarray | None = None
+
+    def number(self, line: int) -> int:
+        """Number of the block's `line`-th one, from 0."""
+        return self.first_line + line if self.numbers is None else int(self.numbers[line])
+
+
+def without_blank_lines(block: Block) -> Block:
+    """The block without the lines that hold nothing but white space."""
+    codes = np.frombuffer(block.data, dtype=np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))
+    starts = np.append(0, ends[:-1] + 1)
+    if not block.lines or not _IS_SPACE[codes[starts]].any():
+        return block
+    ink = np.append(0, np.cumsum(~_IS_SPACE[codes], dtype=np.int32))
+    filled = ink[ends] > ink[starts]
+    if filled.all():
+        return block
+    kept = np.repeat(filled, ends - starts + 1)
+    numbers = block.first_line + np.flatnonzero(filled)
+    return Block(codes[kept].tobytes(), len(numbers), block.first_line, numbers=numbers)
 
 
 def open_raw(path: str) -> BinaryIO:

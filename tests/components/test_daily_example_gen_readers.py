@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import time
 from decimal import Decimal
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from components.daily_example_gen import parquet_columns as thrift
 from components.daily_example_gen import readers, text
 from components.daily_example_gen.fields import Field, event_fields
 from components.daily_example_gen.text import UnreadableError
@@ -37,6 +39,9 @@ GOOD = {
     "clicked": 1,
     "rating": None,
 }
+
+CARRIAGE_RETURN = "carriage returns within the line; end lines in \\n or \\r\\n"
+JOINED = "the elements of a list are joined by |"
 
 
 def event(number, **changes):
@@ -136,6 +141,14 @@ def test_wrong_value_is_quarantined_with_its_line_and_reason(tmp_path, changes, 
         ("hour", "0x10", "field 'hour': expected an integer, got \"0x10\""),
         ("codes", "1||2", "field 'codes': a list element is missing"),
         ("clicked", "", "field 'clicked': missing, and it is required"),
+        (
+            "topics",
+            '["a","b"]',
+            'field \'topics\': "[\\"a\\",\\"b\\"]" is a list in brackets; ' + JOINED,
+        ),
+        ("topics", "[a, b]", "field 'topics': \"[a, b]\" is a list in brackets; " + JOINED),
+        ("topics", "{a,b}", "field 'topics': \"{a,b}\" is a list in brackets; " + JOINED),
+        ("codes", "[1, 2]", "field 'codes': \"[1, 2]\" is a list in brackets; " + JOINED),
         ("clicked", "yes", "field 'clicked': expected 0 or 1, got \"yes\""),
     ],
 )
@@ -153,6 +166,7 @@ def test_wrong_cell_is_quarantined_with_its_line_and_reason(tmp_path, cell, valu
         (b"e1,u", "expected 8 cells, got 2"),
         (b"\xff,u,a,1,1,1,1,", "not valid UTF-8"),
         (b"e1,u,a,1,1,1,1,\0", "not valid CSV (a control character)"),
+        (b"e1,u,a,1\r,1,1,1,", f"not valid CSV ({CARRIAGE_RETURN})"),
         (b'e1",u,a,1,1,1,1,', "not valid CSV (a stray quote)"),
         (b'e1,"u"v,a,1,1,1,1,', "not valid CSV (a stray quote)"),
         (b'e1,5" or 7",a,1,1,1,1,', "not valid CSV (a stray quote)"),
@@ -180,10 +194,172 @@ def test_header_that_names_no_field_is_the_reason_of_each_line(tmp_path, delimit
     lines = [delimiter.join(["e", "u", "a", "3", "1", "1.5", "1", ""]).encode()] * 2
     rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", header)
     assert not rows
-    assert [bad.line for bad in malformed] == [2, 3]
+    assert [bad.line for bad in malformed] == [1, 2, 3]
     for bad in malformed:
         assert f"the header 'event_id{delimiter}user" in bad.reason
         assert "names no field of the spec; are its cells separated by commas?" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"e1,u,a,3,1,1.5,1,", "the header 'e1,u,a,3,1,1.5,1,' names no field of the spec"),
+        (b"event_id;user;clicked\n", "the header 'event_id;user;clicked' names no field"),
+        (b"event_id,user,user,clicked\n", "the header names field 'user' twice"),
+        (b'event_id,"user\n', "the header is not valid CSV (a quote is left open)"),
+        (
+            b"event_id,user,clicked\r" + b"e,u,1\r" * 1000,
+            f"the header is not valid CSV ({CARRIAGE_RETURN})",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_bad_header_without_a_line_below_it_is_malformed_itself(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    rows, (bad,), lines = read(tmp_path / name)
+    assert (rows, lines, bad.line) == ([], 1, 1)
+    assert bad.reason.startswith(reason)
+    assert bad.raw == content.split(b"\n")[0].decode()[:2000]
+
+
+def test_good_header_alone_is_no_malformed_line(tmp_path):
+    assert read_lines(tmp_path, [], "a.csv", as_csv_line(GOOD)) == ([], [], 1)
+
+
+def test_bad_header_counts_once_however_the_file_is_cut(tmp_path):
+    content = b"a;b\n" + b"1;2\n" * 50
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    for width in (3, 11, len(content)):
+        ranges = range(0, len(content), width)
+        parts = [read(path, start, min(start + width, len(content))) for start in ranges]
+        assert sum(len(malformed) for _, malformed, _ in parts) == 51
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_lines_that_end_in_carriage_returns_alone_are_one_that_says_so(
+    tmp_path, monkeypatch, suffix
+):
+    line = as_csv_line(event(0).values()) if suffix == "csv" else json.dumps(event(0)).encode()
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes((line + b"\r") * 1000)
+    rows, (bad,), _ = read(path)
+    assert not rows
+    assert CARRIAGE_RETURN in bad.reason
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text, "MAX_LINE_BYTES", 4000)
+    monkeypatch.setattr(text, "_READ_BYTES", 500)
+    _, (bad,), _ = read(path)
+    assert bad.reason.endswith(f"with {CARRIAGE_RETURN}")
+
+
+REPEATED = [
+    ('"clicked": 0', "field 'clicked': it is there twice"),
+    ('"\\u0063licked": 1', "field 'clicked': it is there twice"),
+    ('"rating": null', "field 'rating': it is there twice"),
+    ('"unknown": 1, "unknown": 2', None),
+    ('"unknown": {"clicked": 1, "clicked": 0}', None),
+]
+
+
+@pytest.mark.parametrize(("added", "reason"), REPEATED)
+def test_json_object_that_names_a_field_twice_is_malformed(tmp_path, added, reason):
+    twice = json.dumps(event(1))[:-1] + f", {added}}}"
+    lines = [json.dumps(event(0)).encode(), twice.encode(), json.dumps(event(2)).encode()]
+    rows, malformed, _ = read_lines(tmp_path, lines)
+    assert [row["event_id"] for row in rows] == (["e0", "e2"] if reason else ["e0", "e1", "e2"])
+    assert [(bad.line, bad.reason) for bad in malformed] == ([(2, reason)] if reason else [])
+
+
+def test_name_that_is_twice_in_an_object_on_the_way_to_a_field_is_malformed(tmp_path):
+    fields = (*FIELDS[:1], Field("topic", "string", field="item.topic", path=("item", "topic")))
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"event_id": 1, "item": {"topic": "a", "topic": "b"}}\n'
+        '{"event_id": 2, "item": {"topic": "a", "x": 1, "x": 2}}\n'
+        '{"event_id": 3, "item": {"topic": "a"}, "item": {"topic": "b"}}\n'
+    )
+    (part,) = readers.read_events(str(path), fields)
+    assert [(bad.line, bad.reason) for bad in part.malformed] == [
+        (1, "field 'topic': it is there twice"),
+        (3, "field 'item': it is there twice"),
+    ]
+    assert part.batch.column(1).to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize(("name", "is_field"), [("clicked", True), ("unknown", False)])
+def test_parquet_with_two_columns_of_one_name_is_malformed_where_it_is_a_field(
+    tmp_path, name, is_field
+):
+    table = pa.Table.from_pylist([event(n, unknown=1) for n in range(3)])
+    table = table.append_column(name, pa.array([0, 0, 0]))
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, malformed, lines = read(tmp_path / "a.parquet")
+    assert lines == 3
+    assert len(rows) == (0 if is_field else 3)
+    assert [(bad.line, bad.reason) for bad in malformed] == [
+        (n, "two columns are named 'clicked'") for n in ((1, 2, 3) if is_field else ())
+    ]
+    assert all('"clicked": 1' in bad.raw and '"clicked": 0' in bad.raw for bad in malformed)
+
+
+def with_newer_type(path, name):
+    """Gives a column's schema element a logical type that no Parquet library knows."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    body, footer = content[: -8 - size], content[-8 - size : -8]
+    fields, _ = thrift._struct(footer, 0)
+    schema = next(field for field in fields if field.number == 2)
+    elements = thrift._elements(schema.content)
+    for at, element in enumerate(elements):
+        if name.encode() in element:
+            known = [f for f in thrift._struct(element, 0)[0] if f.number < 6]
+            unknown = thrift._Field(99, thrift._STRUCT, b"\0")
+            kind = thrift._Field(10, thrift._STRUCT, thrift._joined([unknown]))
+            elements[at] = thrift._joined([*known, kind])
+    changed = thrift._listed(schema, elements)
+    footer = thrift._joined(changed if field is schema else field for field in fields)
+    path.write_bytes(body + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def test_parquet_column_of_an_unknown_type_that_nobody_reads_is_passed_over(tmp_path):
+    path = tmp_path / "a.parquet"
+    events = [event(n, extra={"x": [n], "y": "z"}) for n in range(50)]
+    table = pa.Table.from_pylist(events).add_column(3, "newer", pa.array([1.0] * 50))
+    pq.write_table(table, path, row_group_size=20)
+    expected = read(path)
+    with_newer_type(path, "newer")
+    with pytest.raises((OSError, pa.ArrowException)):
+        pq.ParquetFile(path)
+    assert read(path) == expected
+    assert len(expected[0]) == 50
+
+
+def test_parquet_column_of_an_unknown_type_that_is_read_says_who_cannot_and_what_to_do(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([event(0)]), path)
+    with_newer_type(path, "age")
+    with pytest.raises(UnreadableError, match=rf"pyarrow {pa.__version__} cannot .* JSON lines"):
+        read(path)
+
+
+def test_damaged_parquet_pages_are_unreadable(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([event(n) for n in range(500)]), path)
+    content = bytearray(path.read_bytes())
+    content[4:2000] = bytes(1996)
+    path.write_bytes(content)
+    with pytest.raises(
+        UnreadableError, match=r"cannot decode it \(.*damaged, or written in a newer"
+    ):
+        read(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_footer_are_refused(footer):
+    with pytest.raises((pa.ArrowException, OSError)):
+        thrift.open_columns(io.BytesIO(footer + len(footer).to_bytes(4, "little") + b"PAR1"), {"a"})
 
 
 EMPTY = [
@@ -359,7 +535,7 @@ def test_dots_are_part_of_the_name_below_a_field_of_the_spec(tmp_path):
     )
 )
 def test_fate_of_a_line_with_objects_does_not_depend_on_its_neighbours(scratch, lines):
-    alone = [readers._JsonLines(NAMED_FIELDS).check_lines([line], 1) for line in lines]
+    alone = [readers._JsonLines(NAMED_FIELDS).check_lines([line], [1]) for line in lines]
     path = scratch / "objects.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     parts = list(readers.read_events(str(path), NAMED_FIELDS))
@@ -580,10 +756,15 @@ JSON_LINES = st.one_of(
     st.just(json.dumps(GOOD).encode()),
     CHANGED.map(lambda changes: json.dumps({**GOOD, **changes}).encode()),
     CHANGED.map(lambda changes: json.dumps({**GOOD, **changes}, ensure_ascii=True)[:-3].encode()),
+    CHANGED.map(
+        lambda more: f"{json.dumps(GOOD)[:-1]}, {json.dumps({'': 0, **more})[1:]}".encode()
+    ),
+    st.sampled_from([b"", b" ", b"\t\r", b"\v\f"]),
     JUNK,
 )
 CELLS = st.one_of(
     st.sampled_from(["", "1", "0", "true", "False", "1.", ".5", "-0", "1e5", "0x1F", " 2", "5.0"]),
+    st.sampled_from(["[a]", "[a|b]", "{1,2}", "(", "[1", "()|a"]),
     st.sampled_from(["007", "1e400", "-", "+1", "nan", "a|b", "1|2", '"', '"a"b', 'a"b', "\t3"]),
     st.text(st.characters(blacklist_characters="\n\0", blacklist_categories=["Cs"]), max_size=4),
 )
@@ -604,7 +785,7 @@ def assert_fate_of_each_line_is_its_own(directory, lines, name, header):
     alone = []
     for line in lines:
         parser = readers._JsonLines(FIELDS) if header is None else readers._CsvLines(FIELDS, header)
-        alone.append(parser.check_lines([line], 1))
+        alone.append(parser.check_lines(*([line], [1]) if line.strip() else ([], [])))
     rows, malformed, count = read_lines(directory, lines, name, header)
     shift = 1 if header is None else 2
     assert count == len(lines) + shift - 1
@@ -631,3 +812,15 @@ def test_fate_of_a_json_line_does_not_depend_on_its_neighbours(scratch, lines):
 @given(lines=st.lists(CSV_LINES, max_size=8))
 def test_fate_of_a_csv_line_does_not_depend_on_its_neighbours(scratch, lines):
     assert_fate_of_each_line_is_its_own(scratch, lines, "h.csv", as_csv_line(GOOD))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_megabytes_of_blank_lines_take_seconds(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    first = as_csv_line(GOOD) if suffix == "csv" else b""
+    path.write_bytes(first + b"\n" * (20 << 20) + b"oops\n")
+    started = time.process_time()
+    rows, (bad,), lines = read(path)
+    assert time.process_time() - started < 10
+    assert not rows
+    assert bad.line == lines == (20 << 20) + 1
