@@ -511,6 +511,12 @@ class RankingSpec(_Model):
         """Names of the labels, in the order of the tasks."""
         return tuple(task.label for task in self.tasks.values())
 
+    @functools.cached_property
+    def sliced_features(self) -> tuple[str, ...]:
+        """Features by whose values events are evaluated apart, in the order of their names."""
+        gated = {name for task in self.tasks.values() for name in task.gate.slices}
+        return tuple(sorted({*self.slices, *gated}))
+
     def table_of(self, name: str) -> str:
         """Name of the feature that owns the embedding table of feature `name`."""
         return self.categorical[name].table or name

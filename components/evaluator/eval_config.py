@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from schemas.spec import BinaryBounds, BinaryTask, RankingSpec, RegressionBounds, Task
@@ -28,10 +29,8 @@ def eval_config(spec: RankingSpec, *, compare: bool) -> config_pb2.EvalConfig:
     models = [_model_spec(spec, CANDIDATE if compare else "", is_baseline=False)]
     if compare:
         models.append(_model_spec(spec, BASELINE, is_baseline=True))
-    gated = {name for task in spec.tasks.values() for name in task.gate.slices}
     slices = [config_pb2.SlicingSpec()]
-    for name in sorted({*spec.slices, *gated}):
-        slices.append(config_pb2.SlicingSpec(feature_keys=[name]))
+    slices += [config_pb2.SlicingSpec(feature_keys=[name]) for name in spec.sliced_features]
     count = config_pb2.MetricConfig(class_name="ExampleCount")
     metrics = [config_pb2.MetricsSpec(metrics=[count])]
     metrics += [_task_metrics(name, task, compare) for name, task in spec.tasks.items()]
@@ -48,6 +47,8 @@ def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> config_pb
     outputs = [*spec.tasks, signatures.FINITE]
     return config_pb2.ModelSpec(
         name=name,
+        # Else TFMA loads the model to find out.
+        model_type=tfma.constants.TF_GENERIC,
         is_baseline=is_baseline,
         signature_name=signatures.EVALUATE,
         preprocessing_function_names=[signatures.LABELS],

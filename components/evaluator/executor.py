@@ -5,26 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import apache_beam as beam
+import tensorflow_model_analysis as tfma
 from absl import logging
 from tfx import types
-from tfx.components.evaluator import constants, executor
+from tfx.components.evaluator import constants
+from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, proto_utils
+from tfx.utils import io_utils, path_utils
 
-from components.evaluator import results
-from components.evaluator.eval_config import eval_config
+from components.evaluator import inference, results
+from components.evaluator.batch_evaluator import batch_evaluator
+from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
 from components.evaluator.verdict import OVERALL, Verdict, decide
 from components.run_plan import RunPlan, load_plan
+from schemas.spec import RankingSpec
 from trainer_module.stability.report import load_verdict
 
 VERDICT_FILE = "verdict.json"
+EVAL_SPLIT = "eval"
 
 
-class Executor(executor.Executor):
-    """TFX's executor, with the verdict drawn from its results; a refused model is not loaded."""
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Evaluates by TFMA and draws the verdict from its results; a refused model is not loaded."""
 
     def Do(  # noqa: N802
         self,
@@ -33,10 +40,9 @@ class Executor(executor.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.Evaluator`."""
-        inputs = dict(input_dict)
-        plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
-        stability = load_verdict(artifact_utils.get_single_uri(inputs.pop("stability")))
-        infra_blessing = artifact_utils.get_single_instance(inputs.pop("infra_blessing"))
+        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
+        stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
+        infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
         refused = infra_blessing.get_string_custom_property("reasons").splitlines()
         if not refused and stability.verdict == "diverged":
             # There is no model, and were there one, no metric could speak for it.
@@ -45,14 +51,60 @@ class Executor(executor.Executor):
             # It may abort or hang, and nothing ends that in this process.
             _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict)
             return
-        compare = plan.baseline_version is not None
-        if not compare:
-            inputs.pop("baseline_model")
-        config = eval_config(plan.spec, compare=compare)
-        properties = {**exec_properties, "eval_config": proto_utils.proto_to_json(config)}
-        super().Do(inputs, output_dict, properties)
-        verdict, metrics = _judge(artifact_utils.get_single_uri(output_dict["evaluation"]), plan)
+        models = {CANDIDATE: artifact_utils.get_single_instance(input_dict["model"])}
+        if plan.baseline_version is not None:
+            models[BASELINE] = artifact_utils.get_single_instance(input_dict["baseline_model"])
+        evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
+        with self._make_beam_pipeline() as pipeline:
+            evaluate(
+                pipeline,
+                plan.spec,
+                {name: path_utils.serving_model_path(m.uri) for name, m in models.items()},
+                artifact_utils.get_split_uri(input_dict["examples"], EVAL_SPLIT),
+                evaluation,
+            )
+        verdict, metrics = _judge(evaluation, plan)
         _publish(verdict, metrics, output_dict)
+
+
+def evaluate(
+    pipeline: beam.Pipeline,
+    spec: RankingSpec,
+    models: Mapping[str, str],
+    examples: str,
+    output: str,
+) -> None:
+    """Lets TFMA evaluate, by whole batches where its own way is event by event.
+
+    Args:
+        pipeline: the pipeline to add to.
+        spec: the ranking spec.
+        models: folders of the SavedModels: that of `CANDIDATE` and, to compare, of `BASELINE`.
+        examples: folder of the encoded events.
+        output: folder of TFMA's results.
+    """
+    compare = BASELINE in models
+    config = tfma.utils.update_eval_config_with_defaults(
+        eval_config(spec, compare=compare), has_baseline=compare
+    )
+    # TFMA names a model only where there are several.
+    names = models if compare else {"": models[CANDIDATE]}
+    shared = [
+        tfma.default_eval_shared_model(path, model_name=name, eval_config=config)
+        for name, path in names.items()
+    ]
+    _ = (
+        pipeline
+        | "ReadBatches" >> inference.ReadBatches(examples)
+        | "Evaluate"
+        >> tfma.ExtractEvaluateAndWriteResults(
+            eval_shared_model=shared,
+            eval_config=config,
+            extractors=[inference.prediction_extractor(spec, names)],
+            evaluators=[batch_evaluator(spec, config)],
+            output_path=output,
+        )
+    )
 
 
 def _judge(path: str, plan: RunPlan) -> tuple[Verdict, dict[str, results.Metrics]]:
@@ -61,8 +113,7 @@ def _judge(path: str, plan: RunPlan) -> tuple[Verdict, dict[str, results.Metrics
         name: tasks.get("", {}).get("example_count", 0.0)
         for name, tasks in metrics["candidate"].items()
     }
-    failures = results.load_failures(path) + results.unlabelled(metrics["candidate"])
-    verdict = decide(failures, events, plan.spec.min_slice_events)
+    verdict = decide(results.load_failures(path), events, plan.spec.min_slice_events)
     return verdict, metrics
 
 

@@ -54,15 +54,6 @@ def load_metrics(path: str) -> dict[str, Metrics]:
     return {CANDIDATE: _metrics(result), BASELINE: _metrics(baseline)}
 
 
-def unlabelled(metrics: Metrics) -> list[Failure]:
-    """Finds the tasks of which no event carries a label: TFMA gives them an RMSE of 0."""
-    return [
-        Failure(OVERALL, task, "weighted_example_count", 0.0, "at least 1", False)
-        for task, values in metrics.get(OVERALL, {}).items()
-        if values.get("weighted_example_count") == 0.0
-    ]
-
-
 def _compared(path: str) -> bool:
     return len(tfma.load_eval_results([path]).get_results()) > 1
 
@@ -77,6 +68,7 @@ def _metrics(result: Any) -> Metrics:
             tasks[task] = {
                 name: float(value["doubleValue"])
                 for name, value in by_class.get("", {}).items()
+                if not name.endswith("_diff")
                 # What is NaN or infinite comes as text.
                 if math.isfinite(float(value.get("doubleValue", math.nan)))
             }
@@ -89,9 +81,6 @@ def _failure(slice_name: str, failure: Any) -> Failure:
     value = math.nan
     if failure.HasField("metric_value"):
         value = failure.metric_value.double_value.value
-    if failure.metric_key.name == "auc" and not is_change and value == 0.0:
-        # TFMA's word for labels that are all the same, or for none.
-        value = math.nan
     return Failure(
         slice_name=slice_name,
         task=failure.metric_key.output_name,

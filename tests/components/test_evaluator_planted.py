@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from planted_model import export_planted, write_examples
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
@@ -18,8 +18,6 @@ from components.evaluator.executor import VERDICT_FILE, Executor
 from components.run_plan import RunPlan
 from schemas.spec import parse_spec
 from schemas.tfdv_schema import tfdv_schema
-from trainer_module import signatures
-from trainer_module.export import export_model
 
 SPEC = """
 name: planted
@@ -48,50 +46,12 @@ EVENTS = 400
 FINITE_BOUND = "all_finite: mean_prediction is {}, must be at least 1 (all events)"
 
 
-class PlantedModel(tf.Module):
-    """Answers what the event says, in the space of the loss."""
-
-    def __init__(self, prefix=""):
-        super().__init__()
-        self._prefix = prefix
-
-    def __call__(self, features, training=False):
-        return {
-            "click": features[f"{self._prefix}click_logit"],
-            "rate": features[f"{self._prefix}rate_answer"],
-        }
-
-
-def one_column(value):
-    return tf.sparse.to_dense(tf.sparse.reset_shape(value, [value.dense_shape[0], 1]))
-
-
-class RawTransform:
-    """In place of a transform graph: values as they are, label weights by presence."""
-
-    def transform_features_layer(self):
-        return self._transform
-
-    def _transform(self, raw):
-        answer = {}
-        for name, value in raw.items():
-            if value.dtype == tf.float32:
-                answer[name] = one_column(value)
-        for name, task in SPEC_OF_TEST.tasks.items():
-            if task.label in raw:
-                present = tf.sparse.map_values(tf.ones_like, raw[task.label])
-                answer[signatures.label_key(name)] = answer[task.label]
-                answer[signatures.weight_key(name)] = one_column(present)
-        answer["device"] = tf.sparse.to_dense(raw["device"], default_value="")
-        return answer
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, prefix in (("candidate", ""), ("served", "served_")):
-        target = folder / name / "Format-Serving"
-        export_model(PlantedModel(prefix), RawTransform(), SPEC_OF_TEST, str(target))
+        answers = {"click": f"{prefix}click_logit", "rate": f"{prefix}rate_answer"}
+        export_planted(SPEC_OF_TEST, answers, folder / name / "Format-Serving")
     return folder
 
 
@@ -107,29 +67,6 @@ def good_events():
         "click_logit": 2.0 * clicked + generator.normal(-1.0, 1.0, EVENTS),
         "rate_answer": rating + generator.normal(0.0, 0.3, EVENTS),
     }
-
-
-def write_examples(folder, columns, absent):
-    """Writes the columns as encoded events; `absent` tells which labels are missing."""
-    os.makedirs(folder)
-    columns = {
-        "served_click_logit": columns["click_logit"],
-        "served_rate_answer": columns["rate_answer"],
-        **columns,
-    }
-    options = tf.io.TFRecordOptions(compression_type="GZIP")
-    with tf.io.TFRecordWriter(os.path.join(folder, "data-00000-of-00001.gz"), options) as writer:
-        for row in range(EVENTS):
-            example = tf.train.Example()
-            for name, values in columns.items():
-                if name in absent and absent[name][row]:
-                    continue
-                feature = example.features.feature[name]
-                if name == "device":
-                    feature.bytes_list.value.append(str(values[row]).encode())
-                else:
-                    feature.float_list.value.append(values[row])
-            writer.write(example.SerializeToString())
 
 
 def artifact(cls, path, **properties):
@@ -163,7 +100,12 @@ def evaluate(
         baseline_reason="",
     ).save(str(folder / "plan"))
     io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), tfdv_schema(SPEC_OF_TEST))
-    write_examples(str(folder / "examples" / "Split-eval"), columns, absent or {})
+    columns = {
+        "served_click_logit": columns["click_logit"],
+        "served_rate_answer": columns["rate_answer"],
+        **columns,
+    }
+    write_examples(str(folder / "examples" / "Split-eval"), columns, absent)
     examples = artifact(
         standard_artifacts.Examples,
         folder / "examples",
@@ -318,7 +260,7 @@ def test_task_without_any_label_is_blocked_because_it_cannot_be_measured(tmp_pat
     assert_published(blessing, verdict, blessed=False)
     assert sorted(verdict["reasons"]) == [
         "click: auc could not be measured, must be at least 0.7 (all events)",
-        "rate: weighted_example_count is 0.0000, must be at least 1 (all events)",
+        "rate: root_mean_squared_error could not be measured, must be at most 1 (all events)",
     ]
 
 

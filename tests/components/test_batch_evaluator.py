@@ -1,0 +1,176 @@
+"""Evaluation by whole batches against TFMA's own way, event by event."""
+
+import math
+
+import apache_beam as beam
+import numpy as np
+import pytest
+import tensorflow_model_analysis as tfma
+from planted_model import export_planted, write_examples
+from tfx_bsl.tfxio import tensor_adapter, tf_example_record
+
+from components.evaluator import inference
+from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
+from components.evaluator.executor import evaluate
+from components.evaluator.results import load_failures
+from schemas.spec import parse_spec
+from schemas.tfdv_schema import tfdv_schema
+
+SPEC = parse_spec(
+    """
+name: planted
+features:
+  device: {type: categorical, buckets: 8, embedding: 2}
+  hour: {type: categorical, dtype: int, buckets: 8, embedding: 2}
+  click_logit: {type: dense}
+  save_logit: {type: dense}
+  rate_answer: {type: dense}
+  old_click_logit: {type: dense}
+  old_save_logit: {type: dense}
+  old_rate_answer: {type: dense}
+tasks:
+  click:
+    kind: binary
+    label: clicked
+    gate: {min_auc: 0.78, max_auc_drop: 0.01, slices: {device: {min_auc: 0.75}}}
+  save:
+    kind: binary
+    label: saved
+    optional: true
+    gate: {min_auc: 0.6, calibration: [0.9, 1.1], slices: {hour: {min_auc: 0.6}}}
+  rate:
+    kind: regression
+    label: rating
+    optional: true
+    gate: {max_rmse: 0.7, max_rmse_rise: 0.01, slices: {device: {max_rmse: 0.6}}}
+slices: [device, hour]
+model: {preset: tiny}
+serving: {score: click}
+""",
+    "spec",
+)
+EVENTS = 300
+TASKS = ("click", "save", "rate")
+OPTIONS = ["--direct_running_mode=in_memory"]
+
+
+def random_events():
+    """Columns with ties, and which of their values are missing."""
+    rng = np.random.default_rng(0)
+    clicked = rng.random(EVENTS) < 0.4
+    saved = rng.random(EVENTS) < 0.1
+    rating = rng.normal(3.0, 1.0, EVENTS)
+    columns = {
+        # Few values are common: small slices, without a class or a label, come by themselves.
+        "device": [f"device-{n}" for n in np.minimum(rng.zipf(1.5, EVENTS), 12)],
+        "hour": np.minimum(rng.zipf(1.3, EVENTS), 30) - 5,
+        "clicked": clicked.astype(float),
+        "saved": saved.astype(float),
+        "rating": rating,
+    }
+    for prefix in ("", "old_"):
+        # Scores that TFMA's histogram of ten thousand buckets can tell apart.
+        columns[f"{prefix}click_logit"] = np.round(clicked + rng.normal(-1, 1, EVENTS), 1)
+        columns[f"{prefix}save_logit"] = np.round(saved + rng.normal(-2, 1, EVENTS), 1)
+        columns[f"{prefix}rate_answer"] = rating + rng.normal(0, 0.6, EVENTS)
+    absent = {
+        name: rng.random(EVENTS) < share
+        for name, share in (("device", 0.1), ("hour", 0.3), ("saved", 0.5), ("rating", 0.7))
+    }
+    return columns, absent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folders = {}
+    for name, prefix in ((CANDIDATE, ""), (BASELINE, "old_")):
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        answers = {
+            "click": f"{prefix}click_logit",
+            "save": f"{prefix}save_logit",
+            "rate": f"{prefix}rate_answer",
+        }
+        export_planted(SPEC, answers, folders[name])
+    return folders
+
+
+def evaluate_by_event(models, examples, output):
+    """TFMA's own path, as TFX's Evaluator takes it."""
+    config = tfma.utils.update_eval_config_with_defaults(
+        eval_config(SPEC, compare=True), has_baseline=True
+    )
+    shared = [
+        tfma.default_eval_shared_model(path, model_name=name, eval_config=config)
+        for name, path in models.items()
+    ]
+    reader = tf_example_record.TFExampleRecord(
+        f"{examples}/*",
+        schema=tfdv_schema(SPEC),
+        raw_record_column_name=tfma.constants.ARROW_INPUT_COLUMN,
+    )
+    tensors = tensor_adapter.TensorAdapterConfig(
+        arrow_schema=reader.ArrowSchema(), tensor_representations=reader.TensorRepresentations()
+    )
+    with beam.Pipeline(argv=OPTIONS) as pipeline:
+        _ = (
+            pipeline
+            | reader.BeamSource()
+            | tfma.ExtractEvaluateAndWriteResults(
+                eval_shared_model=shared,
+                eval_config=config,
+                tensor_adapter_config=tensors,
+                output_path=output,
+            )
+        )
+
+
+def metrics_of(output):
+    """Every value by slice and TFMA's whole key."""
+    return {
+        (str(item.slice_key), str(pair.key)): (pair.key, pair.value.double_value.value)
+        for item in tfma.load_metrics(output)
+        for pair in item.metric_keys_and_values
+    }
+
+
+def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
+    models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inference, "BATCH", 64)
+    columns, absent = random_events()
+    examples = str(tmp_path / "examples")
+    write_examples(examples, columns, absent, files=3)
+    evaluate_by_event(models, examples, str(tmp_path / "theirs"))
+    with beam.Pipeline(argv=OPTIONS) as pipeline:
+        evaluate(pipeline, SPEC, models, examples, str(tmp_path / "ours"))
+
+    theirs, ours = (metrics_of(str(tmp_path / name)) for name in ("theirs", "ours"))
+    slices = {name for name, _ in theirs}
+    assert len(slices) > 20
+    assert slices == {name for name, _ in ours}
+    unknown = 0
+    for place, (key, expected) in theirs.items():
+        value = ours[place][1]
+        if math.isnan(value):
+            # TFMA says 0 where there is nothing to measure.
+            unknown += 1
+            assert expected == 0.0 or math.isnan(expected) or key.is_diff
+        elif key.name == "auc":
+            # Ours is exact. TFMA takes scores for equal that differ in the last bit.
+            assert value == pytest.approx(expected, abs=1e-4)
+        else:
+            assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert 0 < unknown < len(theirs) / 4
+
+    def failures(name):
+        found = load_failures(str(tmp_path / name))
+        return {(f.slice_name, f.task, f.metric, f.bound) for f in found}
+
+    measured = failures("theirs")
+    assert len(measured) > 5
+    assert measured <= failures("ours")
+    for slice_name, task, metric, _ in failures("ours") - measured:
+        assert metric == "root_mean_squared_error"
+        inside = np.array([f"device={name}" == slice_name for name in columns["device"]])
+        assert task == "rate"
+        assert absent["rating"][inside & ~absent["device"]].all()
