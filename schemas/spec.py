@@ -264,8 +264,8 @@ class Validation(_Model):
 
     Attributes:
         min_events: fewest events that the run date and the training days may have.
-        max_eval_events: evaluate on a random sample of the run date of about this size; on
-            the whole day if it is not given.
+        max_eval_events: evaluate on a random sample of the run date of this size; on the
+            whole day if it is not given or the day has fewer events.
         stop_at: smallest severity that stops the run before training.
         severity: severity by TFDV anomaly type (`AnomalyInfo.Type`), in place of TFDV's.
     """

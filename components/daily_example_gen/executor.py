@@ -25,9 +25,10 @@ from components.daily_example_gen.ingest import ingest_days
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
-    choose_eval_shards,
+    choose_eval_events,
     plan_training,
     put,
+    put_first,
 )
 from components.run_plan import RunPlan, load_plan
 from schemas.errors import BadDataError
@@ -94,13 +95,23 @@ def make_examples(
     for note in notes:
         logging.warning("%s", note)
     evaluated = days[plan.run_date]
-    eval_shards = choose_eval_shards(
+    eval_events = choose_eval_events(
         evaluated.manifest.shards, plan.spec.validation.max_eval_events
     )
     try:
         for day in training:
-            _put_shards(days[day.date], day.shards, split_dirs[TRAIN])
-        _put_shards(evaluated, eval_shards, split_dirs[EVAL])
+            stored = days[day.date]
+            for number in day.shards:
+                put(stored.shard(number), _shard_path(split_dirs[TRAIN], stored, number))
+        for number, events in enumerate(eval_events):
+            source, target = (
+                evaluated.shard(number),
+                _shard_path(split_dirs[EVAL], evaluated, number),
+            )
+            if events == evaluated.manifest.shards[number]:
+                put(source, target)
+            elif events:
+                put_first(source, target, events)
         for date, stored in days.items():
             put(stored.quarantine, os.path.join(quarantine_dir, f"{date}.jsonl"))
     except FileNotFoundError as error:
@@ -108,15 +119,12 @@ def make_examples(
             f"{error.filename}: gone from the day store while it was in use, since the day's logs "
             "changed and another run ingested them. Run again"
         ) from error
-    eval_events = sum(evaluated.manifest.shards[number] for number in eval_shards)
-    return RunExamples(tuple(training), days, plan.run_date, eval_events, tuple(notes))
+    return RunExamples(tuple(training), days, plan.run_date, sum(eval_events), tuple(notes))
 
 
-def _put_shards(day: StoredDay, shards: range | tuple[int, ...], directory: str) -> None:
+def _shard_path(directory: str, day: StoredDay, number: int) -> str:
     count = len(day.manifest.shards)
-    for number in shards:
-        name = f"{day.manifest.date}-{number:05d}-of-{count:05d}.gz"
-        put(day.shard(number), os.path.join(directory, name))
+    return os.path.join(directory, f"{day.manifest.date}-{number:05d}-of-{count:05d}.gz")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):

@@ -142,13 +142,37 @@ def tf_records(records: Sequence[bytes]) -> bytes:
     return b"".join(framed)
 
 
+def first_tf_records(framed: bytes, count: int) -> bytes:
+    """The first so many of records in TFRecord framing."""
+    end = 0
+    for _ in range(count):
+        # The length takes 8 bytes, a CRC 4.
+        end += 8 + 4 + int.from_bytes(framed[end : end + 8], "little") + 4
+    return framed[:end]
+
+
+def compressed(content: bytes) -> bytes:
+    """The content as a gzip file."""
+    compressor = _compressor()
+    return compressor.compress(content) + compressor.flush()
+
+
+def decompressed(content: bytes) -> bytes:
+    """The content of a gzip file."""
+    return zlib.decompress(content, _GZIP_FORMAT)
+
+
+def _compressor() -> zlib._Compress:
+    return zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+
+
 def _masked_crc(chunks: Sequence[bytes]) -> np.ndarray:
     crc = np.fromiter(map(google_crc32c.value, chunks), dtype="<u4", count=len(chunks))
     return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + _CRC_MASK_DELTA
 
 
 def _write_examples(path: str, table: pa.Table, order: np.ndarray) -> None:
-    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+    compressor = _compressor()
     with create(path) as file, futures.ThreadPoolExecutor(1) as pool:
 
         def write(records: Sequence[bytes]) -> None:

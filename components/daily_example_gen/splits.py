@@ -12,6 +12,8 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from components.daily_example_gen.day_store import StoredDay, is_local, list_logs
+from components.daily_example_gen.parts import create, open_stored
+from components.daily_example_gen.shards import compressed, decompressed, first_tf_records
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
 
@@ -77,26 +79,22 @@ def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> lis
     return taken
 
 
-def choose_eval_shards(counts: Sequence[int], wanted: int | None) -> range:
-    """Chooses the shards of the run date that the model is evaluated on.
+def choose_eval_events(counts: Sequence[int], wanted: int | None) -> tuple[int, ...]:
+    """Chooses how many events of each shard of the run date the model is evaluated on.
 
-    Shards are random samples of their day, so any of them will do.
+    Shards are random samples of their day, in random order: the first events of the first
+    ones will do.
 
     Args:
         counts: events by shard.
-        wanted: fewest events to evaluate on; all if None.
+        wanted: events to evaluate on, where the day has so many; all if None.
 
     Returns:
-        Numbers of the shards.
+        Events taken of each shard, from its beginning.
     """
-    if wanted is None:
-        return range(len(counts))
-    total = 0
-    for number, count in enumerate(counts):
-        total += count
-        if total >= wanted:
-            return range(number + 1)
-    return range(len(counts))
+    before = np.cumsum([0, *counts[:-1]])
+    left = np.inf if wanted is None else wanted - before
+    return tuple(int(taken) for taken in np.clip(counts, 0, np.maximum(left, 0)))
 
 
 def check_days(
@@ -198,6 +196,14 @@ def put(source: str, target: str) -> None:
             FileSystems.copy([source], [target])
         return
     FileSystems.copy([source], [target])
+
+
+def put_first(source: str, target: str, events: int) -> None:
+    """Writes the first events of a stored shard into an artifact; memory is that of the shard."""
+    with open_stored(source) as file:
+        records = decompressed(file.read())
+    with create(target) as file:
+        file.write(compressed(first_tf_records(records, events)))
 
 
 def _lines(day: StoredDay) -> int:

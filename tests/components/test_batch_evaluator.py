@@ -55,7 +55,7 @@ OPTIONS = ["--direct_running_mode=in_memory"]
 
 
 def random_events():
-    """Columns with ties, and which of their values are missing."""
+    """Columns, and which of their values are missing."""
     rng = np.random.default_rng(0)
     clicked = rng.random(EVENTS) < 0.4
     saved = rng.random(EVENTS) < 0.1
@@ -69,15 +69,19 @@ def random_events():
         "rating": rating,
     }
     for prefix in ("", "old_"):
-        # Scores that TFMA's histogram of ten thousand buckets can tell apart.
-        columns[f"{prefix}click_logit"] = np.round(clicked + rng.normal(-1, 1, EVENTS), 1)
-        columns[f"{prefix}save_logit"] = np.round(saved + rng.normal(-2, 1, EVENTS), 1)
+        columns[f"{prefix}click_logit"] = spread(clicked + rng.normal(-1, 1, EVENTS))
+        columns[f"{prefix}save_logit"] = spread(saved + rng.normal(-2, 1, EVENTS))
         columns[f"{prefix}rate_answer"] = rating + rng.normal(0, 0.6, EVENTS)
     absent = {
         name: rng.random(EVENTS) < share
         for name, share in (("device", 0.1), ("hour", 0.3), ("saved", 0.5), ("rating", 0.7))
     }
     return columns, absent
+
+
+def spread(scores):
+    """Logits in the order of the scores that TFMA's ten thousand buckets can tell apart."""
+    return np.linspace(-3.0, 3.0, EVENTS)[np.argsort(np.argsort(scores))]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,6 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
             unknown += 1
             assert expected == 0.0 or math.isnan(expected) or key.is_diff
         elif key.name == "auc":
-            # Ours is exact. TFMA takes scores for equal that differ in the last bit.
             assert value == pytest.approx(expected, abs=1e-4)
         else:
             assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)

@@ -151,6 +151,15 @@ def test_train_is_the_window_and_eval_the_run_date(root):
     assert sorted(evaluated) == sorted(f"u{3000 + n}" for n in range(100))
 
 
+@pytest.mark.parametrize(("wanted", "events"), [(1, 1), (37, 37), (100, 100), (1000, 100)])
+def test_sample_to_evaluate_on_has_the_size_it_says(root, wanted, events):
+    result = run(plan(validation__max_eval_events=wanted), root)
+    evaluated = users(root / "out/Split-eval")
+    assert result.eval_events == len(evaluated) == events
+    assert len(set(evaluated)) == events
+    assert set(evaluated) <= {f"u{3000 + n}" for n in range(100)}
+
+
 def test_example_holds_features_and_labels_as_logged(root):
     run(plan(), root)
     by_user = {r["user"].bytes_list.value[0]: r for r in records(root / "out/Split-eval")}

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from planted_model import export_planted, write_examples
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
