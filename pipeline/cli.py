@@ -138,7 +138,7 @@ def backfill(
             for date in dates
         ]
         with daily.locked(Workspace(workspace)) as lock:
-            code = _run_days(requests, lock, keep_going=keep_going, rerun=rerun)
+            code = _run_days(requests, declared, lock, keep_going=keep_going, rerun=rerun)
         _print_days(workspace, declared, {str(date) for date in dates})
     raise typer.Exit(code)
 
@@ -151,22 +151,22 @@ def status(
     """Shows runs, verdicts, versions, and where the served model comes from."""
     with messages():
         space = _existing(workspace)
+        from components.serving_store import served_version
         from pipeline import lineage, report
 
+        served = served_version(space.serving)
         store = lineage.open_store(space.metadata_path)
         runs = lineage.list_runs(store) if store is not None else []
         if as_json:
             typer.echo(json.dumps(report.as_json(runs), indent=2))
             return
         if not runs:
-            typer.echo(f"{workspace}: no runs yet")
+            typer.echo(f"{workspace}: {report.no_runs(served, space.metadata_path)}")
             return
         tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
         console = _console()
         console.print(report.day_table(runs, tasks))
-        from components.serving_store import served_version
-
-        for line in report.served_lineage(served_version(space.serving), runs):
+        for line in report.served_lineage(served, runs):
             console.print(line, markup=False)
 
 
@@ -187,6 +187,40 @@ def rollback(
         with daily.locked(space):
             new = serving_store.rollback(space.serving, version, keep_versions)
     typer.echo(f"version {new.version} serves what version {version} did")
+
+
+@app.command()
+def clean(
+    workspace: WorkspaceOption = "work",
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", "-s", help="The ranking spec; that of the newest run if not given."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
+) -> None:
+    """Removes what the spec's `retention` does not keep; a run does so when it has ended."""
+    with messages():
+        space = _existing(workspace)
+        from pipeline import daily, lineage, retention
+
+        with daily.locked(space):
+            store = lineage.open_store(space.metadata_path)
+            if store is None:
+                raise RankerError(
+                    f"{space.metadata_path}: no runs are known; nothing can be told to be old"
+                )
+            declared = load_spec(spec) if spec else retention.spec_of_newest_run(space, store)
+            surplus = retention.find_surplus(space, store, declared)
+            if not dry_run:
+                retention.remove(surplus, store)
+        for item in surplus if dry_run else ():
+            typer.echo(f"{item.path}: {item.what}, {_megabytes(item.size)}")
+        total = _megabytes(sum(item.size for item in surplus))
+        typer.echo(f"{len(surplus)} {'would be ' if dry_run else ''}removed, {total}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 @app.command()
@@ -214,7 +248,7 @@ def demo(
                 overrides = list(DIVERGING) if day == DEMO_DIVERGING_DAY else []
                 date = start + datetime.timedelta(days=day)
                 requests.append(_request(workspace, declared, DEMO_SPEC, overrides, date, logs, []))
-            code = _run_days(requests, lock, keep_going=False, rerun=False)
+            code = _run_days(requests, declared, lock, keep_going=False, rerun=False)
         _print_days(workspace, declared, {request.run_date for request in requests})
     # The blocked day is what the demo is there to show.
     raise typer.Exit(ExitCode.PUSHED if code == ExitCode.BLOCKED else code)
@@ -246,11 +280,13 @@ def _request(
     )
 
 
-def _run_days(requests: list[Request], lock: int, *, keep_going: bool, rerun: bool) -> ExitCode:
-    """Runs the days, showing where each one is."""
+def _run_days(
+    requests: list[Request], declared: RankingSpec, lock: int, *, keep_going: bool, rerun: bool
+) -> ExitCode:
+    """Runs the days, showing where each one is; removes after each what is kept no longer."""
     from rich.markup import escape
 
-    from pipeline import daily, report
+    from pipeline import daily, report, retention
 
     console = _console()
     with _exit_on_sigterm(), console.status("") as spinner:
@@ -273,6 +309,7 @@ def _run_days(requests: list[Request], lock: int, *, keep_going: bool, rerun: bo
                 for line in day.run.reasons if day.run else ():
                     console.print(escape(line), style="red")
                 console.print(f"log: {day.log_path}")
+            retention.tidy(Workspace(request.workspace), declared)
 
         return daily.backfill(
             requests, on_start, on_end, lock=lock, keep_going=keep_going, rerun=rerun

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,9 @@ DEFAULT_BEAM_ARGS = ("--direct_running_mode=in_memory",)
 """Runs Beam in the component's own process: fastest for days of up to a few million events."""
 
 _POLL_SECONDS = 1.0
+
+_MIN_FREE_BYTES = 50_000_000
+"""What the outputs of a tiny day take."""
 
 Progress = Callable[[str], None]
 """Called with the component that a run is at."""
@@ -81,8 +86,12 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
 
     Returns:
         How it ended. Whatever ends it, the served model is the old one or the new one.
+
+    Raises:
+        RankerError: the disk is full, or ML Metadata has lost the runs that left artifacts.
     """
     workspace = Workspace(request.workspace)
+    _check_room(workspace)
     os.makedirs(workspace.run_logs, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     log_path = os.path.join(workspace.run_logs, f"{request.run_date}-{now:%Y%m%dT%H%M%S}.log")
@@ -91,6 +100,8 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
     if store is not None:
         lineage.abandon_running(store)
         before = lineage.newest_run(store)
+    if before is None:
+        _check_history(workspace)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file, open(log_path, "wb") as log:
         json.dump(dataclasses.asdict(request), file)
         file.flush()
@@ -179,6 +190,36 @@ def last_line(log_path: str) -> str:
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _check_room(workspace: Workspace) -> None:
+    """Refuses a run that could not even write its log.
+
+    Raises:
+        RankerError: the disk is full.
+    """
+    free = shutil.disk_usage(workspace.root).free
+    if free < _MIN_FREE_BYTES:
+        raise RankerError(
+            f"{workspace.root}: {free / 1e6:.1f} MB are free on its disk, and a run needs at "
+            f"least {_MIN_FREE_BYTES / 1e6:.0f} MB. Make room: `steadyrank clean` removes what "
+            "`retention` does not keep. The served version is untouched"
+        )
+
+
+def _check_history(workspace: Workspace) -> None:
+    """Refuses a first run over what others left: it would write into their folders.
+
+    Raises:
+        RankerError: there are artifacts of runs that ML Metadata does not know.
+    """
+    if glob.glob(os.path.join(glob.escape(workspace.artifacts), "*", "*", "[0-9]*")):
+        raise RankerError(
+            f"{workspace.metadata_path}: knows of no run, but {workspace.artifacts} holds what "
+            "runs wrote: the file was lost or replaced. Restore it from a backup. Where there is "
+            f"none, `mv {workspace.artifacts} {workspace.artifacts}.old` lets a new history "
+            "begin; it starts from the served version as before"
+        )
 
 
 def _note_death(workspace: Workspace, code: int) -> None:

@@ -47,6 +47,7 @@ class Run:
         served_before: the version that was served when it started.
         model_uri: its Model artifact.
         base_model_uri: the Model artifact whose weights it started from; empty if cold.
+        executions: ids of its executions, which name the folders of what they wrote.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class Run:
     served_before: int | None
     model_uri: str
     base_model_uri: str
+    executions: tuple[int, ...] = ()
 
     @property
     def served_after(self) -> int | None:
@@ -215,6 +217,7 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         started=datetime.datetime.fromtimestamp(started / 1e3, datetime.timezone.utc),
         seconds=(max(e.last_update_time_since_epoch for e in executions) - started) / 1e3,
         components=components,
+        executions=tuple(execution.id for execution in executions),
         outcome=outcome,
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),

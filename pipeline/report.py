@@ -72,6 +72,16 @@ def as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [{**dataclasses.asdict(run), "started": run.started.isoformat()} for run in runs]
 
 
+def no_runs(served: ServedVersion | None, metadata_path: str) -> str:
+    """Says why no runs are known: there was none, or the history is lost."""
+    if served is None:
+        return "no runs yet"
+    return (
+        f"version {served.version} is served, but {metadata_path} knows of no run: it was lost "
+        "or replaced. Restore it from a backup; serving does not depend on it"
+    )
+
+
 def served_lineage(served: ServedVersion | None, runs: Sequence[Run]) -> list[str]:
     """Tells where the served model comes from, back to its cold start.
 

@@ -443,6 +443,20 @@ class Serving(_Model):
     check_events: int = Field(default=512, ge=2)
 
 
+class Retention(_Model):
+    """What a workspace keeps on disk of runs that are over; see `pipeline.retention`.
+
+    Attributes:
+        runs: newest runs of which everything stays; so it does of the served model's.
+        reports: newest runs of which all but examples and models stays, and their logs.
+        days: encoded days that stay beyond those that the runs kept whole may train on.
+    """
+
+    runs: int = Field(default=3, ge=1)
+    reports: int = Field(default=90, ge=1)
+    days: int = Field(default=7, ge=0)
+
+
 RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
 """Outputs of the model that are no tasks, and what they are."""
 
@@ -464,6 +478,7 @@ class RankingSpec(_Model):
         training: how the model is trained.
         validation: limits of data anomalies.
         serving: what is served.
+        retention: what a workspace keeps on disk.
     """
 
     name: Annotated[str, pydantic.AfterValidator(_a_spec_name)]
@@ -476,6 +491,7 @@ class RankingSpec(_Model):
     training: Training = Training()
     validation: Validation = Validation()
     serving: Serving
+    retention: Retention = Retention()
 
     @pydantic.field_validator("model", mode="before")
     @classmethod

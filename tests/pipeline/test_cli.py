@@ -257,6 +257,13 @@ def test_status_before_the_first_run_says_so(tmp_path):
     assert json.loads(invoke("status", "-w", tmp_path, "--json").output) == []
 
 
+def test_status_says_that_the_history_of_a_served_version_is_lost(tmp_path):
+    _push(tmp_path, datetime.date(2026, 1, 3), "model/r1")
+    text = text_of(invoke("status", "-w", tmp_path))
+    assert "version 1 is served" in text
+    assert "lost or replaced" in text
+
+
 def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
     store = Store(str(tmp_path / "metadata.sqlite"))
     store.run("r1", "2026-01-03", version=1, auc=0.625)

@@ -1,6 +1,7 @@
 import dataclasses
 import datetime
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from planted_runs import Store
 
 from pipeline import daily, lineage
 from pipeline.beam_run import Request
@@ -262,3 +264,24 @@ def test_lock_is_held_as_long_as_the_run_itself_lives(tmp_path, number, outlives
         parent.wait()
         if outlives:
             os.kill(pid, signal.SIGKILL)
+
+
+def test_full_disk_is_said_before_a_run_starts(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RankerError, match=r"0\.0 MB are free .* `steadyrank clean`"):
+        run_in(tmp_path)
+    assert not (tmp_path / "run_logs").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", "tables"])
+def test_run_does_not_write_into_folders_of_a_history_that_is_lost(tmp_path, content):
+    left = tmp_path / "artifacts" / "Trainer" / "model" / "6"
+    left.mkdir(parents=True)
+    if content == "tables":
+        Store(str(tmp_path / "metadata.sqlite"))
+    elif content is not None:
+        (tmp_path / "metadata.sqlite").write_bytes(content)
+    with pytest.raises(RankerError, match="Restore it from a backup"):
+        run_in(tmp_path)
+    assert left.exists()
