@@ -26,6 +26,7 @@ from pipeline.command import (
 )
 from pipeline.kubeflow import cli as kubeflow_cli
 from pipeline.kubeflow import client_cli
+from pipeline.onboarding.cli import check
 from pipeline.risk_cli import risk
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 
 app.command()(risk)
+app.command()(check)
 kubeflow_app = typer.Typer(
     no_args_is_help=True,
     help="Makes packages for Kubeflow Pipelines; uploads, runs, schedules and backfills there.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
@@ -102,6 +103,58 @@ def read_events(
         header = text.first_line(path)
         blocks = text.read_blocks(path, start, end)
         yield from _read_text(_CsvLines(fields, header), blocks, has_header=start == 0)
+
+
+def read_raw(path: str, start: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
+    """Reads what a log file holds, whatever it is; lines that do not parse are left out.
+
+    Args:
+        path: as for `read_events`.
+        start: as for `read_events`.
+        end: as for `read_events`.
+
+    Yields:
+        The value of each field that an event has: as JSON or Parquet give it, text out of CSV.
+        A field of a nested object is named by its path, `item.topic`.
+
+    Raises:
+        UnreadableError: as `read_events`.
+    """
+    if path.endswith(".parquet"):
+        yield from map(_flat, _parquet_rows(path))
+        return
+    is_csv = path.endswith((".csv", ".csv.gz"))
+    names: list[str] = []
+    with contextlib.suppress(MalformedError):
+        names = _cells(text.first_line(path)) if is_csv else []
+    for block in text.read_blocks(path, start, end):
+        header = is_csv and start == 0 and block.first_line == 1
+        for line in block.data.split(b"\n")[int(header) : -1]:
+            with contextlib.suppress(ValueError, RecursionError):
+                content = (
+                    dict(zip(names, _cells(line), strict=True)) if is_csv else json.loads(line)
+                )
+                if isinstance(content, dict):
+                    yield _flat(content)
+
+
+def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
+    try:
+        with text.open_raw(path) as source:
+            for batch in open_columns(source, ()).iter_batches(_CHUNK_LINES):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableError(f"not a whole Parquet file ({error})") from error
+
+
+def _flat(event: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in event.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _read_text(

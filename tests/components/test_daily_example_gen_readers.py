@@ -477,6 +477,18 @@ def test_field_is_read_by_its_name_in_the_logs_and_kept_by_that_in_the_spec(
     assert part.batch.to_pylist() == [READ, READ]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_raw_events_hold_all_fields_nested_ones_by_their_path(tmp_path, suffix):
+    events = [{**FLAT, "unread": number} for number in range(3)]
+    if suffix != ".csv":
+        events[1] = {**NESTED, "unread": 1}
+    read = list(readers.read_raw(write(tmp_path, events, suffix)))
+    assert [int(event["unread"]) for event in read] == [0, 1, 2]
+    for event in read:
+        assert str(event["item.at.hour"] or 3) == "3"
+        assert set(FLAT) <= set(event)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_value_below_an_object_counts_where_there_is_none_of_the_whole_name(tmp_path, suffix):
     events = [

@@ -1,0 +1,137 @@
+"""A bounded part of a day's logs, read as ingestion reads them: to look before a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from components.daily_example_gen.day_store import DayLogs, LogFile
+from components.daily_example_gen.fields import Field, arrow_schema
+from components.daily_example_gen.parts import printable
+from components.daily_example_gen.readers import UnreadableError, read_events, read_raw
+from schemas.errors import BadDataError
+
+_MAX_FILES = 16
+_MAX_PIECES = 32
+_MIN_PIECE_BYTES = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What was read of a day.
+
+    Attributes:
+        date: the day.
+        events: the well-formed events, a column a field, by the spec's names.
+        malformed: of each malformed line its file and why it is no event.
+        unreadable: files that cannot be read, each with the reason.
+        share: share of the day's bytes that was read, 1 for the whole day.
+    """
+
+    date: datetime.date
+    events: pa.Table
+    malformed: tuple[tuple[str, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
+    share: float
+
+    @property
+    def day_events(self) -> int:
+        """About how many events the whole day has."""
+        return round(self.events.num_rows / self.share) if self.share else 0
+
+
+def list_days(logs_root: str) -> list[datetime.date]:
+    """The days that have a folder of logs, oldest first.
+
+    Raises:
+        BadDataError: there is no such folder, or it holds no day.
+    """
+    try:
+        if "://" in logs_root:
+            found = FileSystems.match([FileSystems.join(logs_root, "*/*")])[0].metadata_list
+            names = {os.path.basename(os.path.dirname(metadata.path)) for metadata in found}
+        else:
+            names = set(os.listdir(logs_root))
+    except OSError as error:
+        raise BadDataError(f"{logs_root}: cannot be listed ({error.strerror})") from error
+    days = []
+    for name in names:
+        try:
+            day = datetime.date.fromisoformat(name)
+        except ValueError:
+            continue
+        if day.isoformat() == name:
+            days.append(day)
+    if not days:
+        raise BadDataError(
+            f"{logs_root}: holds no day; logs lie in a folder a day, such as "
+            f"{os.path.join(logs_root, '2026-01-31')}/part-0.jsonl"
+        )
+    return sorted(days)
+
+
+def read_sample(logs: DayLogs, fields: tuple[Field, ...], max_bytes: int) -> Sample:
+    """Reads about `max_bytes` of a day, from all over it."""
+    batches: list[pa.RecordBatch] = []
+    malformed: list[tuple[str, str]] = []
+    unreadable: list[tuple[str, str]] = []
+    total = sum(file.size for file in logs.files)
+    read = 0
+    for file, budget in _chosen(logs, max_bytes):
+        try:
+            for start, end in _ranges(file, budget):
+                taken = 0
+                for part in read_events(file.path, fields, start, end):
+                    batches.append(part.batch)
+                    malformed += [(printable(file.path), bad.reason) for bad in part.malformed]
+                    taken += part.batch.nbytes
+                    if end is None and taken > budget:
+                        break
+                else:
+                    read += (file.size if end is None else end) - start
+                    continue
+                read += min(file.size, budget)
+        except UnreadableError as error:
+            unreadable.append((printable(file.path), str(error)))
+    events = pa.Table.from_batches(batches, schema=arrow_schema(fields))
+    share = min(1.0, read / total) if total else 1.0
+    return Sample(logs.date, events, tuple(malformed), tuple(unreadable), share)
+
+
+def read_raw_sample(logs: DayLogs, max_events: int) -> Iterator[dict[str, Any]]:
+    """Reads about `max_events` of a day as they are, from all over it; see `read_raw`."""
+    chosen = _chosen(logs, _MAX_PIECES * _MIN_PIECE_BYTES)
+    ranges = [(file, *piece) for file, budget in chosen for piece in _ranges(file, budget)]
+    for file, start, end in ranges:
+        try:
+            yield from itertools.islice(
+                read_raw(file.path, start, end), max(1, max_events // len(ranges))
+            )
+        except UnreadableError:
+            continue
+
+
+def _chosen(logs: DayLogs, max_bytes: int) -> list[tuple[LogFile, int]]:
+    """The files to read, and how much of each: all over the day, by size."""
+    files = [file for file in logs.files if file.size]
+    step = max(1, -(-len(files) // _MAX_FILES))
+    files = files[::step]
+    total = sum(file.size for file in files)
+    return [(file, max(_MIN_PIECE_BYTES, max_bytes * file.size // total)) for file in files]
+
+
+def _ranges(file: LogFile, budget: int) -> list[tuple[int, int | None]]:
+    """Byte ranges of about `budget` in all; a file that has none is read from its start."""
+    if file.size <= budget or not file.name.endswith((".jsonl", ".csv")):
+        return [(0, None)]
+    pieces = min(_MAX_PIECES, max(1, budget // _MIN_PIECE_BYTES))
+    size = budget // pieces
+    starts = [file.size * piece // pieces for piece in range(pieces)]
+    return [(start, min(start + size, file.size)) for start in starts]

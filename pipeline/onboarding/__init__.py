@@ -1,0 +1,1 @@
+"""From logs to a first spec, and a spec held against its logs before it runs."""

@@ -1,0 +1,380 @@
+"""A spec held against its logs: what would fail, or do no good, found by reading a part of them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+from components.daily_example_gen.day_store import DayLogs, list_logs
+from components.daily_example_gen.fields import ID, Field, event_fields
+from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
+from pipeline.onboarding import columns, sizes
+from pipeline.onboarding.columns import Column
+from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSpec, Task
+
+DAY_BYTES = 32 << 20
+"""What is read of a day: a few seconds' worth."""
+
+_DAYS_READ = 3
+_FIRST_BYTES = 2 << 20
+_RAW_EVENTS = 2000
+_MOSTLY = 0.2
+_FIELD = re.compile(r"field '(.*?)': (.*?)(?:, got (.*))?$", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something wrong.
+
+    Attributes:
+        where: field of the spec, or folder or file of the logs.
+        what: what is wrong with it, and what to do.
+        stops: whether a run would fail of it, or be blocked; else it does no good.
+    """
+
+    where: str
+    what: str
+    stops: bool = False
+
+    def __str__(self) -> str:
+        return f"{'error' if self.stops else 'warning'}: {self.where}: {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a check found.
+
+    Attributes:
+        findings: what is wrong, what stops a run first.
+        samples: what was read, newest day first.
+    """
+
+    findings: tuple[Finding, ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run would not push."""
+        return any(finding.stops for finding in self.findings)
+
+
+def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None = None) -> Result:
+    """Holds a spec against a bounded part of its newest days.
+
+    Args:
+        spec: the ranking spec.
+        logs_root: folder with a folder of logs a day; may be remote.
+        run_date: the day that would be run; the newest one if None.
+
+    Raises:
+        BadDataError: the folder cannot be listed, or has no day.
+    """
+    run_date = run_date or list_days(logs_root)[-1]
+    window = [
+        run_date - datetime.timedelta(days=back) for back in range(1, spec.training.window_days + 1)
+    ]
+    listed = {date: list_logs(logs_root, date) for date in [run_date, *window]}
+    found = list(_days(spec, run_date, window, listed))
+    days = [logs for logs in listed.values() if logs.files][:_DAYS_READ]
+    if not days:
+        return Result(tuple(found), ())
+    fields, faults = _fields_that_parse(spec, days)
+    found += faults
+    samples = [read_sample(logs, fields, DAY_BYTES) for logs in days]
+    found += _lines(spec, samples)
+    known = {field.name for field in fields}
+    table = pa.concat_tables([sample.events for sample in samples])
+    described = {name: columns.describe(table[name]) for name in known}
+    found += _ids(spec, samples)
+    found += _volume(spec, samples[0])
+    found += _features(spec, described)
+    found += _labels(spec, table, described)
+    found += _slices(spec, samples[0], known)
+    found += _too_good(spec, table, known)
+    found += _severities(spec)
+    return Result(tuple(sorted(found, key=lambda finding: not finding.stops)), tuple(samples))
+
+
+def _days(
+    spec: RankingSpec,
+    run_date: datetime.date,
+    window: Sequence[datetime.date],
+    listed: dict[datetime.date, DayLogs],
+) -> Iterator[Finding]:
+    if not listed[run_date].files:
+        passed_over = "; ".join(listed[run_date].notes)
+        what = "no log files there" + (f" ({passed_over})" if passed_over else "")
+        yield Finding(listed[run_date].directory, what, stops=True)
+    for logs in listed.values():
+        if logs.files and logs.notes:
+            yield Finding(logs.directory, "; ".join(logs.notes))
+    gone = [date for date in window if not listed[date].files]
+    there = len(window) - len(gone)
+    wanted = spec.training.min_window_days
+    if there < wanted:
+        yield Finding(
+            "training.min_window_days",
+            f"{wanted} days before {run_date} must hold events, {there} do; run a later day, or "
+            "take fewer",
+            stops=True,
+        )
+    elif gone:
+        what = f"{len(gone)} of the {len(window)} days before {run_date} have no logs: "
+        yield Finding("training.window_days", what + _listed([str(date) for date in sorted(gone)]))
+
+
+def _fields_that_parse(
+    spec: RankingSpec, days: Sequence[DayLogs]
+) -> tuple[tuple[Field, ...], list[Finding]]:
+    """The fields that most events have in the right type; the others hide what is wrong besides."""
+    names: set[str] = set()
+    for logs in days:
+        for event in read_raw_sample(logs, _RAW_EVENTS):
+            names |= event.keys()
+    found, fields = [], []
+    sources = {field.source for field in event_fields(spec)}
+    for field in event_fields(spec):
+        inside = any(name.startswith(field.source + ".") for name in names)
+        if not names or field.source in names or inside:
+            fields.append(field)
+        else:
+            found.append(_absent(spec, field, names - sources))
+    while True:
+        sample = read_sample(days[0], tuple(fields), _FIRST_BYTES)
+        lines = sample.events.num_rows + len(sample.malformed)
+        reasons = _by_field(sample)
+        worst = max(reasons, key=lambda source: len(reasons[source]), default="")
+        if not worst or len(reasons[worst]) <= _MOSTLY * lines:
+            return tuple(fields), found
+        (field,) = [field for field in fields if field.source == worst]
+        what = f"{_share(len(reasons[worst]), lines)} of the events: {_told(reasons[worst])}"
+        found.append(Finding(_owner(spec, field), what, stops=True))
+        fields.remove(field)
+
+
+def _absent(spec: RankingSpec, field: Field, names: set[str]) -> Finding:
+    near = difflib.get_close_matches(field.source, names, n=1, cutoff=0.5)
+    others = f"; not in the spec are {_listed(sorted(names))}" if names else ""
+    hint = f"; is it {near[0]!r}?" if near else others
+    return Finding(_owner(spec, field), f"no event has a field {field.source!r}{hint}", stops=True)
+
+
+def _owner(spec: RankingSpec, field: Field) -> str:
+    for name, task in spec.tasks.items():
+        if task.label == field.name:
+            return f"tasks.{name}.label"
+    return "events.id" if field.name == ID else f"features.{field.name}"
+
+
+def _by_field(sample: Sample) -> dict[str, list[str]]:
+    reasons = collections.defaultdict(list)
+    for _, reason in sample.malformed:
+        match = _FIELD.match(reason)
+        if match:
+            reasons[match[1]].append(f"{match[2]}, got {match[3]}" if match[3] else match[2])
+    return reasons
+
+
+def _told(reasons: Sequence[str]) -> str:
+    """The most frequent reasons; of those that differ in the value only, one."""
+    examples: dict[str, str] = {}
+    kinds = [reason.split(", got ")[0].split(" (")[0] for reason in reasons]
+    for kind, reason in zip(kinds, reasons, strict=True):
+        examples.setdefault(kind, reason)
+    common = collections.Counter(kinds).most_common(3)
+    return "; ".join(examples[kind] for kind, _ in common)
+
+
+def _lines(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
+    for sample in samples:
+        for path, reason in sample.unreadable:
+            yield Finding(path, reason, stops=True)
+        lines = sample.events.num_rows + len(sample.malformed)
+        if not sample.malformed:
+            continue
+        share, limit = len(sample.malformed) / lines, spec.events.max_quarantined
+        yield Finding(
+            f"logs of {sample.date}",
+            f"{_share(len(sample.malformed), lines)} of the lines are malformed, at most "
+            f"{limit:.2%} may be: {_told([reason for _, reason in sample.malformed])}; "
+            f"in {sample.malformed[0][0]}, for one",
+            stops=share > limit,
+        )
+
+
+def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
+    for sample in samples:
+        if ID not in sample.events.column_names or not sample.events.num_rows:
+            continue
+        ids = columns.describe(sample.events[ID])
+        repeated = ids.rows - ids.distinct
+        if repeated > spec.events.max_duplicates * ids.rows:
+            yield Finding(
+                "events.id",
+                f"{_share(repeated, ids.rows)} of {sample.date}'s events have the id of another "
+                f"one, {ids.top!r} for one; the field is to be unique to the impression",
+                stops=True,
+            )
+
+
+def _volume(spec: RankingSpec, newest: Sample) -> Iterator[Finding]:
+    if newest.day_events < spec.validation.min_events:
+        yield Finding(
+            "validation.min_events",
+            f"{spec.validation.min_events} events are asked for, {newest.date} has about "
+            f"{newest.day_events}",
+            stops=True,
+        )
+
+
+def _features(spec: RankingSpec, described: dict[str, Column]) -> Iterator[Finding]:
+    tables: dict[str, int] = collections.defaultdict(int)
+    for name, feature in spec.features.items():
+        column, where = described.get(name), f"features.{name}"
+        if column is None or not column.rows:
+            continue
+        if not column.present:
+            yield Finding(where, "empty in every event; drop it")
+            continue
+        if column.constant and column.present == column.rows:
+            yield Finding(where, f"{column.top!r} in every event: it says nothing; drop it")
+        if isinstance(feature, CategoricalFeature):
+            owner = spec.table_of(name)
+            tables[owner] = max(tables[owner], column.all_distinct)
+        elif isinstance(feature, DenseFeature):
+            yield from _numbers(where, feature, column)
+    for owner, values in tables.items():
+        buckets = spec.categorical[owner].buckets or 0
+        if values > buckets:
+            yield Finding(
+                f"features.{owner}.buckets",
+                f"about {values:,} values share {buckets:,} rows; take {sizes.buckets(values)}",
+            )
+    width = {name: f.embedding or 0 for name, f in spec.categorical.items() if f.table is None}
+    bytes_of = {name: 8 * (spec.categorical[name].buckets or 0) * w for name, w in width.items()}
+    total = sum(bytes_of.values())
+    if total > 4 << 30:
+        largest = max(bytes_of, key=lambda name: bytes_of[name])
+        yield Finding(
+            f"features.{largest}.buckets",
+            f"embedding tables and their accumulators take {total / 2**30:.0f} GiB of memory in "
+            f"training, {bytes_of[largest] / 2**30:.0f} GiB of it this one's",
+        )
+
+
+def _numbers(where: str, feature: DenseFeature, column: Column) -> Iterator[Finding]:
+    low, high = feature.minimum, feature.maximum
+    if low is not None and (column.numbers < low).any():
+        below = _share(int((column.numbers < low).sum()), column.values)
+        yield Finding(
+            f"{where}.minimum",
+            f"{below} of the values lie below {low:g}, the smallest is {column.numbers.min():g}: "
+            "an anomaly of the day",
+            stops=True,
+        )
+    if high is not None and (column.numbers > high).any():
+        above = _share(int((column.numbers > high).sum()), column.values)
+        yield Finding(
+            f"{where}.maximum",
+            f"{above} of the values lie above {high:g}, the largest is {column.numbers.max():g}: "
+            "an anomaly of the day",
+            stops=True,
+        )
+    if feature.scale == "log1p" and (column.numbers < 0).any():
+        negative = _share(int((column.numbers < 0).sum()), column.values)
+        yield Finding(f"{where}.scale", f"log1p takes values below 0 for 0: {negative} of them")
+
+
+def _labels(spec: RankingSpec, table: pa.Table, described: dict[str, Column]) -> Iterator[Finding]:
+    for name, task in spec.tasks.items():
+        column, where = described.get(task.label), f"tasks.{name}.label"
+        if column is None or not column.rows:
+            continue
+        if not column.present:
+            yield Finding(where, f"no event has a value of {task.field or task.label}", stops=True)
+        elif column.constant:
+            what = f"{column.top:g} in each of {column.present:,} events: there is nothing to learn"
+            yield Finding(where, what, stops=True)
+        else:
+            yield from _gate(name, task, column)
+
+
+def _gate(name: str, task: Task, column: Column) -> Iterator[Finding]:
+    if isinstance(task, BinaryTask):
+        if task.gate.min_auc > 0.98:
+            what = f"hardly any model reaches {task.gate.min_auc:g}"
+            yield Finding(f"tasks.{name}.gate.min_auc", what)
+        return
+    if task.transform == "log1p" and (column.numbers < 0).any():
+        negative = _share(int((column.numbers < 0).sum()), column.values)
+        yield Finding(f"tasks.{name}.transform", f"log1p takes labels below 0 for 0: {negative}")
+    labels = column.numbers
+    labels = np.log1p(np.maximum(labels, 0)) if task.transform == "log1p" else labels
+    spread = float(labels.std())
+    if task.gate.max_rmse > spread:
+        what = (
+            f"{task.gate.max_rmse:g} is met by a constant: the labels' standard deviation is "
+            f"{spread:.3g}"
+        )
+        yield Finding(f"tasks.{name}.gate.max_rmse", what)
+    elif task.gate.max_rmse < spread / 10:
+        what = (
+            f"{task.gate.max_rmse:g} is out of reach: the labels' standard deviation is "
+            f"{spread:.3g}"
+        )
+        yield Finding(f"tasks.{name}.gate.max_rmse", what)
+
+
+def _slices(spec: RankingSpec, newest: Sample, known: set[str]) -> Iterator[Finding]:
+    gated = {name for task in spec.tasks.values() for name in task.gate.slices}
+    for name in sorted({*spec.slices, *gated} & known):
+        column = columns.describe(newest.events[name])
+        if newest.share and column.top_count / newest.share < spec.min_slice_events:
+            what = (
+                f"no value of {name} has min_slice_events, {spec.min_slice_events}, on "
+                f"{newest.date}: none is gated"
+            )
+            yield Finding("slices" if name in spec.slices else f"gate.slices.{name}", what)
+
+
+def _too_good(spec: RankingSpec, table: pa.Table, known: set[str]) -> Iterator[Finding]:
+    """Numbers that tell a label all alone are most often known only after the impression."""
+    for task_name, task in spec.tasks.items():
+        if not isinstance(task, BinaryTask) or task.label not in known:
+            continue
+        for name in spec.dense:
+            if name not in known:
+                continue
+            both = table.select([name, task.label]).drop_null()
+            area = columns.auc(both[name].to_numpy(), both[task.label].to_numpy())
+            if max(area, 1 - area) > sizes.TOO_GOOD:
+                yield Finding(
+                    f"features.{name}",
+                    f"tells {task_name} all alone (AUC {max(area, 1 - area):.3f}): is it known "
+                    "before the impression is shown?",
+                )
+
+
+def _severities(spec: RankingSpec) -> Iterator[Finding]:
+    known = anomalies_pb2.AnomalyInfo.Type.keys()
+    for kind in spec.validation.severity:
+        if kind not in known:
+            what = "TFDV knows no such anomaly type"
+            yield Finding(f"validation.severity.{kind}", what, stops=True)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.2%}" if total else "none"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

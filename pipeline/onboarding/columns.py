@@ -1,0 +1,111 @@
+"""What a column of sampled events holds, in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of checked events.
+
+    Attributes:
+        rows: events.
+        present: events with a value.
+        values: values; more than `present` where a field holds lists.
+        distinct: values that differ.
+        once: of these, those seen once.
+        twice: those seen twice.
+        top: the most frequent value; None without values.
+        top_count: how often it is there.
+        longest: values of the longest list; 1 where there are none.
+        numbers: the values as float64, of a numeric column; else empty.
+    """
+
+    rows: int
+    present: int
+    values: int
+    distinct: int
+    once: int
+    twice: int
+    top: object
+    top_count: int
+    longest: int
+    numbers: np.ndarray
+
+    @property
+    def constant(self) -> bool:
+        """Whether all events with a value have the same one."""
+        return self.distinct == 1 and self.longest <= 1
+
+    @property
+    def all_distinct(self) -> int:
+        """About how many values differ among all events that those read are a sample of.
+
+        Chao's lower bound (Chao 1984, Scandinavian Journal of Statistics): what is seen once
+        and twice tells how much is not seen.
+        """
+        unseen = self.once * (self.once - 1) / (2 * (self.twice + 1))
+        return self.distinct + round(unseen)
+
+    @property
+    def repeats(self) -> float:
+        """Values for each that differs."""
+        return self.values / self.distinct if self.distinct else 0.0
+
+    def quantile(self, share: float) -> float:
+        """Quantile of the numbers; NaN without any."""
+        return float(np.quantile(self.numbers, share)) if self.numbers.size else math.nan
+
+
+def describe(column: pa.ChunkedArray) -> Column:
+    """Counts what is in a column of checked events, a list column by its elements."""
+    rows, is_list = len(column), pa.types.is_list(column.type)
+    if is_list:
+        lengths = pc.fill_null(pc.list_value_length(column), 0)
+        present = int(pc.sum(pc.greater(lengths, 0)).as_py() or 0)
+        longest = int(pc.max(lengths).as_py() or 0)
+        flat = pc.list_flatten(column)
+    else:
+        present, longest = rows - column.null_count, 1
+        flat = column.drop_null()
+    counted = pc.value_counts(flat)
+    values, counts = counted.field(0), counted.field(1).to_numpy(zero_copy_only=False)
+    top = int(counts.argmax()) if counts.size else None
+    is_text = pa.types.is_string(flat.type)
+    numbers = np.empty(0) if is_text else flat.to_numpy().astype(np.float64)
+    return Column(
+        rows=rows,
+        present=present,
+        values=len(flat),
+        distinct=len(counts),
+        once=int((counts == 1).sum()),
+        twice=int((counts == 2).sum()),
+        top=None if top is None else values[top].as_py(),
+        top_count=0 if top is None else int(counts[top]),
+        longest=longest,
+        numbers=numbers,
+    )
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half; NaN where there is one class only.
+
+    Args:
+        scores: float [rows].
+        labels: 0 or 1 [rows].
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return math.nan
+    _, codes, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # The middle of the ranks that a value's ties share.
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    area = ranks[codes][labels == 1].sum() - positives * (positives + 1) / 2
+    return float(area / (positives * negatives))
