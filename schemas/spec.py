@@ -99,6 +99,9 @@ class CategoricalFeature(_Model):
         pooling: how the rows of a multivalued feature are pooled; empty lists give zeros.
         table: name of another categorical feature whose embedding table is shared;
             `buckets` and `embedding` are then that feature's.
+        max_length: most elements of a list.
+        too_long: `truncate` keeps the first ones of a longer list, `malformed` refuses its
+            event; requests to the served model are always truncated.
         required: an event without a value is malformed.
         max_drift: bound on the L-infinity distance between the run date's distribution
             and the training days' (TFDV drift comparator).
@@ -113,6 +116,8 @@ class CategoricalFeature(_Model):
     multivalued: bool = False
     pooling: Literal["mean", "sum", "sqrtn"] = "mean"
     table: Name | None = None
+    max_length: int = Field(default=1000, ge=1)
+    too_long: Literal["truncate", "malformed"] = "truncate"
     required: bool = False
     max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
     max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -229,6 +234,8 @@ class RegressionTask(_Model):
         transform: space of the loss, the RMSE and its gate; serving inverts it.
         loss_weight: factor of this task's loss in the total.
         optional: events may lack the label; they are masked out of loss and metrics.
+        minimum: smallest valid label; an event with a smaller one is malformed.
+        maximum: largest valid label; an event with a larger one is malformed.
     """
 
     kind: Literal["regression"]
@@ -237,7 +244,16 @@ class RegressionTask(_Model):
     transform: Literal["none", "log1p"] = "none"
     loss_weight: float = Field(default=1.0, gt=0.0)
     optional: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
     gate: RegressionGate
+
+    @pydantic.model_validator(mode="after")
+    def _labels_have_room(self) -> RegressionTask:
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None and low >= high:
+            raise ValueError("'minimum' is not smaller than 'maximum'")
+        return self
 
 
 Task = Annotated[BinaryTask | RegressionTask, Field(discriminator="kind")]
@@ -548,14 +564,26 @@ class RankingSpec(_Model):
                 "id": self.events.id,
                 "features": {
                     name: (
-                        [feature.field, feature.dtype, feature.multivalued, feature.required]
+                        [
+                            feature.field,
+                            feature.dtype,
+                            feature.multivalued and [feature.max_length, feature.too_long],
+                            feature.required,
+                        ]
                         if isinstance(feature, CategoricalFeature)
                         else [feature.field, "dense", feature.required]
                     )
                     for name, feature in sorted(self.features.items())
                 },
                 "labels": sorted(
-                    (t.label, t.field or t.label, t.kind, t.optional) for t in self.tasks.values()
+                    (
+                        task.label,
+                        task.field or task.label,
+                        task.kind,
+                        task.optional,
+                        *((task.minimum, task.maximum) if task.kind == "regression" else ()),
+                    )
+                    for task in self.tasks.values()
                 ),
             }
         )
@@ -573,6 +601,8 @@ class RankingSpec(_Model):
                         feature.model_dump(
                             exclude={
                                 "field",
+                                "max_length",
+                                "too_long",
                                 "required",
                                 "minimum",
                                 "maximum",

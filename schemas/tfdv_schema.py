@@ -47,10 +47,7 @@ def _add_categorical(schema: schema_pb2.Schema, name: str, feature: CategoricalF
 def _add_dense(schema: schema_pb2.Schema, name: str, feature: DenseFeature) -> None:
     proto = schema.feature.add(name=name, type=schema_pb2.FLOAT)
     _set_presence(proto, required=feature.required, multivalued=False)
-    if feature.minimum is not None:
-        proto.float_domain.min = feature.minimum
-    if feature.maximum is not None:
-        proto.float_domain.max = feature.maximum
+    _set_domain(proto, feature.minimum, feature.maximum)
     if feature.max_drift is not None:
         proto.drift_comparator.jensen_shannon_divergence.threshold = feature.max_drift
     if feature.max_skew is not None:
@@ -63,7 +60,16 @@ def _add_label(schema: schema_pb2.Schema, task: Task) -> None:
     if task.kind == "binary":
         proto.float_domain.min = 0.0
         proto.float_domain.max = 1.0
+    else:
+        _set_domain(proto, task.minimum, task.maximum)
     proto.not_in_environment.append("SERVING")
+
+
+def _set_domain(proto: schema_pb2.Feature, minimum: float | None, maximum: float | None) -> None:
+    if minimum is not None:
+        proto.float_domain.min = minimum
+    if maximum is not None:
+        proto.float_domain.max = maximum
 
 
 def _set_presence(proto: schema_pb2.Feature, *, required: bool, multivalued: bool) -> None:

@@ -82,7 +82,12 @@ def _hashed(
             values.indices, tf.strings.as_string(values.values), values.dense_shape
         )
     if feature.multivalued:
-        return tft.hash_strings(values, buckets)
+        # An empty string is no element, as in requests by feature.
+        kept = tf.sparse.retain(values, tf.not_equal(values.values, ""))
+        lists = tf.RaggedTensor.from_value_rowids(
+            kept.values, kept.indices[:, 0], kept.dense_shape[0], validate=False
+        )
+        return tft.hash_strings(lists[:, : feature.max_length].to_sparse(), buckets)
     # A missing value has a bucket of its own: the one of the empty string.
     return tft.hash_strings(_first(values, ""), buckets)
 

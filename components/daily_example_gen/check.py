@@ -69,9 +69,20 @@ def _check_value(field: Field, value: Any) -> Any:
         return _check_one(field, value)
     if not isinstance(value, list):
         raise MalformedError(f"field '{field.source}': expected a list, got {_shown(value)}")
+    if _is_too_long(field, len(value)):
+        raise MalformedError(
+            f"field '{field.source}': a list of {len(value)} elements, more than the "
+            f"{field.max_length} of its max_length"
+        )
     if any(element is None or element == "" for element in value):
         raise MalformedError(f"field '{field.source}': a list element is missing")
     return [_check_one(field, element) for element in value]
+
+
+def _is_too_long(field: Field, lengths: Any) -> Any:
+    """Whether a list of that length, or each of several, makes its event malformed."""
+    bounded = field.max_length is not None and field.too_long == "malformed"
+    return bounded and lengths > field.max_length
 
 
 def _check_one(field: Field, value: Any) -> Any:
@@ -94,11 +105,19 @@ def _check_one(field: Field, value: Any) -> Any:
         if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_INT:
             return int(value)
     if kind == "number" and is_number:
-        if abs(value) <= _FLOAT32_MAX:
-            return float(value)
-        raise MalformedError(
-            f"field '{field.source}': expected a finite float32, got {_shown(value)}"
-        )
+        if not abs(value) <= _FLOAT32_MAX:
+            raise MalformedError(
+                f"field '{field.source}': expected a finite float32, got {_shown(value)}"
+            )
+        if field.minimum is not None and value < field.minimum:
+            raise MalformedError(
+                f"field '{field.source}': {_shown(value)} is below its minimum of {field.minimum:g}"
+            )
+        if field.maximum is not None and value > field.maximum:
+            raise MalformedError(
+                f"field '{field.source}': {_shown(value)} is above its maximum of {field.maximum:g}"
+            )
+        return float(value)
     raise MalformedError(f"field '{field.source}': expected {_EXPECTED[kind]}, got {_shown(value)}")
 
 
@@ -150,8 +169,42 @@ def check_columns(
     return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(fields)), malformed
 
 
+def cut_lists(
+    fields: tuple[Field, ...], batch: pa.RecordBatch
+) -> tuple[pa.RecordBatch, dict[str, int]]:
+    """Cuts the lists of checked events to the length that their fields allow.
+
+    Returns:
+        The events, and by field how many of its lists were longer.
+    """
+    columns, cut = list(batch.columns), {}
+    for number, field in enumerate(fields):
+        if field.max_length is None:
+            continue
+        lengths = _numpy(pc.list_value_length(columns[number]))
+        too_long = int((lengths > field.max_length).sum())
+        if not too_long:
+            continue
+        cut[field.name] = too_long
+        ends = np.cumsum(lengths)
+        position = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        values = columns[number].flatten().filter(pa.array(position < field.max_length))
+        offsets = np.append(0, np.cumsum(np.minimum(lengths, field.max_length)))
+        columns[number] = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema), cut
+
+
+def fields_with_values(fields: tuple[Field, ...], batch: pa.RecordBatch) -> set[str]:
+    """Names of the fields that at least one of the checked events has a value of."""
+    return {
+        field.name
+        for field, column in zip(fields, batch.columns, strict=True)
+        if (len(column.flatten()) if field.multivalued else len(column) - column.null_count)
+    }
+
+
 def _check_single(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    array, bad = _check_flat(field.kind, column)
+    array, bad = _check_flat(field, column)
     if field.required and array.null_count:
         bad = bad | _numpy(array.is_null())
     return array, bad
@@ -165,7 +218,7 @@ def _check_list(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
             np.ones(rows, dtype=bool) if field.required else _numpy(column.is_valid())
         )
     lengths = _numpy(pc.fill_null(pc.list_value_length(column), 0))
-    values, bad_values = _check_flat(field.kind, column.flatten())
+    values, bad_values = _check_flat(field, column.flatten())
     if values.null_count:
         bad_values = bad_values | _numpy(values.is_null())
     bad = np.zeros(rows, dtype=bool)
@@ -173,17 +226,19 @@ def _check_list(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
         bad[np.repeat(np.arange(rows), lengths)[bad_values]] = True
     if field.required:
         bad |= lengths == 0
+    bad |= _is_too_long(field, lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values), bad
 
 
-def _check_flat(kind: Kind, array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+def _check_flat(field: Field, array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Returns the checked values (null: missing) and a mask of wrong ones."""
+    kind = field.kind
     if kind in ("id", "string"):
         return _check_text(array, allow_integers=kind == "id")
     if kind == "int":
         return _check_integers(array)
-    return _check_numbers(array, binary=kind == "binary")
+    return _check_numbers(field, array)
 
 
 def _check_text(array: pa.Array, allow_integers: bool) -> tuple[pa.Array, np.ndarray]:
@@ -238,7 +293,8 @@ def _check_decimals(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return integers, _numpy(array.is_valid()) & ~good
 
 
-def _check_numbers(array: pa.Array, binary: bool) -> tuple[pa.Array, np.ndarray]:
+def _check_numbers(field: Field, array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    binary = field.kind == "binary"
     if binary and pa.types.is_boolean(array.type):
         return array.cast(pa.uint8()).cast(pa.float32()), _none(array)
     is_number = (
@@ -250,6 +306,10 @@ def _check_numbers(array: pa.Array, binary: bool) -> tuple[pa.Array, np.ndarray]
         return _wrong_type(array, pa.float32())
     values = _floats(array)
     good = (values == 0) | (values == 1) if binary else np.abs(values) <= _FLOAT32_MAX
+    if field.minimum is not None:
+        good &= values >= field.minimum
+    if field.maximum is not None:
+        good &= values <= field.maximum
     valid = _numpy(array.is_valid())
     floats = np.where(good, values, 0).astype(np.float32)
     return pa.array(floats, mask=None if valid.all() else ~valid), valid & ~good

@@ -83,7 +83,7 @@ class Manifest:
         files: by log file its name, size, version, lines, events and malformed lines.
         reasons: the first malformed lines, each as `file:line: reason`.
         repeated: some of the ids that repeat, each with the files it is in.
-        notes: what was passed over, for people.
+        notes: what was passed over, cut or is missing, for people.
     """
 
     date: str
@@ -238,7 +238,12 @@ class DayStore:
             _delete_tree(directory)
 
     def commit(
-        self, logs: DayLogs, parts: Sequence[Part], shards: Sequence[Shard], work_dir: str
+        self,
+        logs: DayLogs,
+        parts: Sequence[Part],
+        shards: Sequence[Shard],
+        notes: Sequence[str],
+        work_dir: str,
     ) -> StoredDay:
         """Makes a day whole, then removes what was stored of its former logs.
 
@@ -249,6 +254,7 @@ class DayStore:
             logs: the day's logs, as listed before they were read.
             parts: what became of each piece of them.
             shards: the shards, in `work_dir`; moved from there.
+            notes: what people should know of the content.
             work_dir: directory of this run's own, on the same file system.
 
         Returns:
@@ -276,7 +282,7 @@ class DayStore:
             files=tuple(_file_report(file, parts) for file in logs.files),
             reasons=tuple(reasons),
             repeated=tuple(filter(None, (shard.repeated for shard in shards)))[:_QUOTED],
-            notes=logs.notes,
+            notes=(*logs.notes, *notes),
         )
         with create(os.path.join(staged, MANIFEST)) as file:
             file.write(json.dumps(dataclasses.asdict(manifest), indent=2).encode())

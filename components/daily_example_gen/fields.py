@@ -34,6 +34,10 @@ class Field:
         required: an event without a value is malformed.
         field: its name in the logs, where that is another one.
         path: the keys that lead to it in nested objects; empty where none may.
+        max_length: most elements of a list; any number if None.
+        too_long: what becomes of a longer one, as `CategoricalFeature.too_long`.
+        minimum: smallest number that is no malformed one.
+        maximum: largest number that is no malformed one.
     """
 
     name: str
@@ -42,6 +46,10 @@ class Field:
     required: bool = False
     field: str | None = None
     path: tuple[str, ...] = ()
+    max_length: int | None = None
+    too_long: Literal["truncate", "malformed"] = "truncate"
+    minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def source(self) -> str:
@@ -64,12 +72,19 @@ def event_fields(spec: RankingSpec) -> tuple[Field, ...]:
     for name, feature in spec.features.items():
         if isinstance(feature, CategoricalFeature):
             field = Field(name, feature.dtype, feature.multivalued, feature.required, feature.field)
+            if feature.multivalued:
+                field = dataclasses.replace(
+                    field, max_length=feature.max_length, too_long=feature.too_long
+                )
         else:
             field = Field(name, "number", required=feature.required, field=feature.field)
         fields.append(field)
     for task in spec.tasks.values():
         kind: Kind = "binary" if task.kind == "binary" else "number"
-        fields.append(Field(task.label, kind, required=not task.optional, field=task.field))
+        field = Field(task.label, kind, required=not task.optional, field=task.field)
+        if task.kind == "regression":
+            field = dataclasses.replace(field, minimum=task.minimum, maximum=task.maximum)
+        fields.append(field)
     sources = {field.source for field in fields}
     return tuple(
         dataclasses.replace(field, path=_nested_path(field.source, sources)) for field in fields

@@ -73,7 +73,8 @@ def ingest_days(
                     unreadable += errors
                     continue
                 of_day = [shard for shard in shards if shard.day == day]
-                stored[logs.date] = store.commit(logs, own, of_day, work_dir)
+                notes = _notes(logs, fields, own)
+                stored[logs.date] = store.commit(logs, own, of_day, notes, work_dir)
         _raise_unreadable(unreadable)
     for logs in listed:
         if stored[logs.date] is None:
@@ -82,6 +83,26 @@ def ingest_days(
                 "the day's logs are complete"
             )
     return {date: day for date, day in stored.items() if day is not None}
+
+
+def _notes(logs: DayLogs, fields: tuple[Field, ...], parts: Sequence[Part]) -> list[str]:
+    """What people should know of a day's content, though nothing in it is malformed."""
+    notes = []
+    for file in logs.files:
+        own = [part for part in parts if part.piece.path == file.path]
+        if own and not any(part.events for part in own):
+            lines = sum(part.lines for part in own)
+            notes.append(f"{printable(file.path)}: no events in its {lines} lines")
+    seen = {name for part in parts for name in part.seen}
+    for field in fields:
+        if seen and field.name not in seen:
+            notes.append(f"{logs.date}: no event has a value of '{field.source}'")
+        if cut := sum(part.cut.get(field.name, 0) for part in parts):
+            notes.append(
+                f"{logs.date}: {cut} lists of '{field.source}' were cut to the {field.max_length} "
+                "elements of its max_length"
+            )
+    return notes
 
 
 def _raise_unreadable(parts: Sequence[Part]) -> None:
@@ -153,7 +174,10 @@ def _run(
     with open_stored(summary) as file:
         content = json.loads(file.read())
     return (
-        [Part(**{**part, "piece": Piece(**part["piece"])}) for part in content["parts"]],
+        [
+            Part(**{**part, "piece": Piece(**part["piece"]), "seen": tuple(part["seen"])})
+            for part in content["parts"]
+        ],
         [Shard(**shard) for shard in content["shards"]],
     )
 

@@ -6,6 +6,7 @@ that batch `round * buckets + bucket` is found without reading the others.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from components.daily_example_gen.check import cut_lists, fields_with_values
 from components.daily_example_gen.fields import Field, arrow_schema
 from components.daily_example_gen.readers import Checked, UnreadableError, read_events
 
@@ -60,6 +62,8 @@ class Part:
         quarantine: JSON lines with the malformed ones, numbered from the range's first
             line; empty if there are none.
         error: why the file cannot be read; empty if it can.
+        seen: names of the fields that some event has a value of.
+        cut: by field how many lists were longer than its `max_length` and cut.
     """
 
     piece: Piece
@@ -69,6 +73,8 @@ class Part:
     malformed: int
     quarantine: str
     error: str
+    seen: tuple[str, ...]
+    cut: dict[str, int]
 
 
 def parse_piece(piece: Piece, fields: tuple[Field, ...], work_dir: str) -> Part:
@@ -78,6 +84,8 @@ def parse_piece(piece: Piece, fields: tuple[Field, ...], work_dir: str) -> Part:
     data, quarantine = stem + ".arrow", stem + ".jsonl"
     events = lines = malformed = 0
     error = ""
+    seen: set[str] = set()
+    cut: collections.Counter[str] = collections.Counter()
     quarantine_file = None
 
     def checked() -> Iterator[pa.RecordBatch]:
@@ -90,7 +98,10 @@ def parse_piece(piece: Piece, fields: tuple[Field, ...], work_dir: str) -> Part:
             events += part.batch.num_rows
             lines += part.lines
             malformed += len(part.malformed)
-            yield part.batch
+            batch, cut_here = cut_lists(fields, part.batch)
+            cut.update(cut_here)
+            seen.update(fields_with_values(fields, batch))
+            yield batch
 
     try:
         _write_part(data, fields, checked(), piece.buckets)
@@ -99,7 +110,17 @@ def parse_piece(piece: Piece, fields: tuple[Field, ...], work_dir: str) -> Part:
     finally:
         if quarantine_file is not None:
             quarantine_file.close()
-    return Part(piece, events, lines, data, malformed, quarantine if malformed else "", error)
+    return Part(
+        piece=piece,
+        events=events,
+        lines=lines,
+        data=data,
+        malformed=malformed,
+        quarantine=quarantine if malformed else "",
+        error=error,
+        seen=tuple(sorted(seen)),
+        cut=dict(cut),
+    )
 
 
 def read_bucket(data: str, bucket: int, buckets: int) -> list[pa.RecordBatch]:

@@ -475,6 +475,31 @@ def test_formats_mix_in_a_day_and_ids_compare_as_text(root):
     assert (day.manifest.events, day.manifest.duplicates) == (2, 1)
 
 
+def test_fields_without_values_and_cut_lists_and_files_without_events_are_noted(root):
+    events = [event(n, age=None, topics=["t"] * (3 if n < 5 else 2)) for n in range(50)]
+    write_day(root / "logs", RUN_DATE, [{**e, "ages": 1.0} for e in events])
+    write_day(root / "logs", RUN_DATE, ["event_id,user,clicked"], "header.csv")
+    limited = plan(features__topics__max_length=2)
+    result = run(limited, root, make_pipeline=make_pipeline)
+    notes = [note for note in result.notes if str(RUN_DATE) in note]
+    assert notes == [
+        f"{root}/logs/{RUN_DATE}/header.csv: no events in its 1 lines",
+        f"{RUN_DATE}: 5 lists of 'topics' were cut to the 2 elements of its max_length",
+        f"{RUN_DATE}: no event has a value of 'age'",
+    ]
+    for record in records(root / "out/Split-eval"):
+        assert list(record["topics"].bytes_list.value) == [b"t", b"t"]
+    stored_notes = run(limited, root, root / "again").notes
+    assert stored_notes == result.notes
+
+
+def test_list_of_very_many_ids_is_cut_by_default(root):
+    write_day(root / "logs", RUN_DATE, [event(1, topics=[f"t{n}" for n in range(250_000)])])
+    run(plan(), root, make_pipeline=make_pipeline)
+    (record,) = records(root / "out/Split-eval")
+    assert len(record["topics"].bytes_list.value) == 1000
+
+
 def test_empty_and_unknown_files_are_noted_and_markers_are_not(root):
     for name in ("empty.jsonl", "readme.txt", "_SUCCESS", ".hidden.jsonl"):
         write_day(root / "logs", RUN_DATE, [], name)

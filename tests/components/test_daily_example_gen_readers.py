@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from components.daily_example_gen import check, readers, text
 from components.daily_example_gen import parquet_columns as thrift
-from components.daily_example_gen import readers, text
 from components.daily_example_gen.fields import Field, event_fields
 from components.daily_example_gen.text import UnreadableError
 from schemas.spec import parse_spec
@@ -301,6 +301,59 @@ def test_parquet_with_two_columns_of_one_name_is_malformed_where_it_is_a_field(
         (n, "two columns are named 'clicked'") for n in ((1, 2, 3) if is_field else ())
     ]
     assert all('"clicked": 1' in bad.raw and '"clicked": 0' in bad.raw for bad in malformed)
+
+
+LIMITED = (
+    Field("event_id", "id", required=True),
+    Field("topics", "string", multivalued=True, max_length=2, too_long="malformed"),
+    Field("codes", "int", multivalued=True, max_length=2),
+    Field("seconds", "number", minimum=0.1, maximum=7200.0),
+)
+LIMITS = [
+    ({"topics": ["a", "b"]}, None),
+    (
+        {"topics": ["a", "b", "c"]},
+        "field 'topics': a list of 3 elements, more than the 2 of its max_length",
+    ),
+    ({"codes": [1, 2, 3]}, None),
+    ({"seconds": 0.1}, None),
+    ({"seconds": 7200}, None),
+    ({"seconds": 7200.0001}, "field 'seconds': 7200.0001 is above its maximum of 7200"),
+    ({"seconds": 0.09999999999}, "field 'seconds': 0.09999999999 is below its minimum of 0.1"),
+    ({"seconds": -1}, "field 'seconds': -1 is below its minimum of 0.1"),
+    ({"seconds": None}, None),
+]
+
+
+@pytest.mark.parametrize(("values", "reason"), LIMITS)
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_list_or_label_beyond_its_limit_is_malformed(tmp_path, values, reason, suffix):
+    name, value = next(iter(values.items()))
+    path = tmp_path / f"a.{suffix}"
+    events = [{"event_id": "a"}, {"event_id": "b", **values}, {"event_id": "c"}]
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(e) + "\n" for e in events))
+    elif suffix == "csv":
+        lines = [as_csv_line(e.get(key) for key in ("event_id", name)) for e in events]
+        path.write_bytes(b"\n".join([as_csv_line(["event_id", name]), *lines, b""]))
+    else:
+        pq.write_table(pa.table({"event_id": list("abc"), name: [None, value, None]}), path)
+    (part,) = readers.read_events(str(path), LIMITED)
+    if reason and suffix == "csv" and name == "seconds":
+        reason = reason.replace("': -1", "': -1.0")
+    assert [bad.reason for bad in part.malformed] == ([reason] if reason else [])
+    assert part.batch.column(0).to_pylist() == (["a", "c"] if reason else ["a", "b", "c"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6), st.integers(1, 4))
+def test_lists_are_cut_to_their_first_elements(lists, limit):
+    fields = (Field("codes", "int", multivalued=True, max_length=limit),)
+    batch = check.rows_to_batch(fields, [[values] for values in lists])
+    cut, counts = check.cut_lists(fields, batch)
+    assert cut.column(0).to_pylist() == [values[:limit] for values in lists]
+    assert counts.get("codes", 0) == sum(len(values) > limit for values in lists)
+    assert cut.schema == batch.schema
 
 
 def with_newer_type(path, name):

@@ -111,6 +111,7 @@ def test_one_edit_of_the_spec_adds_one_field_and_changes_no_other(override, name
             0.07,
         ),
         ("features.device.required=true", "device", lambda f: f.presence.min_fraction, 1.0),
+        ("tasks.rating.maximum=5", "rating", lambda f: f.float_domain.max, 5.0),
         ("tasks.like.optional=true", "liked", lambda f: f.presence.min_fraction, 0.0),
     ],
 )

@@ -67,6 +67,26 @@ def test_named_features_answer_as_serialized_examples_do(exported):
     )
 
 
+@pytest.mark.parametrize("recent", [["u1", ""], ["", "u1"], ["", "u1", ""]])
+def test_empty_string_in_a_list_means_the_same_in_every_signature(exported, recent):
+    _, loaded, _ = exported
+    (event,) = make_events(1)
+    plain, padded = (
+        _requests([{**event, "recent": ["u1"]}]),
+        _requests([{**event, "recent": recent}]),
+    )
+    named = {name: tf.constant(event[name]) for name in ("user", "age", "price")}
+    by_name = loaded.signatures["raw_features"](
+        **named, hour=tf.constant(event["hour"], tf.int64), recent=tf.constant([recent])
+    )
+    for name in ("serving_default", "evaluate"):
+        answers = [loaded.signatures[name](examples=request) for request in (plain, padded)]
+        for output, expected in answers[0].items():
+            np.testing.assert_array_equal(answers[1][output], expected)
+            if name == "serving_default":
+                np.testing.assert_allclose(by_name[output], expected, rtol=1e-5)
+
+
 def test_evaluation_labels_are_masked_and_in_the_space_of_the_loss(exported):
     _, loaded, _ = exported
     events = make_events(30)

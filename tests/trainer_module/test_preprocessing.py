@@ -23,6 +23,38 @@ def test_features_that_share_a_table_share_buckets():
     assert out["recent"].values.numpy()[0] == out["user"].numpy()[0, 0]
 
 
+@pytest.mark.parametrize("hidden", [[""], ["", ""]])
+def test_empty_string_is_no_element_of_a_list(hidden):
+    events = [
+        _event(recent=["u7", *hidden, "u8"]),
+        _event(recent=hidden),
+        _event(recent=["u7", "u8"]),
+    ]
+    out = transformed(events, tiny_spec())["recent"]
+    np.testing.assert_array_equal(
+        tf.sparse.to_dense(out, default_value=-9).numpy()[[0, 1]],
+        [tf.sparse.to_dense(out).numpy()[2], [-9, -9]],
+    )
+
+
+def test_missing_integer_is_no_element_of_a_list():
+    spec = tiny_spec(
+        "features.codes={type: categorical, dtype: int, multivalued: true, table: hour}"
+    )
+    out = transformed([_event(codes=[-1, 3, -1, 4]), _event(codes=[3, 4])], spec)["codes"]
+    first, second = tf.sparse.to_dense(out, default_value=-9).numpy()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_list_counts_up_to_its_max_length():
+    spec = tiny_spec("features.recent.max_length=3")
+    events = [_event(recent=["", "a", "b", "c", "d"]), _event(recent=["a", "b", "c"])]
+    first, second = tf.sparse.to_dense(
+        transformed(events, spec)["recent"], default_value=-9
+    ).numpy()
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize("name", ["user", "hour"])
 def test_buckets_stay_in_the_table(name):
     spec = tiny_spec()
