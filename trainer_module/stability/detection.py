@@ -128,7 +128,9 @@ class Detector:
         """
         self._check(statistics)
         losses = np.column_stack([statistics.loss, statistics.task_loss]).astype(np.float64)
-        finite = np.isfinite(losses).all(axis=1) & ~statistics.skipped.any(axis=1)
+        finite = np.logical_and(
+            np.isfinite(losses).all(axis=1), ~statistics.skipped.any(axis=1)
+        ).tolist()
         with np.errstate(divide="ignore", invalid="ignore"):
             series = np.log(losses)
             log_norms = np.log(statistics.gradient_norm.astype(np.float64))
@@ -136,7 +138,7 @@ class Detector:
         series[losses <= 0.0] = np.nan  # no labels in the batch
         aucs = statistics.auc.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            for row in zip(series, aucs, log_norms, finite.tolist(), strict=True):
+            for row in zip(series, aucs, log_norms, finite, strict=True):
                 if not self.diverged:
                     self._take(*row)
                 self.step += 1
@@ -202,7 +204,9 @@ class Detector:
         dead = np.count_nonzero(log_norms <= self._usual_log_gradient + math.log(limits.dead_ratio))
         if not dead:
             return False
-        return dead >= limits.dead_layers * np.count_nonzero(np.isfinite(self._usual_log_gradient))
+        return bool(
+            dead >= limits.dead_layers * np.count_nonzero(np.isfinite(self._usual_log_gradient))
+        )
 
     def _look_for_event(self, series: Array, scores: Array) -> None:
         limits = self.limits

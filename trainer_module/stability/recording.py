@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,7 +182,7 @@ def write_parquet(table: pa.Table, path: str) -> None:
 
 def _joined(chunks: Sequence[StepStatistics]) -> StepStatistics:
     """Returns the statistics of steps that follow one another as one."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(chunk, name) for chunk in chunks])
         for name, value in vars(chunks[0]).items()
         if isinstance(value, np.ndarray)
