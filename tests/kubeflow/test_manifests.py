@@ -159,8 +159,8 @@ def test_pods_are_locked_down(resources):
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
-        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-        assert "memory" in container["resources"]["limits"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["requests"])
+        assert {"memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
 
 
 def test_images_have_a_tag_that_stays(resources):
@@ -248,6 +248,54 @@ def test_service_and_budget_select_the_servers(resources):
         assert service["spec"]["selector"].items() <= labels.items()
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+        # Servers without a version are not ready: they must not keep a node from being drained.
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        (policy,) = [
+            item
+            for item in of_kind(resources, "NetworkPolicy")
+            if item["metadata"]["name"] == deployment["metadata"]["name"]
+        ]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        (rule,) = policy["spec"]["ingress"]
+        assert {port["port"] for port in rule["ports"]} == ports
+        assert all(peer["podSelector"]["matchLabels"] for peer in rule["from"])
+
+
+def test_servers_wait_for_the_folder_that_they_mount(resources, values):
+    for deployment in of_kind(resources, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        if not values.defaults.volumes:
+            assert "initContainers" not in pod
+            continue
+        (wait,) = pod["initContainers"]
+        (mount,) = wait["volumeMounts"]
+        assert "subPath" not in mount
+        assert f"[ -d {values.parameters.serving_dir} ]" in wait["args"][0]
+
+
+def test_training_and_serving_are_two_identities_in_a_bucket():
+    resources = _rendered("multi-user-gcs")
+    accounts = {
+        item["metadata"]["name"]: item["metadata"].get("annotations", {}).values()
+        for item in of_kind(resources, "ServiceAccount")
+    }
+    (runner,), (server,) = accounts["steadyrank-runner"], accounts["steadyrank-server"]
+    assert runner != server
+    (role,) = [r for r in of_kind(resources, "Role") if r["metadata"]["name"].endswith("runner")]
+    assert not [rule for rule in role["rules"] if "secrets" in rule["resources"]]
+
+
+def test_only_chief_and_workers_reach_tensorflows_port():
+    resources = list(_rendered("multi-user-gcs-workers"))
+    policy = named(resources, "NetworkPolicy", "steadyrank-training")["spec"]
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": 2222}]
+    assert rule["from"] == [{"podSelector": policy["podSelector"]}]
+    (selected,) = policy["podSelector"]["matchExpressions"]
+    workers = named(resources, "StatefulSet", "steadyrank-worker")["spec"]["template"]["metadata"]
+    chief = load_values(str(VALUES["multi-user-gcs-workers"])).steps["Trainer"].labels
+    for labels in (workers["labels"], chief):
+        assert labels[selected["key"]] in selected["values"]
 
 
 def test_schedule_runs_our_command_as_the_runner(resources):
@@ -286,13 +334,6 @@ def test_token_of_the_schedule_is_where_the_client_looks_for_it():
 
 def scheduler_namespace(resources):
     return named(resources, "ServiceAccount", "steadyrank-scheduler")["metadata"]["namespace"]
-
-
-def test_launcher_writes_where_the_values_say():
-    (config,) = of_kind(_rendered("multi-user-gcs"), "ConfigMap")
-    values = load_values(str(VALUES["multi-user-gcs"]))
-    assert config["metadata"]["name"] == "kfp-launcher"
-    assert config["data"]["defaultPipelineRoot"] == values.pipeline_root
 
 
 def test_chief_and_workers_agree_on_the_cluster():
