@@ -16,6 +16,14 @@ TFX_1_21 = 'python_version >= "3.11"'
 RUNTIME = [
     f"tfx>=1.16,<1.17; {TFX_1_16}",
     f"tfx>=1.21,<1.22; {TFX_1_21}",
+    # TFX's own libraries; it says which versions of them.
+    "ml-metadata",
+    "ml-pipelines-sdk",
+    "tensorflow-data-validation",
+    "tensorflow-metadata",
+    "tensorflow-model-analysis",
+    "tensorflow-transform",
+    "tfx-bsl",
     # TFX 1.16 resolves to a newer Beam and then fails: its Transform imports dill, which
     # Beam brings only up to 2.65.
     f"apache-beam>=2.65,<2.66; {TFX_1_16}",
@@ -33,11 +41,17 @@ RUNTIME = [
     "keras>=3.12,<4",
     f"numpy>=1.26,<2; {TFX_1_16}",
     f"numpy>=2,<3; {TFX_1_21}",
+    "absl-py>=1.4",
+    "google-crc32c>=1.5",
+    "kfp-server-api>=2.0.5,<3",
+    "pandas>=1.5,<3",
+    "protobuf>=3.20.3,<7",
     "pyarrow>=10",
     "pydantic>=2.5,<3",
     "pyyaml>=6",
     "typer>=0.12",
     "rich>=13",
+    "urllib3>=1.26",
     "matplotlib>=3.8",
     # Of tensorboard and tensorflow-hub: pkg_resources, which setuptools 82 drops.
     "setuptools>=68,<82",
