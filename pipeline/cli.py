@@ -64,6 +64,26 @@ app = typer.Typer(
     ),
 )
 
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"steadyrank {metadata.version('steadyrank')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """Options of no single command; `--version` has done its work when this is called."""
+    del version
+
+
 app.command()(risk)
 app.command()(check)
 kubeflow_app = typer.Typer(

@@ -44,6 +44,7 @@ def _push(workspace, day, model_uri):
     ("arguments", "code"),
     [
         (["--help"], 0),
+        (["--version"], 0),
         (["run", "--help"], 0),
         (["backfill", "--help"], 0),
         (["rollback", "--help"], 0),
