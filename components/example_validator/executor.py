@@ -14,6 +14,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, writer_utils
 
+from components.example_validator.presence import note_lost_values, presence
 from components.example_validator.severity import findings, stopping
 from components.run_plan import load_plan
 from schemas.errors import BadDataError
@@ -95,44 +96,9 @@ def validate(
             evaluation, schema, environment="TRAINING", previous_statistics=train
         ),
     }
-    in_train, in_evaluation = _value_counts(train), _value_counts(evaluation)
+    in_train, in_evaluation = presence(train), presence(evaluation)
     for feature in schema.feature:
-        values = in_train.get(feature.name, 0), in_evaluation.get(feature.name, 0)
-        if feature.skew_comparator.HasField("jensen_shannon_divergence"):
-            _note_missing(result["train"], feature.name, *values)
-        if feature.drift_comparator.HasField("jensen_shannon_divergence"):
-            _note_missing(result["eval"], feature.name, *reversed(values))
+        shares = in_train.get(feature.name, 0.0), in_evaluation.get(feature.name, 0.0)
+        note_lost_values(result["train"], feature.name, feature.skew_comparator, *shares)
+        note_lost_values(result["eval"], feature.name, feature.drift_comparator, *reversed(shares))
     return result
-
-
-def _value_counts(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, int]:
-    """Returns how many events have a value of each feature."""
-    (dataset,) = statistics.datasets
-    counts = {}
-    for feature in dataset.features:
-        common = getattr(feature, feature.WhichOneof("stats")).common_stats
-        counts[feature.path.step[0]] = common.num_non_missing
-    return counts
-
-
-def _note_missing(
-    anomalies: anomalies_pb2.Anomalies, name: str, treatment: int, control: int
-) -> None:
-    """Adds that one side of a comparison has no values, on which TFDV mostly keeps silent."""
-    kinds = anomalies_pb2.AnomalyInfo
-    if bool(treatment) == bool(control):
-        return
-    kind = (
-        kinds.COMPARATOR_CONTROL_DATA_MISSING
-        if treatment
-        else kinds.COMPARATOR_TREATMENT_DATA_MISSING
-    )
-    info = anomalies.anomaly_info[name]
-    if any(reason.type == kind for reason in info.reason):
-        return
-    info.severity = kinds.ERROR
-    info.reason.add(
-        type=kind,
-        short_description="No values to compare",
-        description=f"The feature has {treatment} values here, and {control} where it is compared",
-    )

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
 
 from components import artifacts
 from components.example_validator.executor import Executor, validate
+from components.example_validator.presence import note_lost_values
 from components.example_validator.severity import Finding, findings, stopping
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError, SpecError
@@ -32,6 +33,7 @@ validation: {min_events: 100}
 serving: {score: click}
 """
 EVENTS = 400
+SPREAD = ["phone", "desktop"] * (EVENTS // 2)
 DRIFT_HIGH = "COMPARATOR_L_INFTY_HIGH"
 DENSITY_DRIFT_HIGH = "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"
 
@@ -150,10 +152,61 @@ def test_days_alike_have_no_anomalies(usual):
             {("eval", "age", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR")},
             id="dense field is gone",
         ),
+        pytest.param(
+            missing(events(), "device", EVENTS),
+            {
+                ("eval", "device", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR"),
+                ("train", "device", "COMPARATOR_CONTROL_DATA_MISSING", "ERROR"),
+            },
+            id="categorical field has no value",
+        ),
+        pytest.param(
+            events().drop(columns="device").assign(dev="phone"),
+            {
+                ("eval", "device", "COMPARATOR_TREATMENT_DATA_MISSING", "ERROR"),
+                ("train", "device", "COMPARATOR_CONTROL_DATA_MISSING", "ERROR"),
+                ("eval", "dev", "SCHEMA_NEW_COLUMN", "ERROR"),
+            },
+            id="categorical field was renamed",
+        ),
+        pytest.param(
+            missing(events(device=SPREAD), "device", 82),
+            {("eval", "device", DRIFT_HIGH, "ERROR")},
+            id="categorical field loses more of its values than the limit",
+        ),
+        pytest.param(
+            missing(events(device=SPREAD), "device", 78),
+            set(),
+            id="categorical field loses fewer of its values than the limit",
+        ),
+        pytest.param(
+            missing(events(), "age", 200),
+            {("eval", "age", DENSITY_DRIFT_HIGH, "ERROR")},
+            id="dense field loses half of its values",
+        ),
     ],
 )
 def test_anomaly_of_the_run_date_is_found(usual, day, expected):
     assert facts(found(usual, statistics(day))) == expected
+
+
+def test_presence_has_the_distance_of_its_comparator():
+    comparator = schema_pb2.FeatureComparator()
+    comparator.jensen_shannon_divergence.threshold = 1e-9
+    rng = np.random.default_rng(0)
+    for here, there in rng.uniform(0.01, 0.99, (20, 2)):
+        anomalies = anomalies_pb2.Anomalies()
+        note_lost_values(anomalies, "f", comparator, here, there)
+        p, q = np.array([here, 1 - here]), np.array([there, 1 - there])
+        distance = sum(np.sum(x * np.log2(2 * x / (p + q))) / 2 for x in (p, q))
+        (reason,) = anomalies.anomaly_info["f"].reason
+        assert f"divergence {distance:.3g}, bound" in reason.description
+
+
+def test_comparator_without_a_bound_says_nothing_of_missing_values():
+    anomalies = anomalies_pb2.Anomalies()
+    note_lost_values(anomalies, "f", schema_pb2.FeatureComparator(), 0.0, 1.0)
+    assert not anomalies.anomaly_info
 
 
 def test_skew_of_training_against_the_newest_events_has_a_limit_of_its_own(usual):
