@@ -250,7 +250,9 @@ def collect(cache: pathlib.Path) -> None:
                 f"training.seed={seed}",
                 *scenario.overrides,
             ]
-            spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), overrides)
+            spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), overrides).fitted(
+                ROWS, warm=False
+            )
             # A world of its own for the seeds that are reported.
             world = 0 if seed in TUNED else 1
             seconds = "seconds" if _SECONDS[0] in scenario.overrides else "log"

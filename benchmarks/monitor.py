@@ -90,6 +90,7 @@ def measure(preset: str, batch_size: int) -> dict[str, object]:
     """Measures one case."""
     overrides = [f"model.preset={preset}", f"training.batch_size={batch_size}"]
     spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), [*overrides, "training.epochs=1000"])
+    spec = spec.fitted(EVENTS, warm=False)
     with tempfile.TemporaryDirectory() as folder:
         files, parsing_spec = write_examples(EVENTS, spec, folder)
         with_it, without = (

@@ -84,7 +84,7 @@ def spec_of(model: str) -> RankingSpec:
             f"training.embedding_learning_rate={RATE}",
             "training.warmup_steps=0",
         ],
-    )
+    ).fitted(EVENTS, warm=False)
 
 
 def training_events(folder: str) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from tfx.types import artifact
 
+DAY_EVENTS = "day_events"
+"""Custom property of (transformed) examples: events of a usual day of the window, as text."""
+
 
 class RunPlan(artifact.Artifact):
     """A `components.run_plan.RunPlan`, as `spec.yaml` and `plan.json`."""

@@ -42,6 +42,7 @@ class Run:
         start: why the start was warm or cold.
         baseline: why there was a comparison with the served model or none.
         stability: how stable the training was; empty if it did not come to its end.
+        training: in how many steps it trained, and whether they are enough; likewise.
         metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
         version: the pushed version.
         served_before: the version that was served when it started.
@@ -60,6 +61,7 @@ class Run:
     start: str
     baseline: str
     stability: str
+    training: str
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     version: int | None
     served_before: int | None
@@ -223,6 +225,7 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         start=str(plan.get("start", "")),
         baseline=str(plan.get("baseline", "")),
         stability=str(outputs.get("TrainingStability", {}).get("summary", "")),
+        training=str(outputs.get("TrainingStability", {}).get("training", "")),
         metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
         version=version,
         served_before=int(str(served)) if (served := plan.get("served_version")) else None,

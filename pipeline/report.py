@@ -61,7 +61,7 @@ def _figure(value: float | None) -> str:
 def why(run: Run) -> str:
     """Says in one line why a run ended as it did, or how it started."""
     if not run.reasons:
-        return run.start
+        return f"{run.start}; {run.training}" if run.training else run.start
     first = run.reasons[0].splitlines()[0]
     rest = len(run.reasons) - 1
     return f"{first} (and {rest} more)" if rest else first

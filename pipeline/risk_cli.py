@@ -57,11 +57,13 @@ class TrainingData:
         files: gzipped TFRecords of encoded events.
         warm_start_from: folder of the training state it would start from; None if cold.
         start: why it starts cold or warm.
+        day_events: events of a usual day.
     """
 
     files: tuple[str, ...]
     warm_start_from: str | None
     start: str
+    day_events: int
 
 
 def risk(
@@ -155,7 +157,7 @@ def training_data(
     from components.daily_example_gen.day_store import DayStore
     from components.daily_example_gen.fields import event_fields
     from components.daily_example_gen.ingest import ingest_days
-    from components.daily_example_gen.splits import check_days, plan_training
+    from components.daily_example_gen.splits import check_days, plan_training, usual_day
     from components.plan.planning import make_plan
     from pipeline.daily import DEFAULT_BEAM_ARGS
 
@@ -175,7 +177,7 @@ def training_data(
     if plan.base_version is not None:
         state = os.path.join(served[plan.base_version], serving_store.TRAINING_STATE)
     files = tuple(days[day.date].shard(number) for day in training for number in day.shards)
-    return TrainingData(files, state, plan.start_reason)
+    return TrainingData(files, state, plan.start_reason, usual_day(training, days))
 
 
 def assess(
@@ -195,6 +197,7 @@ def assess(
     from trainer_module.risk.report import RiskReport
 
     steps, seeds = measurement.steps, measurement.seeds
+    spec = spec.fitted(data.day_events, data.warm_start_from is not None)
     batches = event_batches(data.files, spec, steps + 1)
     return RiskReport(
         spec=spec.name,

@@ -72,6 +72,33 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 Bounds = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered)]
 
+AUTO: Any = "auto"
+"""In place of a number: it follows the size of the data, see `Training.fitted`."""
+
+FOLLOWS = -1
+"""What a field that is `AUTO` holds until then: no number that a field could have."""
+
+
+def _from_auto(value: Any) -> Any:
+    if value == AUTO:
+        return FOLLOWS
+    if isinstance(value, int | float) and value < 0:
+        raise ValueError(f"must be {AUTO}, or a number that is not negative, got {value}")
+    return value
+
+
+def _positive(value: int) -> int:
+    if value == 0:
+        raise ValueError(f"must be {AUTO}, or a number of at least 1, got 0")
+    return value
+
+
+_to_auto = pydantic.PlainSerializer(lambda value: AUTO if value == FOLLOWS else value)
+AutoCount = Annotated[
+    int, pydantic.BeforeValidator(_from_auto), pydantic.AfterValidator(_positive), _to_auto
+]
+AutoNumber = Annotated[float, pydantic.BeforeValidator(_from_auto), _to_auto]
+
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -325,7 +352,8 @@ class OptimizerSettings(_Model):
         name: `clippy_adagrad`, or `adagrad` for no clipping.
         relative_threshold: lambda_rel; share of its weight that a coordinate may move.
         absolute_threshold: lambda_abs; what it may move on top.
-        initial_accumulator: value at which Adagrad's accumulators start.
+        initial_accumulator: value at which Adagrad's accumulators start; `auto` is
+            8 / batch_size^2, see `Training.fitted`.
         epsilon: added inside the root of the preconditioner.
         delayed_accumulator: precondition with the accumulator of the step before, as
             TFRS does by default; the paper adds this step's gradient first.
@@ -334,9 +362,15 @@ class OptimizerSettings(_Model):
     name: Literal["clippy_adagrad", "adagrad"] = "clippy_adagrad"
     relative_threshold: float = Field(default=0.5, ge=0.0)
     absolute_threshold: float = Field(default=1e-2, ge=0.0)
-    initial_accumulator: float = Field(default=0.1, ge=0.0)
-    epsilon: float = Field(default=1e-7, gt=0.0)
+    initial_accumulator: AutoNumber = Field(default=AUTO, validate_default=True)
+    epsilon: float = Field(default=1e-12, gt=0.0)
     delayed_accumulator: bool = False
+
+
+_STEPS_A_DAY = 256
+_SMALLEST_BATCH, _LARGEST_BATCH = 32, 4096
+_ACCUMULATOR = 8.0
+_EMBEDDING_FACTOR = 5.0
 
 
 class Recovery(_Model):
@@ -366,12 +400,15 @@ class Training(_Model):
             takes the days the served model has not seen in full and of each older day a
             replay sample of (exposures - 1) / (window_days - 1); a cold start takes the
             whole window.
-        epochs: passes over what the run trains on.
-        batch_size: examples a step, over all replicas.
+        epochs: passes over what the run trains on; `auto` is 2 at a cold start and 1 at a
+            warm one.
+        batch_size: examples a step, over all replicas; `auto` follows the events of a day, see
+            `fitted`.
         learning_rate: peak learning rate.
         warmup_steps: steps over which the learning rate rises linearly from 0; with a
             warm start too, since the data has moved on.
-        embedding_learning_rate: learning rate of the embeddings, where it differs.
+        embedding_learning_rate: learning rate of the embeddings; five times `learning_rate`
+            if it is not given.
         optimizer: the optimizer and its thresholds.
         steps_per_execution: steps run in the graph for each call from Python; the divergence
             monitor looks at the statistics of all of them after it.
@@ -392,10 +429,10 @@ class Training(_Model):
     window_days: int = Field(default=7, ge=1, le=MAX_DAYS)
     min_window_days: int = Field(default=1, ge=1, le=MAX_DAYS)
     exposures: float = Field(default=1.0, ge=1.0)
-    epochs: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=1024, ge=1)
-    learning_rate: float = Field(default=0.05, gt=0.0)
-    warmup_steps: int = Field(default=0, ge=0)
+    epochs: AutoCount = Field(default=AUTO, validate_default=True)
+    batch_size: AutoCount = Field(default=AUTO, validate_default=True)
+    learning_rate: float = Field(default=0.1, gt=0.0)
+    warmup_steps: int = Field(default=20, ge=0)
     embedding_learning_rate: float | None = Field(default=None, gt=0.0)
     optimizer: OptimizerSettings = OptimizerSettings()
     steps_per_execution: int = Field(default=64, ge=1)
@@ -414,6 +451,38 @@ class Training(_Model):
         if self.min_window_days > self.window_days:
             raise ValueError("'min_window_days' is larger than 'window_days'")
         return self
+
+    def fitted(self, day_events: float, warm: bool) -> Training:
+        """The settings with a number for each `auto`; `docs/training.md` has the measurements.
+
+        A day must be many steps long, so the batch is the power of two below `day_events` /
+        256, within 32 and 4096. The gradient that an event gives a row of an embedding table
+        falls with the batch that the loss is the mean of; accumulators that start at
+        8 / batch_size^2 are as large beside it whatever the batch, and the row learns alike.
+
+        Args:
+            day_events: events of a usual day.
+            warm: whether weights are carried over.
+        """
+        epochs, batch, optimizer = self.epochs, self.batch_size, self.optimizer
+        if epochs == FOLLOWS:
+            epochs = 1 if warm else 2
+        if batch == FOLLOWS:
+            power = max(1, int(day_events) // _STEPS_A_DAY).bit_length() - 1
+            batch = min(max(1 << power, _SMALLEST_BATCH), _LARGEST_BATCH)
+        if optimizer.initial_accumulator == FOLLOWS:
+            start = _ACCUMULATOR / batch**2
+            optimizer = optimizer.model_copy(update={"initial_accumulator": start})
+        return self.model_copy(
+            update={"epochs": epochs, "batch_size": batch, "optimizer": optimizer}
+        )
+
+    @property
+    def embedding_rate(self) -> float:
+        """The learning rate of the embeddings."""
+        if self.embedding_learning_rate is None:
+            return _EMBEDDING_FACTOR * self.learning_rate
+        return self.embedding_learning_rate
 
     def attempt(self, failures: int) -> Training:
         """The settings of the attempt after so many that diverged."""
@@ -527,6 +596,10 @@ class RankingSpec(_Model):
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def fitted(self, day_events: float, warm: bool) -> RankingSpec:
+        """The spec with a number for each `auto`; see `Training.fitted`."""
+        return self.model_copy(update={"training": self.training.fitted(day_events, warm)})
 
     @functools.cached_property
     def categorical(self) -> dict[str, CategoricalFeature]:

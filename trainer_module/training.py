@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import RankingSpec, Training
+from schemas.spec import FOLLOWS, RankingSpec, Training
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.inputs import training_batches
@@ -64,13 +64,10 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     rule = None
     if settings.name == "clippy_adagrad":
         rule = Clippy(settings.relative_threshold, settings.absolute_threshold)
-    embedding_rate = None
-    if training.embedding_learning_rate is not None:
-        embedding_rate = WarmUp(training.embedding_learning_rate, training.warmup_steps)
     optimizer = ClippedAdagrad(
         WarmUp(training.learning_rate, training.warmup_steps),
         rule=rule,
-        excluded_learning_rate=embedding_rate,
+        excluded_learning_rate=WarmUp(training.embedding_rate, training.warmup_steps),
         initial_accumulator_value=settings.initial_accumulator,
         epsilon=settings.epsilon,
         accumulator_update="delayed" if settings.delayed_accumulator else "standard",
@@ -125,7 +122,7 @@ def train(
     rung, or no batch to train on, is left.
 
     Args:
-        spec: the ranking spec.
+        spec: the ranking spec, with no `auto` in its settings (`RankingSpec.fitted`).
         files: gzipped TFRecords of transformed tf.Examples.
         feature_spec: their parsing spec.
         strategy: of `trainer_module.distribution.make_strategy`.
@@ -140,7 +137,10 @@ def train(
 
     Raises:
         TrainingError: there is no batch to train on, or the state to start from does not fit.
+        ValueError: a setting is `auto`.
     """
+    if FOLLOWS in (spec.training.batch_size, spec.training.epochs):
+        raise ValueError("the spec has settings that are 'auto'; call RankingSpec.fitted first")
     if not files:
         raise TrainingError("there are no transformed examples to train on")
     chief = is_chief(strategy)

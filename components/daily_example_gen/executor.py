@@ -19,6 +19,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
+from components.artifacts import DAY_EVENTS
 from components.daily_example_gen.day_store import DayStore, StoredDay
 from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.ingest import ingest_days
@@ -29,6 +30,7 @@ from components.daily_example_gen.splits import (
     plan_training,
     put,
     put_first,
+    usual_day,
 )
 from components.run_plan import RunPlan, load_plan
 from schemas.errors import BadDataError
@@ -184,6 +186,8 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
         ),
     )
     examples.set_int_custom_property("train_events", sum(day.events for day in run.training))
+    # As text: on Kubeflow a number comes back as a float.
+    examples.set_string_custom_property(DAY_EVENTS, str(usual_day(run.training, run.days)))
     examples.set_int_custom_property("eval_events", run.eval_events)
     for count in ("events", "quarantined", "duplicates"):
         examples.set_int_custom_property(count, run.total(count))

@@ -79,6 +79,11 @@ def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> lis
     return taken
 
 
+def usual_day(training: Sequence[TrainDay], days: Mapping[datetime.date, StoredDay]) -> int:
+    """Events of a usual day: the mean over the window's days that hold some, taken or not."""
+    return round(float(np.mean([days[day.date].manifest.events for day in training])))
+
+
 def choose_eval_events(counts: Sequence[int], wanted: int | None) -> tuple[int, ...]:
     """Chooses how many events of each shard of the run date the model is evaluated on.
 

@@ -13,9 +13,11 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from components.artifacts import DAY_EVENTS
 from components.run_plan import RunPlan, load_plan
 from components.serving_store import TRAINING_STATE
 from trainer_module.stability.report import load_verdict
+from trainer_module.steps import describe_steps
 
 
 class Executor(executor.GenericExecutor):
@@ -36,13 +38,16 @@ class Executor(executor.GenericExecutor):
             warm_start_from = os.path.join(
                 path_utils.serving_model_dir(base_model.uri), TRAINING_STATE
             )
+        examples = artifact_utils.get_single_instance(inputs["examples"])
+        day_events = int(examples.get_string_custom_property(DAY_EVENTS))
+        spec = plan.spec.fitted(day_events, plan.warm_start)
         fingerprint = _fingerprint(plan, artifact_utils.get_split_uri(inputs["examples"], "train"))
         checkpoint_dir = os.path.join(
             exec_properties["checkpoint_root"], f"{plan.run_date}-{fingerprint}"
         )
         stability = artifact_utils.get_single_instance(output_dict["stability"])
         custom_config = {
-            "spec": plan.spec.to_yaml(),
+            "spec": spec.to_yaml(),
             "warm_start_from": warm_start_from,
             "checkpoint_dir": checkpoint_dir,
             "stability_dir": stability.uri,
@@ -53,6 +58,10 @@ class Executor(executor.GenericExecutor):
         report = load_verdict(stability.uri)
         stability.set_string_custom_property("verdict", report.verdict)
         stability.set_string_custom_property("summary", report.summary)
+        steps = report.attempts[-1].steps
+        stability.set_string_custom_property(
+            "training", describe_steps(plan.spec.training, day_events, plan.warm_start, steps)
+        )
         # The model is exported: a later run of the same day trains anew.
         if fileio.exists(checkpoint_dir):
             fileio.rmtree(checkpoint_dir)

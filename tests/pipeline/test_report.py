@@ -23,6 +23,7 @@ def run(
         start="cold start: first",
         baseline="",
         stability="healthy after 9 steps",
+        training="9 steps of 64 events",
         metrics={"candidate": metrics or {}},
         version=version,
         served_before=before,

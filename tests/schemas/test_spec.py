@@ -54,7 +54,11 @@ def test_demo_has_the_six_tasks():
             "training.learning_rat: no such field; is 'learning_rate' meant?",
         ),
         ("colour=red", "colour: no such field"),
-        ("training.batch_size=0", "training.batch_size: must be at least 1, got 0"),
+        (
+            "training.batch_size=0",
+            "training.batch_size: must be auto, or a number of at least 1, got 0",
+        ),
+        ("training.epochs=-1", "training.epochs: must be auto, or a number that is not negative"),
         ("training.batch_size=many", "training.batch_size: must be a whole number, got 'many'"),
         ("training.optimizer.name=sgd", "training.optimizer.name: must be 'clippy_adagrad' or"),
         ("tasks.click.gate.min_auc=1.5", "tasks.click.gate.min_auc: must be at most 1, got 1.5"),
@@ -410,3 +414,37 @@ def test_replay_share_gives_the_exposures(days, exposures, share):
         f"training.exposures={exposures}",
     )
     assert spec.training.replay_share == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("events", "batch"),
+    [(1, 32), (3_000, 32), (20_000, 64), (400_000, 1024), (5_000_000, 4096), (10**9, 4096)],
+)
+def test_auto_makes_a_day_many_steps_long(events, batch):
+    training = demo("training.batch_size=auto").training.fitted(events, warm=False)
+    assert training.batch_size == batch
+    assert training.optimizer.initial_accumulator == pytest.approx(8 / batch**2)
+
+
+def test_auto_takes_a_second_pass_at_a_cold_start_only():
+    training = demo().training
+    assert [training.fitted(20_000, warm).epochs for warm in (False, True)] == [2, 1]
+
+
+def test_numbers_that_are_given_stay():
+    numbers = ["training.batch_size=500", "training.epochs=3"]
+    spec = demo(*numbers, "training.optimizer.initial_accumulator=0.1")
+    assert spec.fitted(20_000, warm=True) == spec
+
+
+def test_auto_survives_a_round_trip_through_yaml():
+    spec = demo("training.batch_size=auto")
+    assert "batch_size: auto" in spec.to_yaml()
+    assert parse_spec(spec.to_yaml(), "copy") == spec
+    fitted = spec.fitted(20_000, warm=True)
+    assert parse_spec(fitted.to_yaml(), "copy") == fitted
+
+
+def test_embeddings_learn_five_times_as_fast_unless_told_otherwise():
+    assert demo("training.learning_rate=0.2").training.embedding_rate == pytest.approx(1.0)
+    assert demo("training.embedding_learning_rate=0.3").training.embedding_rate == 0.3

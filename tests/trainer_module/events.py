@@ -26,7 +26,14 @@ tasks:
   watch: {kind: regression, label: seconds, transform: log1p, gate: {max_rmse: 2}}
   stars: {kind: regression, label: rating, optional: true, gate: {max_rmse: 2}}
 model: {shared: [16, 8], tower: [4]}
-training: {batch_size: 32, learning_rate: 0.1, steps_per_execution: 4, checkpoint_steps: 8}
+training:
+  batch_size: 32
+  epochs: 1
+  learning_rate: 0.1
+  warmup_steps: 0
+  steps_per_execution: 4
+  checkpoint_steps: 8
+  optimizer: {initial_accumulator: 0.1}
 serving: {score: "click * 2 + log1p(watch)"}
 """
 

@@ -46,6 +46,15 @@ def report(folder, statistics, attempts=None):
     return write_report(str(folder / "report"), attempts, recorder, Limits())
 
 
+def test_a_few_steps_are_no_verdict(tmp_path):
+    written = report(tmp_path, cut(HEALTHY, 0, 3))
+    assert written.verdict == load_verdict(str(tmp_path / "report")).verdict == "unjudged"
+    assert written.summary == "unjudged after 3 steps, fewer than the 50 that a verdict takes"
+    after_a_failure = Stability.of([attempt_at(DIVERGED), attempt_at(cut(HEALTHY, 0, 3))])
+    assert after_a_failure.verdict == "unjudged"
+    assert attempt_at(cut(HEALTHY, 0, 50)).verdict == "healthy"
+
+
 @pytest.mark.parametrize(
     ("statistics", "verdict"),
     [(HEALTHY, "healthy"), (RECOVERED, "recovered"), (DIVERGED, "diverged")],

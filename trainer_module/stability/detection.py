@@ -103,12 +103,16 @@ class Detector:
         events = self.events
         if events and events[-1].kind in ("open", "full"):
             return "diverged"
-        return "recovered" if events else "healthy"
+        if events:
+            return "recovered"
+        return "healthy" if self.step >= self.limits.min_window else "unjudged"
 
     def summary(self) -> str:
         """One line on the training so far."""
         events = self.events
         text = f"{self.verdict} after {self.step} steps"
+        if self.verdict == "unjudged":
+            return f"{text}, fewer than the {self.limits.min_window} that a verdict takes"
         if not events:
             return text
         kinds: list[tuple[Kind, str]] = [("micro", "micro-divergence"), ("shift", "level shift")]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-Verdict = Literal["healthy", "recovered", "diverged"]
-"""Of a training: nothing happened; something did and passed; it ended, or was stopped, bad."""
+Verdict = Literal["healthy", "recovered", "diverged", "unjudged"]
+"""Of a training: nothing happened; something did and passed; it ended, or was stopped, bad;
+nothing happened, in fewer steps than it takes to tell."""
 
 Kind = Literal["open", "micro", "shift", "full"]
 """Of an event: undecided yet; recovered; a new level that the ranking did not suffer from;

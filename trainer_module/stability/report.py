@@ -97,7 +97,7 @@ class Stability:
         last = attempts[-1]
         if len(attempts) == 1:
             return cls(last.verdict, last.summary, (last,))
-        verdict: Verdict = "diverged" if last.verdict == "diverged" else "recovered"
+        verdict: Verdict = "recovered" if last.verdict == "healthy" else last.verdict
         tries = f"attempt {len(attempts)}"
         summary = f"{verdict}: {tries} from step {last.first_step} was {last.summary}"
         return cls(verdict, summary, tuple(attempts))
