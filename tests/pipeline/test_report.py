@@ -47,10 +47,10 @@ def row(text, start):
 @pytest.mark.parametrize(
     ("outcome", "version", "reasons", "verdict", "serves", "why"),
     [
-        ("pushed", 3, [], "pushed", "v3", "cold start: first"),
+        ("pushed", 3, [], "pushed", "v3", "cold start: first; 9 steps of 64 events"),
         ("blocked", None, ["a", "b", "c"], "BLOCKED", "-", "a (and 2 more)"),
         ("failed", None, ["one\ntwo"], "FAILED", "-", "one"),
-        ("running", None, [], "running", "-", "cold start: first"),
+        ("running", None, [], "running", "-", "cold start: first; 9 steps of 64 events"),
     ],
 )
 def test_row_tells_metrics_verdict_version_and_reason(
