@@ -26,7 +26,7 @@ from pipeline.command import (
 )
 from pipeline.kubeflow import cli as kubeflow_cli
 from pipeline.kubeflow import client_cli
-from pipeline.onboarding.cli import check
+from pipeline.onboarding.cli import check, init
 from pipeline.risk_cli import risk
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
@@ -65,7 +65,6 @@ app = typer.Typer(
 )
 
 
-
 def _print_version(asked: bool) -> None:
     if asked:
         from importlib import metadata
@@ -85,6 +84,7 @@ def options(
 
 
 app.command()(risk)
+app.command()(init)
 app.command()(check)
 kubeflow_app = typer.Typer(
     no_args_is_help=True,

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from components.daily_example_gen.parts import printable
 from components.daily_example_gen.readers import UnreadableError, read_events, read_raw
 from schemas.errors import BadDataError
 
+_WORDS = {"": None, "true": True, "false": False}
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]*([eE][+-]?[0-9]+)?")
 _MAX_FILES = 16
 _MAX_PIECES = 32
 _MIN_PIECE_BYTES = 1 << 18
@@ -106,14 +110,22 @@ def read_sample(logs: DayLogs, fields: tuple[Field, ...], max_bytes: int) -> Sam
 
 
 def read_raw_sample(logs: DayLogs, max_events: int) -> Iterator[dict[str, Any]]:
-    """Reads about `max_events` of a day as they are, from all over it; see `read_raw`."""
+    """Reads about `max_events` of a day as they are, from all over it.
+
+    Yields:
+        As `read_raw`, but the text of a CSV cell as the number, truth value or list that it
+        says, and None where it is empty.
+    """
     chosen = _chosen(logs, _MAX_PIECES * _MIN_PIECE_BYTES)
     ranges = [(file, *piece) for file, budget in chosen for piece in _ranges(file, budget)]
     for file, start, end in ranges:
         try:
-            yield from itertools.islice(
-                read_raw(file.path, start, end), max(1, max_events // len(ranges))
-            )
+            events = read_raw(file.path, start, end)
+            for event in itertools.islice(events, max(1, max_events // len(ranges))):
+                if ".csv" in file.name:
+                    yield {name: _said(cell) for name, cell in event.items()}
+                else:
+                    yield event
         except UnreadableError:
             continue
 
@@ -135,3 +147,14 @@ def _ranges(file: LogFile, budget: int) -> list[tuple[int, int | None]]:
     size = budget // pieces
     starts = [file.size * piece // pieces for piece in range(pieces)]
     return [(start, min(start + size, file.size)) for start in starts]
+
+
+def _said(cell: str) -> Any:
+    if cell.lower() in _WORDS:
+        return _WORDS[cell.lower()]
+    if _INTEGER.fullmatch(cell):
+        return int(cell)
+    # A code such as 007 is no number.
+    if _NUMBER.fullmatch(cell):
+        return float(cell)
+    return [_said(element) for element in cell.split("|")] if "|" in cell else cell

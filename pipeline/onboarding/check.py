@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import datetime
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import ID, Field, event_fields
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
-from pipeline.onboarding import columns, sizes
+from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
 from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSpec, Task
 
@@ -24,10 +23,8 @@ DAY_BYTES = 32 << 20
 """What is read of a day: a few seconds' worth."""
 
 _DAYS_READ = 3
-_FIRST_BYTES = 2 << 20
 _RAW_EVENTS = 2000
 _MOSTLY = 0.2
-_FIELD = re.compile(r"field '(.*?)': (.*?)(?:, got (.*))?$", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,17 +144,10 @@ def _fields_that_parse(
             fields.append(field)
         else:
             found.append(_absent(spec, field, names - sources))
-    while True:
-        sample = read_sample(days[0], tuple(fields), _FIRST_BYTES)
-        lines = sample.events.num_rows + len(sample.malformed)
-        reasons = _by_field(sample)
-        worst = max(reasons, key=lambda source: len(reasons[source]), default="")
-        if not worst or len(reasons[worst]) <= _MOSTLY * lines:
-            return tuple(fields), found
-        (field,) = [field for field in fields if field.source == worst]
-        what = f"{_share(len(reasons[worst]), lines)} of the events: {_told(reasons[worst])}"
+    read = reading.readable(days[0], fields, _MOSTLY)
+    for field, what in read.refused.items():
         found.append(Finding(_owner(spec, field), what, stops=True))
-        fields.remove(field)
+    return read.fields, found
 
 
 def _absent(spec: RankingSpec, field: Field, names: set[str]) -> Finding:
@@ -174,25 +164,6 @@ def _owner(spec: RankingSpec, field: Field) -> str:
     return "events.id" if field.name == ID else f"features.{field.name}"
 
 
-def _by_field(sample: Sample) -> dict[str, list[str]]:
-    reasons = collections.defaultdict(list)
-    for _, reason in sample.malformed:
-        match = _FIELD.match(reason)
-        if match:
-            reasons[match[1]].append(f"{match[2]}, got {match[3]}" if match[3] else match[2])
-    return reasons
-
-
-def _told(reasons: Sequence[str]) -> str:
-    """The most frequent reasons; of those that differ in the value only, one."""
-    examples: dict[str, str] = {}
-    kinds = [reason.split(", got ")[0].split(" (")[0] for reason in reasons]
-    for kind, reason in zip(kinds, reasons, strict=True):
-        examples.setdefault(kind, reason)
-    common = collections.Counter(kinds).most_common(3)
-    return "; ".join(examples[kind] for kind, _ in common)
-
-
 def _lines(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
     for sample in samples:
         for path, reason in sample.unreadable:
@@ -203,8 +174,8 @@ def _lines(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
         share, limit = len(sample.malformed) / lines, spec.events.max_quarantined
         yield Finding(
             f"logs of {sample.date}",
-            f"{_share(len(sample.malformed), lines)} of the lines are malformed, at most "
-            f"{limit:.2%} may be: {_told([reason for _, reason in sample.malformed])}; "
+            f"{reading.share(len(sample.malformed), lines)} of the lines are malformed, at most "
+            f"{limit:.2%} may be: {reading.told([reason for _, reason in sample.malformed])}; "
             f"in {sample.malformed[0][0]}, for one",
             stops=share > limit,
         )
@@ -219,8 +190,8 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
         if repeated > spec.events.max_duplicates * ids.rows:
             yield Finding(
                 "events.id",
-                f"{_share(repeated, ids.rows)} of {sample.date}'s events have the id of another "
-                f"one, {ids.top!r} for one; the field is to be unique to the impression",
+                f"{reading.share(repeated, ids.rows)} of {sample.date}'s events have the id of "
+                f"another one, {ids.top!r} for one; the field is to be unique to the impression",
                 stops=True,
             )
 
@@ -273,7 +244,7 @@ def _features(spec: RankingSpec, described: dict[str, Column]) -> Iterator[Findi
 def _numbers(where: str, feature: DenseFeature, column: Column) -> Iterator[Finding]:
     low, high = feature.minimum, feature.maximum
     if low is not None and (column.numbers < low).any():
-        below = _share(int((column.numbers < low).sum()), column.values)
+        below = reading.share(int((column.numbers < low).sum()), column.values)
         yield Finding(
             f"{where}.minimum",
             f"{below} of the values lie below {low:g}, the smallest is {column.numbers.min():g}: "
@@ -281,7 +252,7 @@ def _numbers(where: str, feature: DenseFeature, column: Column) -> Iterator[Find
             stops=True,
         )
     if high is not None and (column.numbers > high).any():
-        above = _share(int((column.numbers > high).sum()), column.values)
+        above = reading.share(int((column.numbers > high).sum()), column.values)
         yield Finding(
             f"{where}.maximum",
             f"{above} of the values lie above {high:g}, the largest is {column.numbers.max():g}: "
@@ -289,7 +260,7 @@ def _numbers(where: str, feature: DenseFeature, column: Column) -> Iterator[Find
             stops=True,
         )
     if feature.scale == "log1p" and (column.numbers < 0).any():
-        negative = _share(int((column.numbers < 0).sum()), column.values)
+        negative = reading.share(int((column.numbers < 0).sum()), column.values)
         yield Finding(f"{where}.scale", f"log1p takes values below 0 for 0: {negative} of them")
 
 
@@ -314,7 +285,7 @@ def _gate(name: str, task: Task, column: Column) -> Iterator[Finding]:
             yield Finding(f"tasks.{name}.gate.min_auc", what)
         return
     if task.transform == "log1p" and (column.numbers < 0).any():
-        negative = _share(int((column.numbers < 0).sum()), column.values)
+        negative = reading.share(int((column.numbers < 0).sum()), column.values)
         yield Finding(f"tasks.{name}.transform", f"log1p takes labels below 0 for 0: {negative}")
     labels = column.numbers
     labels = np.log1p(np.maximum(labels, 0)) if task.transform == "log1p" else labels
@@ -369,10 +340,6 @@ def _severities(spec: RankingSpec) -> Iterator[Finding]:
         if kind not in known:
             what = "TFDV knows no such anomaly type"
             yield Finding(f"validation.severity.{kind}", what, stops=True)
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count / total:.2%}" if total else "none"
 
 
 def _listed(names: Sequence[str]) -> str:

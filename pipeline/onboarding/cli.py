@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from typing import Annotated
 
 import typer
 
 from pipeline.command import LogsOption, SetOption, SpecOption, messages
-from schemas.errors import ExitCode
-from schemas.spec import load_spec
+from schemas.errors import ExitCode, RankerError
+from schemas.spec import load_spec, parse_spec
 
 
 def check(
@@ -40,3 +41,37 @@ def check(
     if result.stops:
         raise typer.Exit(ExitCode.BAD_DATA)
     typer.echo("nothing wrong" if not result.findings else "nothing that stops a run")
+
+
+def init(
+    logs: Annotated[str, typer.Argument(help="Folder with a folder per day.")],
+    spec: Annotated[str, typer.Option("--spec", "-s", help="Where the spec goes.")] = "ranker.yaml",
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="Field with an id of the event. [default: guessed]")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Field that is a label. Repeatable. [default: guessed by the names]"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Writes a first spec from a part of the newest days, each guess with its reason."""
+    with messages():
+        if os.path.exists(spec) and not force:
+            raise RankerError(f"{spec}: is there already; --force replaces it")
+        from pipeline.onboarding.draft import draft_spec
+        from pipeline.onboarding.roles import Role
+
+        stem = os.path.splitext(os.path.basename(spec))[0]
+        draft = draft_spec(logs, stem, event_id, label or ())
+        parse_spec(draft.text, spec)
+        with open(spec, "w", encoding="utf-8") as file:
+            file.write(draft.text)
+    for guess in draft.of(Role.EVENT_ID, Role.BINARY, Role.REGRESSION):
+        typer.echo(f"{guess.field.source}: {guess.role.value}, {guess.why}")
+    typer.echo(f"features: {len(draft.of(Role.CATEGORICAL, Role.DENSE))} fields")
+    for guess in draft.of(Role.UNUSED):
+        typer.echo(f"left out: {guess.field.source}: {guess.why}")
+    for source, why in draft.unread.items():
+        typer.echo(f"left out: {source}: {why}")
+    typer.echo(f"{spec}: look through it, then: steadyrank check --spec {spec} --logs {logs}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 TOO_GOOD = 0.95
 """AUC from which on a field that tells a label all alone is taken for a trace of it."""
 
+MIN_POSITIVES = 50
+"""Positives, and negatives, in the events read, below which nothing can be learnt or judged."""
+
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
 

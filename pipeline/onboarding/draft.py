@@ -1,0 +1,339 @@
+"""A first spec, drafted from logs: every guess with its reason in a comment."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from components.daily_example_gen.day_store import list_logs
+from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
+from pipeline.onboarding import reading, sizes
+from pipeline.onboarding.columns import Column
+from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
+from schemas.errors import BadDataError
+from schemas.spec import MAX_NAME, MAX_SPEC_NAME, RESERVED_FEATURES, RESERVED_TASKS
+
+DAY_BYTES = 32 << 20
+"""What is read of a day."""
+
+_DAYS_READ = 3
+_RAW_EVENTS = 5000
+_MALFORMED = 0.005
+_HISTORY_VALUES = 50
+_HISTORY_REPEATS = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A drafted spec.
+
+    Attributes:
+        text: the YAML document.
+        guesses: what each field was taken for.
+        unread: fields that ingestion could not read, and why.
+        days: days that have logs.
+        samples: what was read, newest day first.
+    """
+
+    text: str
+    guesses: tuple[Guess, ...]
+    unread: dict[str, str]
+    days: int
+    samples: tuple[Sample, ...]
+
+    def of(self, *roles: Role) -> list[Guess]:
+        """The guesses of some roles."""
+        return [guess for guess in self.guesses if guess.role in roles]
+
+
+def draft_spec(
+    logs_root: str, name: str, event_id: str | None = None, labels: Sequence[str] = ()
+) -> Draft:
+    """Drafts a spec from a part of the newest days of a log.
+
+    Args:
+        logs_root: folder with a folder of logs a day; may be remote.
+        name: name of the ranker; made a valid one.
+        event_id: the field with an id of the event; guessed if None.
+        labels: the fields that are labels; guessed by their names if empty.
+
+    Raises:
+        BadDataError: the logs cannot be read, no field is unique to an event, no field is a
+            label, or a field given is not there.
+    """
+    days = list_days(logs_root)
+    listed = [list_logs(logs_root, date) for date in reversed(days[-_DAYS_READ:])]
+    listed = [logs for logs in listed if logs.files]
+    raw = [event for logs in listed for event in read_raw_sample(logs, _RAW_EVENTS)]
+    if not raw:
+        raise BadDataError(f"{logs_root}: none of the newest days holds an event that parses")
+    found, unread = fields_of(raw)
+    given = [*([event_id] if event_id else []), *labels]
+    absent = [field for field in given if field not in {f.source for f in found} | unread.keys()]
+    if absent:
+        names = ", ".join([field.source for field in found] + list(unread))
+        raise BadDataError(f"no event has a field {absent[0]!r}; there are {names}")
+    read = reading.readable(listed[0], found, _MALFORMED)
+    unread |= {field.source: why for field, why in read.refused.items()}
+    samples = [read_sample(logs, read.fields, DAY_BYTES) for logs in listed]
+    tables = [sample.events for sample in samples if sample.events.num_rows]
+    if not tables:
+        raise BadDataError(f"{logs_root}: none of the newest days holds an event that parses")
+    guesses = guess_roles(tables, read.fields, event_id, labels)
+    _refuse_what_cannot_run(guesses, unread, labels)
+    draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
+    text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"
+    return dataclasses.replace(draft, text=text)
+
+
+def _refuse_what_cannot_run(
+    guesses: Sequence[Guess], unread: dict[str, str], labels: Sequence[str]
+) -> None:
+    roles = collections.defaultdict(list)
+    for guess in guesses:
+        roles[guess.role].append(guess)
+    if not roles[Role.EVENT_ID]:
+        raise BadDataError(
+            "no field is unique to each event of a day. Log an id with the impression, or make one "
+            "of what tells impressions apart, such as user, item and time; see docs/event-logs.md"
+        )
+    for label in labels:
+        why = unread.get(label)
+        for guess in guesses:
+            if guess.field.source == label and guess.role not in (Role.BINARY, Role.REGRESSION):
+                why = guess.why
+        if why is not None:
+            raise BadDataError(f"{label}: cannot be a label: {why}")
+    if not roles[Role.BINARY] + roles[Role.REGRESSION]:
+        raise BadDataError(
+            "no field sounds like a label (clicked, liked, watch_time, rating, ...); name those "
+            f"that are by --label. There are {', '.join(g.field.source for g in guesses)}"
+        )
+    if not roles[Role.CATEGORICAL] + roles[Role.DENSE]:
+        raise BadDataError("no field is left that could be a feature")
+
+
+def _spec_name(text: str) -> str:
+    name = "-".join(words(text))[:MAX_SPEC_NAME].strip("-")
+    return name if name[:1].isalpha() and name.isascii() else f"ranker-{name}".strip("-")
+
+
+class _Names:
+    """Valid and different names for fields of any name."""
+
+    def __init__(self) -> None:
+        self._taken = {*RESERVED_FEATURES, *RESERVED_TASKS}
+
+    def of(self, text: str) -> str:
+        ascii_words = [
+            "".join(c for c in word if c.isascii() and c.isalnum()) for word in words(text)
+        ]
+        name = "_".join(word for word in ascii_words if word)
+        name = name if name[:1].isalpha() else f"field_{name}".strip("_")
+        name = name[: MAX_NAME - 4].strip("_")
+        number, free = 2, name
+        while free in self._taken:
+            free, number = f"{name}_{number}", number + 1
+        self._taken.add(free)
+        return free
+
+
+class _Writer:
+    """Writes the document."""
+
+    def __init__(self, draft: Draft, name: str):
+        self._draft = draft
+        self._name = name
+        names, tasks = _Names(), _Names()
+        self._labels = draft.of(Role.BINARY, Role.REGRESSION)
+        self._names = {guess.field.source: names.of(guess.field.source) for guess in draft.guesses}
+        self._tasks = {
+            guess.field.source: tasks.of(_task_name(guess.field.source)) for guess in self._labels
+        }
+
+    def lines(self, table: pa.Table) -> Iterator[str]:
+        draft = self._draft
+        read = sum(sample.events.num_rows for sample in draft.samples)
+        newest = draft.samples[0].date
+        yield f"# Drafted by `steadyrank init` from {read:,} events of {len(draft.samples)} days,"
+        yield f"# the newest {newest}. Look through the guesses before you trust them; docs/spec.md"
+        yield "# explains each field. Then: steadyrank check, steadyrank run."
+        yield f"name: {self._name}"
+        yield ""
+        (event_id,) = draft.of(Role.EVENT_ID)
+        yield "events:"
+        yield f"  id: {_quoted(event_id.field.source)}    # unique to each event of a day"
+        yield ""
+        yield from self._features(table)
+        yield ""
+        yield from self._task_lines()
+        yield ""
+        yield from self._rest()
+
+    def _features(self, table: pa.Table) -> Iterator[str]:
+        yield "# Only what is known before the impression is shown may be a feature: a field that"
+        yield "# tells what came of it makes a model that is perfect here and blind when it serves."
+        yield "features:"
+        shared = _shared_tables(table, self._draft.guesses)
+        for guess in self._draft.of(Role.CATEGORICAL):
+            yield self._feature(guess, _categorical(guess, shared, self._names))
+        for guess in self._draft.of(Role.DENSE):
+            yield self._feature(guess, _dense(guess))
+        yield from self._left_out()
+
+    def _feature(self, guess: Guess, content: dict[str, object]) -> str:
+        name = self._names[guess.field.source]
+        if name != guess.field.source:
+            content = {"type": content["type"], "field": guess.field.source, **content}
+        comment = f"    # {guess.why}" if guess.why else ""
+        return f"  {name}: {_flow(content)}{comment}"
+
+    def _left_out(self) -> Iterator[str]:
+        unused = [(guess.field.source, guess.why) for guess in self._draft.of(Role.UNUSED)]
+        if unused or self._draft.unread:
+            yield "  # Left out:"
+        for source, why in [*unused, *self._draft.unread.items()]:
+            yield f"  #   {_quoted(source)}: {why}"
+
+    def _task_lines(self) -> Iterator[str]:
+        yield "tasks:"
+        for guess in self._labels:
+            source, column = guess.field.source, guess.column
+            assert column is not None
+            label = self._names[source]
+            yield f"  {self._tasks[source]}:    # {guess.why}"
+            yield f"    kind: {'binary' if guess.role is Role.BINARY else 'regression'}"
+            yield f"    label: {label}"
+            if label != source:
+                yield f"    field: {_quoted(source)}"
+            if column.present < column.rows:
+                share = 1 - column.present / column.rows
+                yield f"    optional: true    # {share:.1%} of the events have none"
+            yield from _gate(guess, column)
+
+    def _rest(self) -> Iterator[str]:
+        sliced = [self._names[name] for name in surfaces(self._draft.guesses)]
+        if sliced:
+            yield "# Evaluated apart, value by value."
+            yield f"slices: [{', '.join(sliced)}]"
+            yield ""
+        yield "model: {preset: laptop}"
+        yield ""
+        least = min(sample.day_events for sample in self._draft.samples)
+        yield "validation:"
+        yield f"  min_events: {_rounded(least / 2)}    # half of the smallest day that was read"
+        yield ""
+        yield "# What candidates are sorted by. Other tasks weigh in by arithmetic on their names:"
+        binary = [self._tasks[g.field.source] for g in self._labels if g.role is Role.BINARY]
+        others = [name for name in binary if name != self._main_task()]
+        yield f"# {' + 2 * '.join([self._main_task(), *others[:2]])}"
+        yield f"serving: {{score: {self._main_task()}}}"
+
+    def _main_task(self) -> str:
+        """The task with the most of both labels; it is learnt best."""
+
+        def balance(guess: Guess) -> float:
+            if guess.role is not Role.BINARY or guess.column is None:
+                return -1.0
+            rate = float(guess.column.numbers.mean())
+            return min(rate, 1 - rate) * guess.column.present
+
+        return self._tasks[max(self._labels, key=balance).field.source]
+
+
+def _task_name(source: str) -> str:
+    said = words(source)
+    kept = [word for word in said if word not in ("is", "has", "label")]
+    return "_".join(kept or said)
+
+
+def _categorical(guess: Guess, shared: dict[str, str], names: dict[str, str]) -> dict[str, object]:
+    column = guess.column
+    assert column is not None
+    content: dict[str, object] = {"type": "categorical"}
+    if guess.field.kind == "int":
+        content["dtype"] = "int"
+    if guess.field.multivalued:
+        content["multivalued"] = True
+    owner = shared.get(guess.field.source)
+    if owner is not None:
+        return {**content, "table": names[owner]}
+    values = column.all_distinct
+    return {**content, "buckets": sizes.buckets(values), "embedding": sizes.width(values)}
+
+
+def _dense(guess: Guess) -> dict[str, object]:
+    column = guess.column
+    assert column is not None
+    content: dict[str, object] = {"type": "dense"}
+    if _heavy_tailed(column):
+        content["scale"] = "log1p"
+    if column.present < column.rows:
+        content["default"] = float(f"{column.quantile(0.5):.3g}")
+    return content
+
+
+def _heavy_tailed(column: Column) -> bool:
+    low, middle, high = (column.quantile(share) for share in (0.0, 0.5, 0.99))
+    return low >= 0 and high > 4 * max(middle, 1e-9)
+
+
+def _shared_tables(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, str]:
+    """Lists whose elements are values of a single id: they share its table."""
+    usable = [guess for guess in guesses if guess.role is Role.CATEGORICAL]
+    ids = [g for g in usable if not g.field.multivalued and g.column and g.column.distinct > 32]
+    shared = {}
+    for guess in usable:
+        if not guess.field.multivalued:
+            continue
+        elements = set(table[guess.field.name].combine_chunks().flatten().unique().to_pylist())
+        overlaps = {
+            other.field.source: len(elements & set(table[other.field.name].unique().to_pylist()))
+            for other in ids
+            if other.field.kind == guess.field.kind
+        }
+        best = max(overlaps, key=lambda source: overlaps[source], default=None)
+        if best is not None and overlaps[best] > 0.5 * len(elements):
+            shared[guess.field.source] = best
+    return shared
+
+
+def _gate(guess: Guess, column: Column) -> Iterator[str]:
+    if guess.role is Role.BINARY:
+        yield "    gate: {min_auc: 0.55, max_auc_drop: 0.03}"
+        return
+    labels = column.numbers
+    log = _heavy_tailed(column)
+    if log:
+        yield "    transform: log1p    # a heavy tail"
+        labels = np.log1p(labels)
+    spread = float(labels.std())
+    yield f"    # The labels' standard deviation is {spread:.3g}: what a constant reaches."
+    yield f"    gate: {{max_rmse: {spread:.3g}, max_rmse_rise: {0.05 * spread:.2g}}}"
+
+
+def _rounded(number: float) -> int:
+    """Down to two digits."""
+    if number < 10:
+        return max(1, int(number))
+    unit = 10 ** (int(math.log10(number)) - 1)
+    return int(number // unit * unit)
+
+
+def _quoted(text: str) -> str:
+    plain = text.isascii() and text.replace("_", "a").isalnum() and not text[0].isdigit()
+    return text if plain else json.dumps(text)
+
+
+def _flow(content: dict[str, object]) -> str:
+    shown = [
+        f"{key}: {_quoted(value) if isinstance(value, str) else json.dumps(value)}"
+        for key, value in content.items()
+    ]
+    return "{" + ", ".join(shown) + "}"

@@ -1,0 +1,305 @@
+"""What the fields of a log are for, guessed by their names and values, each with the reason."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from components.daily_example_gen.fields import Field, Kind
+from pipeline.onboarding import columns, sizes
+from pipeline.onboarding.columns import Column
+
+_CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
+
+_WORDS = {
+    # What users do once an impression is shown.
+    "acts": "bookmark bookmarked bought buy click clicked comment commented complete completed "
+    "conversion convert converted dislike disliked enter favorite favorited finish finished follow "
+    "followed forward forwarded hate install installed label like liked order ordered purchase "
+    "purchased save saved share shared skip skipped subscribe subscribed target view viewed "
+    "watched",
+    # What of it is measured.
+    "measures": "dwell label listen listened play played rated rating read reward revenue spend "
+    "spent stars stay target view viewed viewing watch watched",
+    # What makes a summary of the past, or a property, of it.
+    "summaries": "author avg average count counts degree fans history item last mean num number "
+    "past range rate rates recent size total type user",
+    "codes": "app brand bucket category channel city class code country device dow gender genre "
+    "hour id ids kind lang language level month onehot os page placement platform region segment "
+    "slot surface tab tier topic type weekday zip",
+    "surfaces": "app channel country device os page placement platform surface tab",
+    "times": "at date datetime day dt time timestamp ts",
+}
+_OF = {what: frozenset(text.split()) for what, text in _WORDS.items()}
+_RARE = 0.01
+"""Share of the values up to which those of another kind are taken for malformed ones."""
+
+_EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
+
+
+class Role(enum.Enum):
+    """What a field is to the ranker."""
+
+    EVENT_ID = "id of the event"
+    BINARY = "label of a binary task"
+    REGRESSION = "label of a regression task"
+    CATEGORICAL = "categorical feature"
+    DENSE = "dense feature"
+    UNUSED = "left out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """What a field is taken for.
+
+    Attributes:
+        field: the field, as ingestion read it for the guess.
+        role: what it is to the ranker.
+        why: the reason, in words.
+        column: what its values are; None where it could not be read.
+    """
+
+    field: Field
+    role: Role
+    why: str
+    column: Column | None = None
+
+
+def words(name: str) -> list[str]:
+    """The lower-case words of a name: `isClicked`, `is_clicked` and `Is-Clicked` have the same."""
+    return [word.lower() for word in _CASES.split(name) if word]
+
+
+def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[str, str]]:
+    """How ingestion could read each field that raw events have.
+
+    Returns:
+        The fields, in the order in which they first appear, and those that it could not read,
+        with the reason.
+    """
+    seen: dict[str, collections.Counter[str]] = {}
+    for event in events:
+        for name, value in event.items():
+            kinds = seen.setdefault(name, collections.Counter())
+            if isinstance(value, list):
+                kinds.update(f"list of {_kind(element)}" for element in value)
+            elif value not in (None, ""):
+                kinds[_kind(value)] += 1
+    fields, unread = [], {}
+    for source, kinds in seen.items():
+        most = {kind for kind, count in kinds.items() if count > _RARE * kinds.total()}
+        field = _readable(source, most)
+        if field is None:
+            unread[source] = f"holds {' and '.join(sorted(kinds))}" if kinds else "always empty"
+        else:
+            fields.append(field)
+    return fields, unread
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "whole numbers"
+    if isinstance(value, float):
+        return "numbers"
+    return "text" if isinstance(value, str | bytes) else type(value).__name__
+
+
+def _readable(source: str, kinds: set[str]) -> Field | None:
+    elements = {kind.removeprefix("list of ") for kind in kinds}
+    # A list of one value is no list yet in a CSV cell, nor is a number a number beside text.
+    multivalued = any(kind.startswith("list of ") for kind in kinds)
+    allowed: list[tuple[set[str], Kind]] = [
+        ({"whole numbers"}, "int"),
+        ({"numbers", "whole numbers"}, "number"),
+        ({"true or false"}, "binary"),
+        ({"text", "numbers", "whole numbers"}, "string"),
+    ]
+    for wanted, kind in allowed:
+        if elements and elements <= wanted and (not multivalued or kind in ("int", "string")):
+            return Field(source, kind, multivalued=multivalued, path=_path(source))
+    return None
+
+
+def _path(source: str) -> tuple[str, ...]:
+    keys = tuple(source.split("."))
+    return keys if len(keys) > 1 and all(keys) else ()
+
+
+def guess_roles(
+    events: Sequence[pa.Table],
+    fields: Sequence[Field],
+    event_id: str | None,
+    labels: Sequence[str],
+) -> list[Guess]:
+    """Guesses what fields are for.
+
+    Args:
+        events: checked events, a table a day.
+        fields: its columns.
+        event_id: the field with the event's id, if it is known.
+        labels: the fields that are labels, if they are known.
+
+    Returns:
+        A guess a field, in the order of `fields`.
+    """
+    table = pa.concat_tables(events)
+    described = {field.name: columns.describe(table[field.name]) for field in fields}
+    event_id = event_id or _event_id(events, fields)
+    guesses = []
+    for field in fields:
+        column = described[field.name]
+        if field.name == event_id:
+            guesses.append(Guess(field, Role.EVENT_ID, "unique to each event", column))
+            continue
+        role, why = _label_role(field, column, labels)
+        if role is None:
+            role, why = _feature_role(field, column)
+        guesses.append(Guess(field, role, why, column))
+    return _without_traces(table, guesses)
+
+
+def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None:
+    """The field with a value of its own for each event of a day, by the likeliest name.
+
+    A few events may repeat; a name that is not that of an id must be without.
+    """
+
+    def unique(name: str) -> float:
+        tables = [table[name] for table in events]
+        return min(len(column.unique()) / len(column) - column.null_count for column in tables)
+
+    def likeliness(name: str) -> int:
+        said = words(name)
+        ranks = [rank for rank, word in enumerate(_EVENT_IDS) if word in said]
+        return min(ranks, default=len(_EVENT_IDS) + ("id" not in said))
+
+    candidates = [f.name for f in fields if f.kind in ("string", "int") and not f.multivalued]
+    for name in sorted(candidates, key=likeliness):
+        if unique(name) >= (0.9 if likeliness(name) < len(_EVENT_IDS) else 1.0):
+            return name
+    return None
+
+
+def _label_role(field: Field, column: Column, labels: Sequence[str]) -> tuple[Role | None, str]:
+    told = field.name in labels
+    said = set(words(field.name))
+    is_flag = field.kind == "binary" or (
+        field.kind == "int" and not field.multivalued and _flags(column)
+    )
+    is_number = field.kind in ("int", "number") and not field.multivalued
+    acts = said & _OF["acts" if is_flag else "measures"]
+    named = bool(acts) and not said & _OF["summaries"] and "id" not in said
+    if not told and not (named and (is_flag or is_number)):
+        return None, ""
+    if labels and not told:
+        why = f"'{min(acts)}' sounds like what is known only after the impression"
+        return Role.UNUSED, f"{why}, and it is no label of --label"
+    because = "by --label" if told else f"guessed by '{min(acts)}' in its name"
+    if not is_flag and not is_number:
+        return Role.UNUSED, "a label is 0, 1 or a number"
+    if column.distinct < 2:
+        return Role.UNUSED, f"{because}, but each label is {column.top}"
+    if is_flag:
+        rate = float(column.numbers.mean())
+        because += f", {rate:.2%} of the events are 1"
+        if min(rate, 1 - rate) * column.present < sizes.MIN_POSITIVES:
+            return Role.UNUSED, f"{because}: too few to learn and to judge"
+        return Role.BINARY, because
+    zeros = float((column.numbers == 0).mean())
+    if not told and zeros > 0.5:
+        return Role.UNUSED, f"{because}, but {zeros:.0%} of the values are 0: an act of its own?"
+    return Role.REGRESSION, because
+
+
+def _flags(column: Column) -> bool:
+    return column.distinct <= 2 and bool(np.isin(column.numbers, (0.0, 1.0)).all())
+
+
+def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
+    said = words(field.name)
+    if column.present < 0.01 * column.rows:
+        return Role.UNUSED, f"only {column.present / column.rows:.2%} of the events have a value"
+    if column.constant:
+        return Role.UNUSED, f"{column.top!r} in every event that has a value"
+    if field.kind == "binary":
+        return Role.UNUSED, "true or false: log it as 0 and 1, or as text, to make it a feature"
+    if field.kind == "number":
+        return Role.DENSE, ""
+    values = f"about {column.all_distinct:,} values"
+    if field.kind == "string" or field.multivalued:
+        unique = column.distinct > 0.9 * column.values and column.values > 100
+        if unique and "id" not in said:
+            return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
+        return Role.CATEGORICAL, values
+    if _is_time(said, column):
+        return (
+            Role.UNUSED,
+            "a time: it only grows, a model never sees its values again; log the hour",
+        )
+    if set(said) & _OF["codes"] or column.distinct <= 32:
+        return Role.CATEGORICAL, values
+    return Role.DENSE, ""
+
+
+def _is_time(said: Sequence[str], column: Column) -> bool:
+    """Seconds, milliseconds or microseconds since 1970, or dates written as 20260131."""
+    middle = column.quantile(0.5)
+    since_1970 = any(1e9 * unit < middle < 4e9 * unit for unit in (1, 1e3, 1e6))
+    as_date = column.quantile(0) >= 19_000_101 and column.quantile(1) <= 21_001_231
+    return bool(set(said) & _OF["times"]) and (since_1970 or as_date)
+
+
+def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out single-valued features that tell a label all alone."""
+    kept = []
+    for guess in guesses:
+        if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
+            for label in guesses:
+                area = _tells(table, guess, label) if label.role is Role.BINARY else 0.5
+                if area > sizes.TOO_GOOD:
+                    why = f"tells {label.field.name} all alone (AUC {area:.3f})"
+                    why += ": known only after the impression?"
+                    guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                    break
+        kept.append(guess)
+    return kept
+
+
+def _tells(table: pa.Table, guess: Guess, label: Guess) -> float:
+    """AUC of a feature for a label; a category by its rate in the other half of the events."""
+    both = table.select([guess.field.name, label.field.name]).drop_null()
+    values, labels = both[0].to_pandas().to_numpy(), both[1].to_numpy()
+    if guess.role is Role.DENSE:
+        area = columns.auc(values.astype(np.float64), labels)
+        return max(area, 1 - area) if area == area else 0.5
+    if guess.column is None or guess.column.distinct > 1000:
+        return 0.5
+    _, codes = np.unique(values, return_inverse=True)
+    half = np.arange(len(codes)) % 2 == 0
+    seen = np.bincount(codes[half], minlength=codes.max() + 1)
+    ones = np.bincount(codes[half], weights=labels[half], minlength=codes.max() + 1)
+    rates = (ones + labels.mean()) / (seen + 1)
+    area = columns.auc(rates[codes[~half]], labels[~half])
+    return area if area == area else 0.5
+
+
+def surfaces(guesses: Iterable[Guess]) -> list[str]:
+    """Fields whose values are worth a look of their own: devices, countries, pages."""
+    return [
+        guess.field.name
+        for guess in guesses
+        if guess.role is Role.CATEGORICAL
+        and not guess.field.multivalued
+        and set(words(guess.field.name)) & _OF["surfaces"]
+        and guess.column is not None
+        and guess.column.distinct <= 12
+    ]

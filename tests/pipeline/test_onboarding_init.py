@@ -1,0 +1,265 @@
+import csv
+import datetime
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.onboarding import sizes
+from pipeline.onboarding.check import check_logs
+from pipeline.onboarding.draft import draft_spec
+from pipeline.onboarding.roles import Role, words
+from schemas.errors import BadDataError
+from schemas.spec import parse_spec
+
+DAYS = [datetime.date(2026, 4, day) for day in range(1, 5)]
+EVENTS = 400
+
+
+def event(rng, day, number):
+    user, item = int(rng.integers(80)), int(rng.integers(60))
+    liking = 1 / (1 + np.exp(-np.sin(user) - np.cos(item)))
+    clicked = bool(rng.random() < liking)
+    return {
+        "request.ID": f"r{day}-{number}",
+        "request.Timestamp": 1_775_000_000 + 86_400 * day + number,
+        "userId": f"u{user}",
+        "item.Id": item,
+        "item.Topics": [f"t{item % 7}", f"t{item % 5}"],
+        "recentItems": [int(i) for i in rng.integers(60, size=3)],
+        "item.price": round(float(np.exp(item / 10)), 2) if item % 9 else None,
+        "deviceType": ["web", "iOS"][number % 2],
+        "country": "CZ",
+        "note": f"free text {rng.integers(10**9)}",
+        "isPremium": bool(user % 2),
+        "isClicked": clicked,
+        "dwellTimeMs": int(clicked) * 5000 + int(rng.integers(1000)),
+        "stars": float(rng.integers(2, 11)) / 2 if number % 3 == 0 else None,
+    }
+
+
+def flat(event):
+    return event
+
+
+def nested(event):
+    made = {}
+    for name, value in event.items():
+        node = made
+        *above, last = name.split(".")
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return made
+
+
+def as_cell(value):
+    if isinstance(value, list):
+        return "|".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def write_logs(root, suffix="jsonl", shape=nested, change=lambda event: event):
+    rng = np.random.default_rng(0)
+    for day, date in enumerate(DAYS):
+        events = [change(event(rng, day, number)) for number in range(EVENTS)]
+        folder = root / date.isoformat()
+        folder.mkdir(parents=True)
+        path = folder / f"part-0.{suffix}"
+        if suffix == "csv":
+            with open(path, "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(events[0])
+                writer.writerows([as_cell(value) for value in e.values()] for e in events)
+        elif suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(list(map(shape, events))), path)
+        else:
+            path.write_text("".join(json.dumps(shape(e)) + "\n" for e in events))
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    return write_logs(tmp_path_factory.mktemp("logs"))
+
+
+FORMATS = [
+    ("jsonl", nested),
+    ("jsonl", flat),
+    ("csv", flat),
+    ("parquet", flat),
+    ("parquet", nested),
+]
+
+
+@pytest.mark.parametrize(("suffix", "shape"), FORMATS)
+def test_each_format_gives_the_same_spec_which_fits_its_logs(tmp_path, suffix, shape):
+    logs = write_logs(tmp_path, suffix, shape)
+    draft = draft_spec(logs, "My ranker v2")
+    spec = parse_spec(draft.text, "draft")
+    assert spec.name == "my-ranker-v2"
+    assert spec.events.id == "request.ID"
+    fields = {name: getattr(feature, "field", None) for name, feature in spec.features.items()}
+    logged = {
+        name: field for name, field in fields.items() if spec.features[name].type != "history"
+    }
+    assert logged == {
+        "user_id": "userId",
+        "item_id": "item.Id",
+        "item_topics": "item.Topics",
+        "recent_items": "recentItems",
+        "item_price": "item.price",
+        "device_type": "deviceType",
+    }
+    assert spec.categorical["item_id"].dtype == "int"
+    assert spec.categorical["item_topics"].multivalued
+    assert spec.categorical["recent_items"].table == "item_id"
+    assert spec.categorical["user_id"].buckets >= 2 * 80
+    assert spec.dense["item_price"].scale == "log1p"
+    assert spec.dense["item_price"].default > 1
+    assert {(name, task.kind, task.label, task.field) for name, task in spec.tasks.items()} == {
+        ("clicked", "binary", "is_clicked", "isClicked"),
+        ("dwell_time_ms", "regression", "dwell_time_ms", "dwellTimeMs"),
+        ("stars", "regression", "stars", None),
+    }
+    assert spec.tasks["stars"].optional
+    assert spec.serving.score == "clicked"
+    stopping = [finding for finding in check_logs(spec, logs).findings if finding.stops]
+    assert not stopping
+
+
+def test_each_field_that_is_left_out_is_named_with_the_reason(logs):
+    draft = draft_spec(logs, "ranker")
+    left_out = {guess.field.source: guess.why for guess in draft.of(Role.UNUSED)}
+    reasons = {
+        "request.Timestamp": "a time: it only grows",
+        "country": "'CZ' in every event",
+        "note": "text, or an id of each event",
+        "isPremium": "true or false: log it as 0 and 1",
+    }
+    assert set(left_out) == set(reasons)
+    for source, reason in reasons.items():
+        assert reason in left_out[source]
+        assert left_out[source] in draft.text
+
+
+def test_labels_that_are_given_are_the_only_ones_and_acts_are_no_features(logs):
+    draft = draft_spec(logs, "ranker", labels=["isPremium", "stars"])
+    assert set(parse_spec(draft.text, "draft").tasks) == {"premium", "stars"}
+    for source in ("isClicked", "dwellTimeMs"):
+        (guess,) = [guess for guess in draft.guesses if guess.field.source == source]
+        assert guess.role is Role.UNUSED
+        assert "known only after the impression" in guess.why
+
+
+def test_a_number_that_tells_a_label_all_alone_is_no_feature(tmp_path):
+    def renamed(event):
+        return {"elapsed" if k == "dwellTimeMs" else k: v for k, v in event.items()}
+
+    draft = draft_spec(write_logs(tmp_path, change=renamed), "ranker")
+    (guess,) = [guess for guess in draft.guesses if guess.field.source == "elapsed"]
+    assert guess.role is Role.UNUSED
+    assert "tells isClicked all alone (AUC 1.000): known only after the impression?" in draft.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: {k: v for k, v in e.items() if k != "request.ID"}, "no field is unique to each"),
+        (
+            lambda e: {
+                k: v for k, v in e.items() if k not in ("isClicked", "dwellTimeMs", "stars")
+            },
+            "no field sounds like a label",
+        ),
+        (
+            lambda e: {"request.ID": e["request.ID"], "isClicked": e["isClicked"]},
+            "no field is left",
+        ),
+    ],
+)
+def test_logs_that_no_spec_could_be_of_are_refused(tmp_path, change, message):
+    def without_other_ids(event):
+        return {k: v for k, v in change(event).items() if k not in ("note", "request.Timestamp")}
+
+    with pytest.raises(BadDataError, match=message):
+        draft_spec(write_logs(tmp_path, change=without_other_ids), "ranker")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ["clicks"]}, "no event has a field 'clicks'; there are request.ID, "),
+        ({"labels": ["userId"]}, "userId: cannot be a label: a label is 0, 1 or a number"),
+        ({"event_id": "id"}, "no event has a field 'id'"),
+    ],
+)
+def test_fields_given_that_cannot_be_what_they_are_to_be_are_refused(logs, options, message):
+    with pytest.raises(BadDataError, match=message):
+        draft_spec(logs, "ranker", **options)
+
+
+def test_an_id_may_be_given(logs):
+    assert parse_spec(draft_spec(logs, "ranker", "note").text, "draft").events.id == "note"
+
+
+def test_names_are_made_valid_and_different(tmp_path):
+    def renamed(event):
+        number = event["item.Id"] / 7
+        more = {"self": number, "2nd": number, "user_id": event["userId"], "Größe (cm)": number}
+        return {**event, **more}
+
+    spec = parse_spec(draft_spec(write_logs(tmp_path, change=renamed), "3 days").text, "draft")
+    assert spec.name == "ranker-3-days"
+    fields = {getattr(f, "field", None) or name: name for name, f in spec.features.items()}
+    assert fields["self"] == "self_2"
+    assert fields["2nd"] == "field_2nd"
+    assert (fields["userId"], fields["user_id"]) == ("user_id", "user_id_2")
+    assert fields["Größe (cm)"] == "gr_e_cm"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("isClicked", ["is", "clicked"]),
+        ("HTTPStatus", ["http", "status"]),
+        ("Age (days)", ["age", "days"]),
+        ("item.topic-id", ["item", "topic", "id"]),
+    ],
+)
+def test_words_of_a_name(name, expected):
+    assert words(name) == expected
+
+
+@pytest.mark.parametrize("values", [1, 2, 20, 1000, 65_537])
+def test_tables_have_two_rows_a_value(values):
+    buckets = sizes.buckets(values)
+    assert buckets >= 2 * values
+    assert buckets & (buckets - 1) == 0
+    assert buckets <= max(16, 4 * values)
+
+
+def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):
+    path = tmp_path / "first.yaml"
+    call = ["init", logs, "--spec", str(path)]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    assert "isClicked: label of a binary task, guessed by 'clicked' in its name" in result.output
+    assert "left out: country: 'CZ' in every event that has a value" in result.output
+    assert yaml.safe_load(path.read_text())["name"] == "first"
+    again = CliRunner().invoke(app, call)
+    assert again.exit_code == 1
+    assert "is there already; --force replaces it" in again.output
+    assert CliRunner().invoke(app, [*call, "--force"]).exit_code == 0
+
+
+def test_command_says_that_there_are_no_logs(tmp_path):
+    result = CliRunner().invoke(app, ["init", str(tmp_path), "-s", str(tmp_path / "a.yaml")])
+    assert result.exit_code == 11
+    assert "holds no day" in result.output
+    assert not (tmp_path / "a.yaml").exists()
