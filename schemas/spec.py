@@ -195,43 +195,75 @@ Feature = Annotated[CategoricalFeature | DenseFeature, Field(discriminator="type
 
 
 class BinaryBounds(_Model):
-    """What a binary task must reach on the run date.
+    """What a binary task must reach for each value of a sliced feature.
 
     Attributes:
-        min_auc: lower bound on the AUC; always checked.
-        max_auc_drop: how far the AUC may fall below the served model's on the same day.
+        min_auc: lower bound on the AUC; none if null.
+        max_auc_drop: how far the AUC may fall below the served model's on the same events.
         calibration: bounds on mean prediction / mean label.
     """
 
-    min_auc: Share
-    max_auc_drop: Share | None = None
+    min_auc: float | None = Field(default=None, le=1.0)
+    max_auc_drop: Share | None = 0.1
     calibration: Bounds | None = None
+
+    @pydantic.field_validator("min_auc")
+    @classmethod
+    def _can_fail(cls, value: float | None) -> float | None:
+        if value is not None and value < 0.5:
+            raise ValueError(
+                f"a model that answers always the same has an AUC of 0.5, more than {value:g}: "
+                "set a bound above it, or null for none"
+            )
+        return value
 
 
 class RegressionBounds(_Model):
-    """What a regression task must reach on the run date, in the space of its loss.
+    """What a regression task must reach for each value of a sliced feature, in the loss's space.
 
     Attributes:
-        max_rmse: upper bound on the root mean squared error; always checked.
-        max_rmse_rise: how far the RMSE may rise above the served model's.
+        max_rmse: upper bound on the root mean squared error; none if null.
+        max_rmse_rise: how far the RMSE may rise above the served model's on the same events.
+        min_r2: lower bound on the share of the labels' variance that is explained; that of the
+            best constant is 0.
+        max_r2_drop: how far that share may fall below the served model's on the same events.
         calibration: bounds on mean prediction / mean label.
     """
 
-    max_rmse: float = Field(gt=0.0)
+    max_rmse: float | None = Field(default=None, gt=0.0)
     max_rmse_rise: float | None = Field(default=None, ge=0.0)
+    min_r2: float | None = Field(default=None, gt=0.0, lt=1.0)
+    max_r2_drop: float | None = Field(default=0.1, ge=0.0)
     calibration: Bounds | None = None
 
 
 class BinaryGate(BinaryBounds):
-    """Bounds over all events and, under `slices`, for each value of a feature."""
+    """What a binary task must reach over all events and, under `slices`, for a feature's values."""
 
+    min_auc: float | None = Field(le=1.0)
+    calibration: Bounds | None = (0.5, 2.0)
     slices: dict[Name, BinaryBounds] = {}
+
+    def of_slice(self, feature: str) -> BinaryBounds:
+        """Bounds for each value of a sliced feature."""
+        return self.slices.get(feature, BinaryBounds())
 
 
 class RegressionGate(RegressionBounds):
-    """Bounds over all events and, under `slices`, for each value of a feature."""
+    """What a regression task must reach over all events and, under `slices`, for a feature's."""
 
+    min_r2: float | None = Field(default=0.01, gt=0.0, lt=1.0)
     slices: dict[Name, RegressionBounds] = {}
+
+    def of_slice(self, feature: str) -> RegressionBounds:
+        """Bounds for each value of a sliced feature."""
+        return self.slices.get(feature, RegressionBounds())
+
+    @pydantic.model_validator(mode="after")
+    def _is_bounded(self) -> RegressionGate:
+        if self.max_rmse is None and self.min_r2 is None:
+            raise ValueError("needs 'max_rmse' or 'min_r2'")
+        return self
 
 
 class BinaryTask(_Model):
@@ -518,12 +550,18 @@ class Serving(_Model):
     Attributes:
         score: formula over task names for the combined ranking score, in the units of
             the labels (probabilities for binary tasks); see `schemas.formula`.
+        score_scale: bounds on the standard deviation of the score over that of the served
+            model's on the same events.
+        score_shift: bounds on the difference of the mean score to the served model's, in
+            standard deviations of the latter.
         keep_versions: number of pushed versions kept, the served one included.
         check_events: events of the run date that the exported model must serve in a
             fresh process before the gate counts.
     """
 
     score: str
+    score_scale: Bounds | None = (0.5, 2.0)
+    score_shift: Bounds | None = (-1.0, 1.0)
     keep_versions: int = Field(default=10, ge=1)
     check_events: int = Field(default=512, ge=2)
 
@@ -558,7 +596,10 @@ class RankingSpec(_Model):
         features: model inputs by name.
         tasks: what is predicted, by name of the output.
         slices: single-valued categorical features whose values are evaluated apart.
-        min_slice_events: events below which a slice is reported but not gated.
+        min_slice_events: events with a task's label below which the task is not gated in a
+            slice.
+        min_class_events: positives, and negatives, of a binary task below which it is not
+            gated; events with the label of a regression task.
         model: sizes of the network, or a preset and what differs from it.
         training: how the model is trained.
         validation: limits of data anomalies.
@@ -572,6 +613,7 @@ class RankingSpec(_Model):
     tasks: dict[Name, Task] = Field(min_length=1)
     slices: tuple[Name, ...] = ()
     min_slice_events: int = Field(default=500, ge=1)
+    min_class_events: int = Field(default=50, ge=1)
     model: Architecture
     training: Training = Training()
     validation: Validation = Validation()

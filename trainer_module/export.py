@@ -91,15 +91,17 @@ class _Ranker(tf.Module):
             name: tf.sigmoid(outputs[name]) if isinstance(task, BinaryTask) else outputs[name]
             for name, task in self._spec.tasks.items()
         }
+        served = self._answer(outputs)
+        predictions[signatures.SCORE] = served[signatures.SCORE]
         finite = {name: tf.math.is_finite(value) for name, value in predictions.items()}
-        served = map(tf.math.is_finite, self._answer(outputs).values())
-        # TFMA's histograms crash on NaN. A diverged model must end in a verdict, so what is
-        # not finite is evaluated as zero, and counted where a bound of its own catches it.
+        # Metrics of NaN say nothing. A diverged model must end in a verdict, so what is not
+        # finite is evaluated as zero, and counted where a bound of its own catches it.
         answer = {
             name: tf.where(finite[name], value, tf.zeros_like(value))
             for name, value in predictions.items()
         }
-        all_finite = tf.reduce_all(tf.stack([*finite.values(), *served]), axis=0)
+        as_served = map(tf.math.is_finite, served.values())
+        all_finite = tf.reduce_all(tf.stack([*finite.values(), *as_served]), axis=0)
         answer[signatures.FINITE] = tf.cast(all_finite, tf.float32)
         return answer
 

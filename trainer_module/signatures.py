@@ -7,7 +7,7 @@ SERVE_FEATURES = "raw_features"
 """Named raw features, as JSON clients send them, to the same."""
 
 EVALUATE = "evaluate"
-"""Serialized tf.Examples to predictions in the space of the loss, and `FINITE`."""
+"""Serialized tf.Examples to predictions in the space of the loss, the score, and `FINITE`."""
 
 LABELS = "evaluation_labels"
 """Serialized tf.Examples to labels in the space of the loss, and their weights."""

@@ -13,14 +13,17 @@ from tensorflow_model_analysis.evaluators import metrics_validator
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator import inference
-from components.evaluator.eval_config import BASELINE
+from components.evaluator.eval_config import BASELINE, CANDIDATE, TFMA_CLASSES
 from components.evaluator.metrics import (
+    Moments,
     TaskSums,
     merge_tasks,
     moments_by_group,
     rankings_by_group,
+    score_change,
 )
 from schemas.spec import BinaryTask, RankingSpec
+from trainer_module import signatures
 
 SliceKey = tuple[tuple[str, str | int], ...]
 
@@ -34,10 +37,12 @@ class SliceSums:
     Attributes:
         events: number of events.
         models: sums by model and output.
+        scores: of the scores, as labels of weight 1, by model.
     """
 
     events: int
     models: Mapping[str, Mapping[str, TaskSums]]
+    scores: Mapping[str, Moments]
 
 
 def batch_evaluator(
@@ -93,8 +98,11 @@ def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[Sli
         inside = slices.codes >= 0
         codes, number = slices.codes[inside], len(slices.values)
         counts = np.bincount(codes, minlength=number)
-        models = {}
+        models, scores = {}, {}
         for model, outputs in predictions.items():
+            score = outputs[signatures.SCORE][inside]
+            ones = np.ones_like(score)
+            scores[model] = moments_by_group(score, score, ones, codes, number)
             models[model] = {
                 name: _sum_output(
                     extracts[tfma.LABELS_KEY][name][inside],
@@ -105,13 +113,17 @@ def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[Sli
                     ranked=isinstance(spec.tasks.get(name), BinaryTask),
                 )
                 for name, prediction in outputs.items()
+                if name in extracts[tfma.LABELS_KEY]
             }
         for code, value in enumerate(slices.values):
             sums = {
                 model: {name: parts[code] for name, parts in outputs.items()}
                 for model, outputs in models.items()
             }
-            yield ((feature, value),) if feature else (), SliceSums(int(counts[code]), sums)
+            yield (
+                ((feature, value),) if feature else (),
+                SliceSums(int(counts[code]), sums, {model: s[code] for model, s in scores.items()}),
+            )
 
 
 def _sum_output(
@@ -157,6 +169,7 @@ def _merge(sums: list[SliceSums]) -> SliceSums:
     return SliceSums(
         sum(item.events for item in sums),
         {model: merge_tasks([item.models[model] for item in sums]) for model in sums[0].models},
+        {model: sum((item.scores[model] for item in sums), Moments()) for model in sums[0].scores},
     )
 
 
@@ -168,9 +181,18 @@ def metrics_of(sums: SliceSums) -> dict[tfma.metrics.MetricKey, float]:
         metrics[count] = float(sums.events)
         for task, task_sums in tasks.items():
             for name, value in task_sums.metrics().items():
-                metrics[tfma.metrics.MetricKey(name, model, task, example_weighted=True)] = value
+                metrics[_key(name, model, task)] = value
     for key, value in list(metrics.items()):
         served = metrics.get(key.make_baseline_key(BASELINE))
         if key.model_name != BASELINE and served is not None:
             metrics[key.make_diff_key()] = value - served
+    if BASELINE in sums.scores:
+        for name, value in score_change(sums.scores[CANDIDATE], sums.scores[BASELINE]).items():
+            metrics[_key(name, CANDIDATE, signatures.SCORE)] = value
     return metrics
+
+
+def _key(name: str, model: str, output: str) -> tfma.metrics.MetricKey:
+    # A threshold of a metric that TFMA has no class for has a key without this.
+    weighted = True if name in TFMA_CLASSES else None
+    return tfma.metrics.MetricKey(name, model, output, example_weighted=weighted)

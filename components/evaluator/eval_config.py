@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Iterator
 
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
@@ -13,6 +13,28 @@ from trainer_module import signatures
 
 CANDIDATE = "candidate"
 BASELINE = "baseline"
+
+_ALL_FINITE = 1.0 - 1e-12
+
+TFMA_CLASSES = {
+    "auc": "AUC",
+    "calibration": "Calibration",
+    "mean_label": "MeanLabel",
+    "mean_prediction": "MeanPrediction",
+    "root_mean_squared_error": "RootMeanSquaredError",
+    "weighted_example_count": "WeightedExampleCount",
+}
+"""TFMA's class of each metric that it has one for, by the metric's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """Bounds on a metric, or on its change against the served model's."""
+
+    metric: str
+    low: float | None = None
+    high: float | None = None
+    is_change: bool = False
 
 
 def eval_config(spec: RankingSpec, *, compare: bool) -> config_pb2.EvalConfig:
@@ -33,14 +55,58 @@ def eval_config(spec: RankingSpec, *, compare: bool) -> config_pb2.EvalConfig:
     slices += [config_pb2.SlicingSpec(feature_keys=[name]) for name in spec.sliced_features]
     count = config_pb2.MetricConfig(class_name="ExampleCount")
     metrics = [config_pb2.MetricsSpec(metrics=[count])]
-    metrics += [_task_metrics(name, task, compare) for name, task in spec.tasks.items()]
-    metrics.append(_finite_metrics())
+    for name, task in spec.tasks.items():
+        by_slice: dict[str | None, list[_Bound]] = {None: list(_bounds(task.gate))}
+        for feature in spec.sliced_features:
+            by_slice[feature] = list(_bounds(task.gate.of_slice(feature)))
+        metrics.append(_output_metrics(name, reported_metrics(task), by_slice, compare))
+    finite = [_Bound("mean_prediction", low=_ALL_FINITE)]
+    metrics.append(
+        _output_metrics(signatures.FINITE, ("mean_prediction",), {None: finite}, compare)
+    )
+    if compare and (score := list(_score_bounds(spec))):
+        metrics.append(_output_metrics(signatures.SCORE, (), {None: score}, compare))
     return config_pb2.EvalConfig(model_specs=models, slicing_specs=slices, metrics_specs=metrics)
 
 
 def metric_name(task: Task) -> str:
-    """Name in TFMA's results of the metric that a task is judged by."""
+    """Name in TFMA's results of the metric that a task is shown by."""
     return "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
+
+
+def reported_metrics(task: Task) -> tuple[str, ...]:
+    """TFMA's names of the metrics that are computed of a task whatever its bounds."""
+    return (
+        metric_name(task),
+        "calibration",
+        "mean_label",
+        "mean_prediction",
+        "weighted_example_count",
+    )
+
+
+def _bounds(bounds: BinaryBounds | RegressionBounds) -> Iterator[_Bound]:
+    if isinstance(bounds, BinaryBounds):
+        yield _Bound("auc", low=bounds.min_auc)
+        yield _Bound("auc", low=_negative(bounds.max_auc_drop), is_change=True)
+    else:
+        yield _Bound("root_mean_squared_error", high=bounds.max_rmse)
+        yield _Bound("root_mean_squared_error", high=bounds.max_rmse_rise, is_change=True)
+        yield _Bound("r2_score", low=bounds.min_r2)
+        yield _Bound("r2_score", low=_negative(bounds.max_r2_drop), is_change=True)
+    if bounds.calibration is not None:
+        yield _Bound("calibration", *bounds.calibration)
+
+
+def _score_bounds(spec: RankingSpec) -> Iterator[_Bound]:
+    if spec.serving.score_scale is not None:
+        yield _Bound("score_scale", *spec.serving.score_scale)
+    if spec.serving.score_shift is not None:
+        yield _Bound("score_shift", *spec.serving.score_shift)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
 def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> config_pb2.ModelSpec:
@@ -57,83 +123,41 @@ def _model_spec(spec: RankingSpec, name: str, *, is_baseline: bool) -> config_pb
     )
 
 
-def _task_metrics(name: str, task: Task, compare: bool) -> config_pb2.MetricsSpec:
-    class_name = "AUC" if isinstance(task, BinaryTask) else "RootMeanSquaredError"
-    metrics = [
-        _gated(class_name, task.gate, task.gate.slices, compare),
-        _calibration(task.gate, task.gate.slices),
-    ]
-    if task.optional:
-        # Of the others every event carries the label.
-        metrics.append(config_pb2.MetricConfig(class_name="WeightedExampleCount"))
-    return config_pb2.MetricsSpec(output_names=[name], metrics=metrics)
-
-
-def _finite_metrics() -> config_pb2.MetricsSpec:
-    """Every prediction on the run date must be finite, not only the sampled ones."""
-    all_finite = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": 1.0 - 1e-12})
-    )
-    return config_pb2.MetricsSpec(
-        output_names=[signatures.FINITE],
-        metrics=[config_pb2.MetricConfig(class_name="MeanPrediction", threshold=all_finite)],
-    )
-
-
-def _gated(
-    class_name: str,
-    bounds: BinaryBounds | RegressionBounds,
-    slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
-    compare: bool,
-) -> config_pb2.MetricConfig:
-    by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
-    return config_pb2.MetricConfig(
-        class_name=class_name,
-        per_slice_thresholds=[
-            _per_slice(name, _threshold(item, compare)) for name, item in by_slice
-        ],
-    )
-
-
-def _threshold(
-    bounds: BinaryBounds | RegressionBounds, compare: bool
-) -> config_pb2.MetricThreshold:
-    result = config_pb2.MetricThreshold()
-    if isinstance(bounds, BinaryBounds):
-        result.value_threshold.lower_bound.value = bounds.min_auc
-        change = None if bounds.max_auc_drop is None else -bounds.max_auc_drop
-        direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
-    else:
-        result.value_threshold.upper_bound.value = bounds.max_rmse
-        change = bounds.max_rmse_rise
-        direction = config_pb2.MetricDirection.LOWER_IS_BETTER
-    if compare and change is not None:
-        result.change_threshold.absolute.value = change
-        result.change_threshold.direction = direction
+def _output_metrics(
+    output: str, reported: tuple[str, ...], by_slice: dict[str | None, list[_Bound]], compare: bool
+) -> config_pb2.MetricsSpec:
+    """Metrics of one output; bounds by the feature they are for, None for all events."""
+    result = config_pb2.MetricsSpec(output_names=[output])
+    thresholds: dict[str, list[config_pb2.PerSliceMetricThreshold]] = {}
+    for feature, bounds in by_slice.items():
+        for metric in dict.fromkeys(bound.metric for bound in bounds):
+            threshold = _threshold([b for b in bounds if b.metric == metric], compare)
+            if threshold.ByteSize():
+                thresholds.setdefault(metric, []).append(_per_slice(feature, threshold))
+    for metric in dict.fromkeys((*reported, *thresholds)):
+        per_slice = thresholds.get(metric, [])
+        if metric in TFMA_CLASSES:
+            result.metrics.add(class_name=TFMA_CLASSES[metric], per_slice_thresholds=per_slice)
+        else:
+            result.per_slice_thresholds[metric].thresholds.extend(per_slice)
     return result
 
 
-def _calibration(
-    bounds: BinaryBounds | RegressionBounds,
-    slices: Mapping[str, BinaryBounds] | Mapping[str, RegressionBounds],
-) -> config_pb2.MetricConfig:
-    by_slice: list[tuple[str | None, Any]] = [(None, bounds), *slices.items()]
-    return config_pb2.MetricConfig(
-        class_name="Calibration",
-        per_slice_thresholds=[
-            _per_slice(name, _range(*item.calibration))
-            for name, item in by_slice
-            if item.calibration is not None
-        ],
-    )
-
-
-def _range(low: float, high: float) -> config_pb2.MetricThreshold:
-    return config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(
-            lower_bound={"value": low}, upper_bound={"value": high}
-        )
-    )
+def _threshold(bounds: list[_Bound], compare: bool) -> config_pb2.MetricThreshold:
+    result = config_pb2.MetricThreshold()
+    for bound in bounds:
+        if not bound.is_change:
+            if bound.low is not None:
+                result.value_threshold.lower_bound.value = bound.low
+            if bound.high is not None:
+                result.value_threshold.upper_bound.value = bound.high
+        elif compare and bound.low is not None:
+            result.change_threshold.absolute.value = bound.low
+            result.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
+        elif compare and bound.high is not None:
+            result.change_threshold.absolute.value = bound.high
+            result.change_threshold.direction = config_pb2.MetricDirection.LOWER_IS_BETTER
+    return result
 
 
 def _per_slice(

@@ -21,8 +21,8 @@ from tfx.utils import io_utils, path_utils
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
-from components.evaluator.verdict import OVERALL, Verdict, decide
-from components.run_plan import RunPlan, load_plan
+from components.evaluator.verdict import OVERALL, Metrics, Verdict, decide
+from components.run_plan import load_plan
 from schemas.spec import RankingSpec
 from trainer_module.stability.report import load_verdict
 
@@ -63,7 +63,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 artifact_utils.get_split_uri(input_dict["examples"], EVAL_SPLIT),
                 evaluation,
             )
-        verdict, metrics = _judge(evaluation, plan)
+        metrics = results.load_metrics(evaluation)
+        verdict = decide(results.load_failures(evaluation), metrics[CANDIDATE], plan.spec)
         _publish(verdict, metrics, output_dict)
 
 
@@ -107,23 +108,13 @@ def evaluate(
     )
 
 
-def _judge(path: str, plan: RunPlan) -> tuple[Verdict, dict[str, results.Metrics]]:
-    metrics = results.load_metrics(path)
-    events = {
-        name: tasks.get("", {}).get("example_count", 0.0)
-        for name, tasks in metrics["candidate"].items()
-    }
-    verdict = decide(results.load_failures(path), events, plan.spec.min_slice_events)
-    return verdict, metrics
-
-
 def _publish(
     verdict: Verdict,
-    metrics: dict[str, results.Metrics],
+    metrics: Mapping[str, Metrics],
     output_dict: dict[str, list[types.Artifact]],
 ) -> None:
     """Writes the verdict for people, and the blessing in place of TFX's."""
-    for line in (*verdict.reasons, *verdict.notes):
+    for line in (*verdict.reasons, *verdict.notes, *verdict.not_gated):
         logging.warning("Evaluator: %s", line)
     evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
     content = {**dataclasses.asdict(verdict), "metrics": metrics}
@@ -132,6 +123,7 @@ def _publish(
     )
     overall = {model: slices.get(OVERALL, {}) for model, slices in metrics.items()}
     evaluation.set_string_custom_property("metrics", json.dumps(overall))
+    evaluation.set_string_custom_property("not_gated", "\n".join(verdict.not_gated))
 
     blessing = artifact_utils.get_single_instance(output_dict["blessing"])
     names = {True: constants.BLESSED_FILE_NAME, False: constants.NOT_BLESSED_FILE_NAME}

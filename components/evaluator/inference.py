@@ -70,7 +70,7 @@ def prediction_extractor(spec: RankingSpec, models: Mapping[str, str]) -> tfma.e
     """Makes the extractor that takes the place of TFMA's own, which work event by event.
 
     It adds to a batch's extracts: `tfma.LABELS_KEY` and `tfma.EXAMPLE_WEIGHTS_KEY`, float32
-    [events] by output; `tfma.PREDICTIONS_KEY`, the same by model and output;
+    [events] by output; `tfma.PREDICTIONS_KEY`, the same by model and output, the score too;
     `tfma.FEATURES_KEY`, `Slices` by the sliced feature.
 
     Args:
@@ -112,10 +112,7 @@ class Models:
         )
 
     def _run(self, examples: tf.Tensor) -> Any:
-        predictions = {
-            name: model.signatures[signatures.EVALUATE](examples=examples)
-            for name, model in self._loaded.items()
-        }
+        predictions = {name: _evaluate(model, examples) for name, model in self._loaded.items()}
         first = next(iter(self._loaded.values()))
         labels = first.signatures[signatures.LABELS](examples=examples)
         slices = {}
@@ -135,13 +132,23 @@ class Models:
             tfma.LABELS_KEY: {n: labels[signatures.label_key(n)] for n in self._outputs},
             tfma.EXAMPLE_WEIGHTS_KEY: {n: labels[signatures.weight_key(n)] for n in self._outputs},
             tfma.PREDICTIONS_KEY: {
-                model: {n: outputs[n] for n in self._outputs}
+                model: {n: outputs[n] for n in (*self._outputs, signatures.SCORE)}
                 for model, outputs in predictions.items()
             },
             tfma.FEATURES_KEY: {
                 name: _slices(len(examples), *found) for name, found in slices.items()
             },
         }
+
+
+def _evaluate(model: Any, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    answer = model.signatures[signatures.EVALUATE](examples=examples)
+    if signatures.SCORE not in answer:
+        # A version served since before it was evaluated.
+        answer[signatures.SCORE] = model.signatures[signatures.SERVE_EXAMPLES](examples=examples)[
+            signatures.SCORE
+        ]
+    return answer
 
 
 def _slices(events: int, values: Any, codes: Any, rows: Any) -> Slices:

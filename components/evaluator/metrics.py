@@ -34,6 +34,19 @@ class Moments:
     prediction: float = 0.0
     squared_error: float = 0.0
 
+    @property
+    def label_mean(self) -> float:
+        """Mean of the labels; NaN without any."""
+        return _ratio(self.label, self.weight)
+
+    @property
+    def label_deviation(self) -> float:
+        """Standard deviation of the labels; NaN without any."""
+        squares = _ratio(self.label_squared, self.weight)
+        variance = squares - self.label_mean**2
+        # Less than this is what rounding leaves of labels that are all the same.
+        return 0.0 if variance < 1e-12 * squares else math.sqrt(variance)
+
     def __add__(self, other: Moments) -> Moments:
         mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
         return Moments(*(a + b for a, b in zip(mine, others, strict=True)))
@@ -174,15 +187,36 @@ class TaskSums:
         sums = self.moments
         answer = {
             "weighted_example_count": sums.weight,
-            "mean_label": _ratio(sums.label, sums.weight),
+            "mean_label": sums.label_mean,
             "mean_prediction": _ratio(sums.prediction, sums.weight),
             "calibration": _ratio(sums.prediction, sums.label),
         }
         if self.ranking is None:
-            answer["root_mean_squared_error"] = math.sqrt(_ratio(sums.squared_error, sums.weight))
+            error = _ratio(sums.squared_error, sums.weight)
+            answer["root_mean_squared_error"] = math.sqrt(error)
+            # The root mean squared error of the best constant.
+            answer["label_standard_deviation"] = sums.label_deviation
+            answer["r2_score"] = 1.0 - _over(error, sums.label_deviation**2)
         else:
             answer["auc"] = self.ranking.auc()
         return answer
+
+
+def score_change(candidate: Moments, served: Moments) -> dict[str, float]:
+    """How the score of a model differs from the served one's on the same events.
+
+    Args:
+        candidate: moments with its scores as labels.
+        served: the same of the served model.
+
+    Returns:
+        `score_scale`, the ratio of the standard deviations, and `score_shift`, the difference
+        of the means in standard deviations of the served model's scores.
+    """
+    return {
+        "score_scale": _over(candidate.label_deviation, served.label_deviation),
+        "score_shift": _over(candidate.label_mean - served.label_mean, served.label_deviation),
+    }
 
 
 def merge_tasks(sums: Sequence[Mapping[str, TaskSums]]) -> dict[str, TaskSums]:
@@ -200,4 +234,8 @@ def merge_tasks(sums: Sequence[Mapping[str, TaskSums]]) -> dict[str, TaskSums]:
 
 def _ratio(value: float, by: float) -> float:
     # TFMA, too, calls a sum of nearly nothing nothing.
-    return value / by if not math.isclose(by, 0.0, abs_tol=1e-8) else math.nan
+    return math.nan if math.isclose(by, 0.0, abs_tol=1e-8) else value / by
+
+
+def _over(value: float, by: float) -> float:
+    return value / by if by else math.nan

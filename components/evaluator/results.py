@@ -9,11 +9,8 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.eval_config import BASELINE, CANDIDATE
-from components.evaluator.verdict import OVERALL, Failure
+from components.evaluator.verdict import OVERALL, Failure, Metrics
 from trainer_module import signatures
-
-Metrics = dict[str, dict[str, dict[str, float]]]
-"""Finite values by slice, task (empty for the whole model) and TFMA's metric name."""
 
 
 def load_failures(path: str) -> list[Failure]:
@@ -59,7 +56,7 @@ def _compared(path: str) -> bool:
 
 
 def _metrics(result: Any) -> Metrics:
-    metrics: Metrics = {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
     for slice_key, outputs in result.slicing_metrics:
         tasks = metrics.setdefault(_slice_name(slice_key), {})
         for task, by_class in outputs.items():

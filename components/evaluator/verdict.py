@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from schemas.spec import BinaryTask, RankingSpec, RegressionTask
 
 OVERALL = "all events"
+
+Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Finite values by slice, task (empty for the whole model) and TFMA's metric name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,43 +47,107 @@ class Verdict:
     Attributes:
         blessed: whether it may.
         reasons: why it may not.
-        notes: failures that do not count, and why.
+        notes: failures that do not count, and bounds that cannot fail.
+        not_gated: what was not held to its bounds, and why.
     """
 
     blessed: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    not_gated: tuple[str, ...] = ()
 
 
-def decide(
-    failures: Sequence[Failure],
-    slice_events: Mapping[str, float],
-    min_slice_events: int,
-) -> Verdict:
+def decide(failures: Sequence[Failure], metrics: Metrics, spec: RankingSpec) -> Verdict:
     """Decides on a model.
 
-    A bound over all events counts always. A bound on a slice counts where the slice has
-    `min_slice_events` and its metric can be measured (the AUC of a slice without positives
-    cannot): a category's first three events must not stop the pushes for good.
+    Noise must not stop the pushes: a task counts from `min_class_events` positives and as many
+    negatives on (labels, for a regression), in a slice from `min_slice_events` of its labels
+    on. A model of which no task counts is not pushed. What is no task's counts always.
 
     Args:
         failures: thresholds that did not hold.
-        slice_events: number of events by slice.
-        min_slice_events: events that a slice needs to count.
+        metrics: the candidate's.
+        spec: the ranking spec.
 
     Returns:
         The verdict.
     """
-    reasons: list[str] = []
-    notes: list[str] = []
+    too_few = {
+        (name, task): why
+        for name, tasks in {OVERALL: {}, **metrics}.items()
+        for task in spec.tasks
+        if (why := _too_few(tasks.get(task, {}), spec, task, in_slice=name != OVERALL))
+    }
+    reasons, notes = [], []
     for failure in failures:
-        events = slice_events.get(failure.slice_name, 0.0)
-        if failure.slice_name == OVERALL:
-            reasons.append(str(failure))
-        elif events < min_slice_events:
-            notes.append(f"{failure}: not counted, {events:.0f} of {min_slice_events} events")
-        elif math.isnan(failure.value):
-            notes.append(f"{failure}: not counted")
+        why = too_few.get((failure.slice_name, failure.task))
+        if failure.slice_name not in metrics:
+            why = "no event has a value"
+        if why:
+            notes.append(f"{failure}: not counted, {why}")
         else:
             reasons.append(str(failure))
-    return Verdict(not reasons, tuple(reasons), tuple(notes))
+    if all((OVERALL, task) in too_few for task in spec.tasks):
+        reasons.append(f"no task could be judged: {too_few[OVERALL, next(iter(spec.tasks))]}")
+    return Verdict(
+        blessed=not reasons,
+        reasons=tuple(reasons),
+        notes=(*notes, *_cannot_fail(metrics.get(OVERALL, {}), spec)),
+        not_gated=tuple(_not_gated(metrics, spec, too_few)),
+    )
+
+
+def _too_few(
+    values: Mapping[str, float], spec: RankingSpec, name: str, *, in_slice: bool
+) -> str | None:
+    """Says of what a task has too few events to be gated; None if it has enough."""
+    labelled = values.get("weighted_example_count", 0.0)
+    if in_slice and labelled < spec.min_slice_events:
+        return f"{labelled:.0f} of {spec.min_slice_events} events with its label"
+    wanted = spec.min_class_events
+    if isinstance(spec.tasks[name], BinaryTask):
+        positives = round(labelled * values.get("mean_label", 0.0))
+        counts = {"positives": positives, "negatives": labelled - positives}
+    else:
+        counts = {"events with its label": labelled}
+    for what, count in counts.items():
+        if count < wanted:
+            return f"{count:.0f} of {wanted} {what}"
+    return "labels that are all the same" if values.get("label_standard_deviation") == 0.0 else None
+
+
+def _not_gated(
+    metrics: Metrics, spec: RankingSpec, too_few: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    for task in spec.tasks:
+        if (OVERALL, task) in too_few:
+            yield f"{task}: {too_few[OVERALL, task]}"
+    for feature in spec.sliced_features:
+        values = [name for name in metrics if name.startswith(f"{feature}=")]
+        for task in spec.tasks:
+            events = {
+                v: metrics[v].get(task, {}).get("weighted_example_count", 0.0) for v in values
+            }
+            left_out = [value for value in values if (value, task) in too_few]
+            if left_out and (OVERALL, task) not in too_few:
+                share = sum(events[v] for v in left_out) / max(sum(events.values()), 1.0)
+                yield (
+                    f"{task}: {len(left_out)} of {len(values)} values of {feature}, "
+                    f"{100 * share:.2g} % of their events; {left_out[0]} has "
+                    f"{too_few[left_out[0], task]}"
+                )
+
+
+def _cannot_fail(overall: Mapping[str, Mapping[str, float]], spec: RankingSpec) -> Iterator[str]:
+    """Names the bounds that a model which answers always the same would pass."""
+    for name, task in spec.tasks.items():
+        deviation = overall.get(name, {}).get("label_standard_deviation", math.inf)
+        if isinstance(task, BinaryTask):
+            if task.gate.min_auc is None or task.gate.min_auc <= 0.5:
+                yield f"{name}: a model that answers always the same passes min_auc"
+        elif task.gate.max_rmse is not None and task.gate.max_rmse >= deviation:
+            assert isinstance(task, RegressionTask)
+            yield (
+                f"{name}: a model that answers always the same passes max_rmse "
+                f"{task.gate.max_rmse:g}, since its RMSE is {deviation:.4g}"
+            )

@@ -280,7 +280,7 @@ def _labels(spec: RankingSpec, table: pa.Table, described: dict[str, Column]) ->
 
 def _gate(name: str, task: Task, column: Column) -> Iterator[Finding]:
     if isinstance(task, BinaryTask):
-        if task.gate.min_auc > 0.98:
+        if task.gate.min_auc is not None and task.gate.min_auc > 0.98:
             what = f"hardly any model reaches {task.gate.min_auc:g}"
             yield Finding(f"tasks.{name}.gate.min_auc", what)
         return
@@ -290,23 +290,19 @@ def _gate(name: str, task: Task, column: Column) -> Iterator[Finding]:
     labels = column.numbers
     labels = np.log1p(np.maximum(labels, 0)) if task.transform == "log1p" else labels
     spread = float(labels.std())
-    if task.gate.max_rmse > spread:
-        what = (
-            f"{task.gate.max_rmse:g} is met by a constant: the labels' standard deviation is "
-            f"{spread:.3g}"
-        )
+    bound = task.gate.max_rmse
+    if bound is None:
+        return
+    if bound > spread:
+        what = f"{bound:g} is met by a constant: the labels' standard deviation is {spread:.3g}"
         yield Finding(f"tasks.{name}.gate.max_rmse", what)
-    elif task.gate.max_rmse < spread / 10:
-        what = (
-            f"{task.gate.max_rmse:g} is out of reach: the labels' standard deviation is "
-            f"{spread:.3g}"
-        )
+    elif bound < spread / 10:
+        what = f"{bound:g} is out of reach: the labels' standard deviation is {spread:.3g}"
         yield Finding(f"tasks.{name}.gate.max_rmse", what)
 
 
 def _slices(spec: RankingSpec, newest: Sample, known: set[str]) -> Iterator[Finding]:
-    gated = {name for task in spec.tasks.values() for name in task.gate.slices}
-    for name in sorted({*spec.slices, *gated} & known):
+    for name in (name for name in spec.sliced_features if name in known):
         column = columns.describe(newest.events[name])
         if newest.share and column.top_count / newest.share < spec.min_slice_events:
             what = (

@@ -5,64 +5,104 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.eval_config import eval_config, metric_name
+from components.evaluator.eval_config import eval_config
 from components.evaluator.verdict import OVERALL, Failure, decide
 from schemas.spec import BinaryTask, load_spec
 
 DEMO = load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"))
 HIGHER = config_pb2.MetricDirection.HIGHER_IS_BETTER
 LOWER = config_pb2.MetricDirection.LOWER_IS_BETTER
-CLASS_NAMES = {"auc": "AUC", "root_mean_squared_error": "RootMeanSquaredError"}
 
 
 def demo_with(*overrides):
     return load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"), overrides)
 
 
-def metric(config, task, class_name):
-    (found,) = (
-        metric
-        for metrics in config.metrics_specs
-        if list(metrics.output_names) == [task]
-        for metric in metrics.metrics
-        if metric.class_name == class_name
-    )
-    return found
-
-
-def thresholds(metric):
-    """Threshold by the sliced feature, None for all events."""
+def bounds_of(config, task):
+    """Bounds (low, high) by metric, with ` change` where they are on it, and sliced feature."""
+    (spec,) = (m for m in config.metrics_specs if list(m.output_names) == [task])
+    by_metric = {m.class_name: m.per_slice_thresholds for m in spec.metrics}
+    by_metric |= {name: item.thresholds for name, item in spec.per_slice_thresholds.items()}
     found = {}
-    for item in metric.per_slice_thresholds:
-        (slicing,) = item.slicing_specs
-        found[next(iter(slicing.feature_keys), None)] = item.threshold
+    for name, items in by_metric.items():
+        for item in items:
+            (slicing,) = item.slicing_specs
+            feature = next(iter(slicing.feature_keys), None)
+            value, change = item.threshold.value_threshold, item.threshold.change_threshold
+            if item.threshold.HasField("value_threshold"):
+                found[name, feature] = tuple(
+                    getattr(value, side).value if value.HasField(side) else None
+                    for side in ("lower_bound", "upper_bound")
+                )
+            if item.threshold.HasField("change_threshold"):
+                bound = change.absolute.value
+                falling = change.direction == HIGHER
+                assert falling or change.direction == LOWER
+                found[f"{name} change", feature] = (bound, None) if falling else (None, bound)
     return found
+
+
+BINARY_GATE = "{min_auc: 0.6, max_auc_drop: 0.03, slices: {device: {min_auc: 0.55}}}"
+REGRESSION_GATE = "{max_rmse: 1.5, max_rmse_rise: 0.1, min_r2: 0.2, calibration: [0.9, 1.1]}"
 
 
 @pytest.mark.parametrize("compare", [False, True], ids=["alone", "compared"])
-@pytest.mark.parametrize("name", DEMO.tasks)
-def test_each_task_of_the_demo_is_held_to_its_bounds(name, compare):
-    task = DEMO.tasks[name]
-    config = eval_config(DEMO, compare=compare)
-    by_slice = thresholds(metric(config, name, CLASS_NAMES[metric_name(task)]))
-    assert by_slice.keys() == {None, *task.gate.slices}
-    for key, bounds in {None: task.gate, **task.gate.slices}.items():
-        value = by_slice[key].value_threshold
-        change = by_slice[key].change_threshold
-        if isinstance(task, BinaryTask):
-            assert value.lower_bound.value == bounds.min_auc
-            assert not value.HasField("upper_bound")
-            allowed = bounds.max_auc_drop
-            expected = (HIGHER, None if allowed is None else -allowed)
-        else:
-            assert value.upper_bound.value == bounds.max_rmse
-            assert not value.HasField("lower_bound")
-            expected = (LOWER, bounds.max_rmse_rise)
-        if compare and expected[1] is not None:
-            assert (change.direction, change.absolute.value) == expected
-            assert not change.HasField("relative")
-        else:
-            assert not by_slice[key].HasField("change_threshold")
+def test_each_bound_of_the_spec_is_a_threshold_and_declared_slices_have_some_on_the_change(compare):
+    spec = demo_with(
+        f"tasks.click.gate={BINARY_GATE}",
+        f"tasks.rating.gate={REGRESSION_GATE}",
+        "tasks.like.gate={min_auc: null, max_auc_drop: null, calibration: null}",
+        "slices=[device, topic]",
+    )
+    config = eval_config(spec, compare=compare)
+    changes = {
+        "click": {
+            ("AUC change", None): (-0.03, None),
+            ("AUC change", "device"): (-0.1, None),
+            ("AUC change", "topic"): (-0.1, None),
+        },
+        "rating": {
+            ("RootMeanSquaredError change", None): (None, 0.1),
+            ("r2_score change", None): (-0.1, None),
+            ("r2_score change", "device"): (-0.1, None),
+            ("r2_score change", "topic"): (-0.1, None),
+        },
+        "like": {
+            ("AUC change", "device"): (-0.1, None),
+            ("AUC change", "topic"): (-0.1, None),
+        },
+    }
+    values = {
+        "click": {
+            ("AUC", None): (0.6, None),
+            ("AUC", "device"): (0.55, None),
+            ("Calibration", None): (0.5, 2.0),
+        },
+        "rating": {
+            ("RootMeanSquaredError", None): (None, 1.5),
+            ("r2_score", None): (0.2, None),
+            ("Calibration", None): (0.9, 1.1),
+        },
+        "like": {},
+    }
+    for task, expected in values.items():
+        assert bounds_of(config, task) == {**expected, **(changes[task] if compare else {})}
+
+
+def test_score_is_held_against_the_served_models_where_there_is_one():
+    (score,) = (
+        m
+        for m in eval_config(DEMO, compare=True).metrics_specs
+        if list(m.output_names) == ["score"]
+    )
+    assert score.per_slice_thresholds.keys() == {"score_scale", "score_shift"}
+    assert bounds_of(eval_config(DEMO, compare=True), "score") == {
+        ("score_scale", None): (0.5, 2.0),
+        ("score_shift", None): (-1.0, 1.0),
+    }
+    unbounded = demo_with("serving.score_scale=null", "serving.score_shift=null")
+    for config in (eval_config(DEMO, compare=False), eval_config(unbounded, compare=True)):
+        assert not [m for m in config.metrics_specs if list(m.output_names) == ["score"]]
 
 
 def test_every_declared_slice_and_all_events_are_evaluated():
@@ -85,39 +125,11 @@ def test_slice_that_only_a_gate_names_is_evaluated_once():
     ]
 
 
-@pytest.mark.parametrize(
-    ("override", "task", "slices"),
-    [
-        ("tasks.click.gate.calibration=[0.8, 1.25]", "click", {None}),
-        ("tasks.rating.gate.calibration=[0.8, 1.25]", "rating", {None}),
-        (
-            "tasks.click.gate.slices={device: {min_auc: 0.5, calibration: [0.8, 1.25]}}",
-            "click",
-            {"device"},
-        ),
-    ],
-)
-def test_calibration_is_bounded_where_the_spec_says_so(override, task, slices):
-    by_slice = thresholds(
-        metric(eval_config(demo_with(override), compare=True), task, "Calibration")
-    )
-    assert by_slice.keys() == slices
-    for threshold in by_slice.values():
-        assert threshold.value_threshold.lower_bound.value == 0.8
-        assert threshold.value_threshold.upper_bound.value == 1.25
-        assert not threshold.HasField("change_threshold")
-
-
-def test_calibration_is_reported_but_not_bounded_otherwise():
-    config = eval_config(DEMO, compare=True)
-    for name in DEMO.tasks:
-        assert not metric(config, name, "Calibration").per_slice_thresholds
-
-
 @pytest.mark.parametrize("compare", [False, True], ids=["alone", "compared"])
 def test_every_prediction_must_be_finite(compare):
-    found = metric(eval_config(DEMO, compare=compare), "all_finite", "MeanPrediction")
-    assert 0.9999 < found.threshold.value_threshold.lower_bound.value <= 1.0
+    ((bound, low_high),) = bounds_of(eval_config(DEMO, compare=compare), "all_finite").items()
+    assert bound == ("MeanPrediction", None)
+    assert 0.9999 < low_high[0] <= 1.0
 
 
 def test_comparison_adds_a_baseline_that_is_read_like_the_candidate():
@@ -134,8 +146,7 @@ def test_comparison_adds_a_baseline_that_is_read_like_the_candidate():
 
 def test_added_task_is_gated_without_further_edits():
     spec = demo_with("tasks.save={kind: binary, label: saved, gate: {min_auc: 0.7}}")
-    by_slice = thresholds(metric(eval_config(spec, compare=True), "save", "AUC"))
-    assert by_slice[None].value_threshold.lower_bound.value == 0.7
+    assert bounds_of(eval_config(spec, compare=True), "save")["AUC", None] == (0.7, None)
     assert set(eval_config(spec, compare=True).model_specs[0].label_keys) == {
         *DEMO.tasks,
         "save",
@@ -154,77 +165,162 @@ def failure(slice_name=OVERALL, value=0.5, *, task="click", is_change=False):
     return Failure(slice_name, task, "auc", value, "at least 0.6", is_change)
 
 
-EVENTS = {OVERALL: 1000.0, "device=phone": 500.0, "device=tv": 499.0}
+def labels(labelled, positives=None, **more):
+    mean = 3.0 if positives is None else positives / max(labelled, 1)
+    return {"weighted_example_count": float(labelled), "mean_label": mean, **more}
+
+
+SPEC = demo_with("slices=[device]", "min_slice_events=500", "min_class_events=50")
+PLENTY = {
+    name: labels(1000, 300) if isinstance(task, BinaryTask) else labels(1000, None)
+    for name, task in SPEC.tasks.items()
+}
+
+
+def day(**changed):
+    """Metrics of a day with labels enough; `changed` by slice, then by task."""
+    slices = {OVERALL: PLENTY, "device=phone": PLENTY, "device=tv": PLENTY}
+    changed = {name.replace("overall", OVERALL).replace("_", "="): c for name, c in changed.items()}
+    return {name: {**tasks, **changed.get(name, {})} for name, tasks in slices.items()}
+
+
+BELOW = "click: auc is 0.5000, must be at least 0.6"
 
 
 @pytest.mark.parametrize(
-    ("failures", "reasons", "notes"),
+    ("failures", "metrics", "reasons", "notes"),
     [
-        pytest.param([], (), (), id="nothing failed"),
-        pytest.param(
-            [failure()],
-            ("click: auc is 0.5000, must be at least 0.6 (all events)",),
-            (),
-            id="all events",
-        ),
+        pytest.param([], day(), [], [], id="nothing failed"),
+        pytest.param([failure()], day(), [f"{BELOW} (all events)"], [], id="all events"),
         pytest.param(
             [failure(value=math.nan)],
-            ("click: auc could not be measured, must be at least 0.6 (all events)",),
-            (),
-            id="NaN over all events",
+            day(),
+            ["click: auc could not be measured, must be at least 0.6 (all events)"],
+            [],
+            id="NaN though there are labels",
         ),
         pytest.param(
-            [failure("device=phone")],
-            ("click: auc is 0.5000, must be at least 0.6 (device=phone)",),
-            (),
+            [failure("device=tv", is_change=True, value=-0.2)],
+            day(),
+            [
+                "click: auc change against the served model is -0.2000, "
+                "must be at least 0.6 (device=tv)"
+            ],
+            [],
+            id="a change in a slice",
+        ),
+        pytest.param(
+            [failure("device=tv")],
+            day(device_tv={"click": labels(500, 50)}),
+            [f"{BELOW} (device=tv)"],
+            [],
             id="slice just large enough",
         ),
         pytest.param(
             [failure("device=tv")],
-            (),
-            (
-                "click: auc is 0.5000, must be at least 0.6 (device=tv): not counted, "
-                "499 of 500 events",
-            ),
-            id="slice just too small",
-        ),
-        pytest.param(
-            [failure("device=phone", math.nan)],
-            (),
-            ("click: auc could not be measured, must be at least 0.6 (device=phone): not counted",),
-            id="NaN in a large slice",
-        ),
-        pytest.param(
-            [failure("slice device", math.nan)],
-            (),
-            (
-                "click: auc could not be measured, must be at least 0.6 (slice device): "
-                "not counted, 0 of 500 events",
-            ),
-            id="slice without any events",
-        ),
-        pytest.param(
-            [failure(is_change=True, value=-0.05)],
-            (
-                "click: auc change against the served model is -0.0500, "
-                "must be at least 0.6 (all events)",
-            ),
-            (),
-            id="a change",
+            day(device_tv={"click": labels(499, 250)}),
+            [],
+            [f"{BELOW} (device=tv): not counted, 499 of 500 events with its label"],
+            id="labelled events of the slice just too few",
         ),
         pytest.param(
             [failure("device=tv"), failure(task="like")],
-            ("like: auc is 0.5000, must be at least 0.6 (all events)",),
-            (
-                "click: auc is 0.5000, must be at least 0.6 (device=tv): not counted, "
-                "499 of 500 events",
-            ),
-            id="a note beside a reason",
+            day(device_tv={"click": labels(900, 49)}),
+            ["like: auc is 0.5000, must be at least 0.6 (all events)"],
+            [f"{BELOW} (device=tv): not counted, 49 of 50 positives"],
+            id="positives of the slice just too few",
+        ),
+        pytest.param(
+            [failure()],
+            day(overall={"click": labels(1000, 951)}),
+            [],
+            [f"{BELOW} (all events): not counted, 49 of 50 negatives"],
+            id="negatives of the day too few",
+        ),
+        pytest.param(
+            [failure(value=math.nan, task="rating")],
+            day(overall={"rating": labels(49)}),
+            [],
+            [
+                "rating: auc could not be measured, must be at least 0.6 (all events): "
+                "not counted, 49 of 50 events with its label"
+            ],
+            id="labels of a regression too few",
+        ),
+        pytest.param(
+            [failure(value=math.nan, task="rating")],
+            day(overall={"rating": labels(1000, label_standard_deviation=0.0)}),
+            [],
+            [
+                "rating: auc could not be measured, must be at least 0.6 (all events): "
+                "not counted, labels that are all the same"
+            ],
+            id="labels of a regression that do not differ",
+        ),
+        pytest.param(
+            [failure("slice device", math.nan, task="")],
+            day(),
+            [],
+            [
+                ": auc could not be measured, must be at least 0.6 (slice device): "
+                "not counted, no event has a value"
+            ],
+            id="feature without any value",
+        ),
+        pytest.param(
+            [failure(task="all_finite")],
+            day(overall={"click": labels(0, 0)}),
+            ["all_finite: auc is 0.5000, must be at least 0.6 (all events)"],
+            [],
+            id="what is no task's",
         ),
     ],
 )
-def test_decision(failures, reasons, notes):
-    verdict = decide(failures, EVENTS, min_slice_events=500)
+def test_decision(failures, metrics, reasons, notes):
+    verdict = decide(failures, metrics, SPEC)
     assert verdict.blessed == (not reasons)
-    assert verdict.reasons == reasons
-    assert verdict.notes == notes
+    assert list(verdict.reasons) == reasons
+    assert list(verdict.notes) == notes
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, {OVERALL: {}}, {OVERALL: {n: labels(5, 2) for n in PLENTY}}]
+)
+def test_model_of_which_no_task_can_be_judged_is_not_blessed(metrics):
+    verdict = decide([], metrics, SPEC)
+    assert not verdict.blessed
+    assert verdict.reasons[0].startswith("no task could be judged: ")
+
+
+def test_what_is_not_gated_is_said_once_for_a_task_and_for_a_feature():
+    metrics = day(
+        overall={"like": labels(1000, 0)},
+        device_tv={"click": labels(100, 50), "rating": labels(0)},
+        device_phone={"click": labels(900, 300)},
+    )
+    verdict = decide([], metrics, SPEC)
+    assert verdict.blessed
+    assert verdict.not_gated == (
+        "like: 0 of 50 positives",
+        "click: 1 of 2 values of device, 10 % of their events; "
+        "device=tv has 100 of 500 events with its label",
+        "rating: 1 of 2 values of device, 0 % of their events; "
+        "device=tv has 0 of 500 events with its label",
+    )
+
+
+def test_bounds_that_a_constant_model_passes_are_named():
+    spec = demo_with(
+        "tasks.click.gate.min_auc=0.5",
+        "tasks.like.gate.min_auc=null",
+        "tasks.rating.gate={max_rmse: 1e30}",
+        "tasks.watch_time.gate={max_rmse: 0.9}",
+    )
+    deviations = {"label_standard_deviation": 0.95}
+    metrics = day(overall={name: labels(1000, **deviations) for name in ("rating", "watch_time")})
+    assert decide([], metrics, spec).notes == (
+        "click: a model that answers always the same passes min_auc",
+        "like: a model that answers always the same passes min_auc",
+        "rating: a model that answers always the same passes max_rmse 1e+30, "
+        "since its RMSE is 0.95",
+    )

@@ -174,8 +174,14 @@ def test_good_model_is_blessed_and_masked_labels_and_unjudgeable_slices_do_not_c
     assert verdict["reasons"] == []
     assert_published(blessing, verdict, blessed=True)
     assert sorted(verdict["notes"]) == [
-        "click: auc could not be measured, must be at least 0.6 (device=watch): not counted",
-        "click: auc is 0.5000, must be at least 0.6 (device=tv): not counted, 20 of 50 events",
+        "click: auc could not be measured, must be at least 0.6 (device=watch): "
+        "not counted, 0 of 50 positives",
+        "click: auc is 0.5000, must be at least 0.6 (device=tv): "
+        "not counted, 20 of 50 events with its label",
+    ]
+    assert [line.partition(" values")[0] for line in verdict["not_gated"]] == [
+        "click: 2 of 4",
+        "rate: 2 of 4",
     ]
     assert verdict["metrics"].keys() == {"candidate"}
     metrics = verdict["metrics"]["candidate"]
@@ -206,9 +212,31 @@ def test_weak_predictions_are_blocked_with_the_metric_and_the_bound(tmp_path, mo
     blessing, verdict = evaluate(tmp_path, models, columns)
 
     assert_published(blessing, verdict, blessed=False)
-    click, rate = sorted(line for line in verdict["reasons"])
+    click, explained, rate = sorted(line for line in verdict["reasons"])
     assert click == "click: auc is 0.5000, must be at least 0.6 (device=phone)"
+    variance = columns["rating"].astype("f4").var(dtype=float)
+    assert explained == (
+        f"rate: r2_score is {1 - 2.25 / variance:.4f}, must be at least 0.01 (all events)"
+    )
     assert rate == "rate: root_mean_squared_error is 1.5000, must be at most 1 (all events)"
+
+
+def test_constant_regression_and_probabilities_three_times_too_high_are_blocked(tmp_path, models):
+    columns = good_events()
+    # The order of the predictions is perfect.
+    columns["clicked"] = (np.arange(EVENTS) % 8 == 0).astype(float)
+    probability = np.where(columns["clicked"] == 1, 0.95, (3.0 - 0.95) / 7)
+    columns["click_logit"] = np.log(probability / (1 - probability))
+    columns["rate_answer"] = columns["rating"].mean() + 1e-3 * np.sign(columns["rating"] - 3)
+    blessing, verdict = evaluate(tmp_path, models, columns)
+
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["metrics"]["candidate"]["all events"]["click"]["auc"] == 1.0
+    click, *rate = sorted(verdict["reasons"])
+    assert click == (
+        "click: calibration is 3.0000, must be at least 0.5 and at most 2 (all events)"
+    )
+    assert rate[0].startswith("rate: r2_score is 0.0")
 
 
 def test_constant_and_not_finite_predictions_end_in_a_verdict_and_not_in_a_crash(tmp_path, models):
@@ -254,15 +282,42 @@ def test_model_worse_than_the_served_one_is_blocked_though_above_the_absolute_bo
     )
 
 
-def test_task_without_any_label_is_blocked_because_it_cannot_be_measured(tmp_path, models):
+def test_slice_that_fell_and_a_score_of_another_scale_are_blocked_by_default(tmp_path, models):
+    columns = good_events()
+    columns["served_rate_answer"] = columns["rate_answer"].copy()
+    # Half as steep: the order is the same, but on a fifth of the events, where ratings are off.
+    columns["served_click_logit"] = columns["click_logit"]
+    columns["click_logit"] = columns["click_logit"] / 8
+    tv = np.arange(EVENTS) % 5 == 0
+    columns["device"] = np.where(tv, "tv", columns["device"])
+    columns["rate_answer"] = np.where(tv, 6.0 - columns["rate_answer"], columns["rate_answer"])
+    blessing, verdict = evaluate(tmp_path, models, columns, compare=True)
+
+    assert_published(blessing, verdict, blessed=False)
+    assert any(
+        line.startswith("rate: r2_score change against the served model is -")
+        and line.endswith("must be at least -0.1 (device=tv)")
+        for line in verdict["reasons"]
+    )
+    (score,) = [line for line in verdict["reasons"] if line.startswith("score: ")]
+    assert score.startswith("score: score_scale is 0.1")
+    assert score.endswith("must be at least 0.5 and at most 2 (all events)")
+
+
+def test_day_without_a_positive_is_not_held_against_the_model(tmp_path, models):
+    columns = good_events()
+    columns["clicked"] = np.zeros(EVENTS)
+    blessing, verdict = evaluate(tmp_path, models, columns)
+    assert_published(blessing, verdict, blessed=True)
+    assert verdict["not_gated"][0] == "click: 0 of 50 positives"
+
+
+def test_model_is_blocked_where_no_task_has_a_label(tmp_path, models):
     everything = np.ones(EVENTS, bool)
     absent = {"clicked": everything, "rating": everything}
     blessing, verdict = evaluate(tmp_path, models, good_events(), absent=absent)
     assert_published(blessing, verdict, blessed=False)
-    assert sorted(verdict["reasons"]) == [
-        "click: auc could not be measured, must be at least 0.7 (all events)",
-        "rate: root_mean_squared_error could not be measured, must be at most 1 (all events)",
-    ]
+    assert verdict["reasons"] == ["no task could be judged: 0 of 50 positives"]
 
 
 def test_diverged_training_is_not_blessed_however_good_its_model(tmp_path, models):
