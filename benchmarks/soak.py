@@ -38,6 +38,7 @@ def write_spec(path: pathlib.Path) -> None:
     spec["retention"] = KEEP
     spec["serving"]["keep_versions"] = 3
     spec["training"]["window_days"] = FIRST_RUN
+    spec["validation"]["min_events"] = 100
     for task in spec["tasks"].values():
         loose = {"min_auc": 0.3} if task["kind"] == "binary" else {"max_rmse": 100.0}
         task["gate"] = loose

@@ -405,6 +405,19 @@ _ACCUMULATOR = 8.0
 _EMBEDDING_FACTOR = 5.0
 
 
+class Accumulators(_Model):
+    """What a warm start does with Adagrad's sums of squared gradients, which only grow.
+
+    Attributes:
+        decay: factor of each sum when a warm start begins; 1 carries them as they are. None
+            falls below `optimizer.initial_accumulator`.
+        cap: largest sum that a warm start begins with.
+    """
+
+    decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    cap: float | None = Field(default=None, gt=0.0)
+
+
 class Recovery(_Model):
     """How a training is tried again after it diverged; each factor is of the spec's own value.
 
@@ -442,6 +455,7 @@ class Training(_Model):
         embedding_learning_rate: learning rate of the embeddings; five times `learning_rate`
             if it is not given.
         optimizer: the optimizer and its thresholds.
+        accumulators: what a warm start does with the optimizer's accumulators.
         steps_per_execution: steps run in the graph for each call from Python; the divergence
             monitor looks at the statistics of all of them after it.
         checkpoint_steps: steps between checkpoints, from which a killed run resumes and to
@@ -467,6 +481,7 @@ class Training(_Model):
     warmup_steps: int = Field(default=20, ge=0)
     embedding_learning_rate: float | None = Field(default=None, gt=0.0)
     optimizer: OptimizerSettings = OptimizerSettings()
+    accumulators: Accumulators = Accumulators()
     steps_per_execution: int = Field(default=64, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)
     recovery: tuple[Recovery, ...] = (

@@ -26,7 +26,7 @@ from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.report import Attempt, Stability, write_report
 from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
-from trainer_module.training_state import restore_state
+from trainer_module.training_state import age_accumulators, restore_state
 
 _logger = logging.getLogger(__name__)
 
@@ -256,6 +256,7 @@ def _start(
 ) -> None:
     if warm_start_from is not None:
         restore_state(model, optimizer, warm_start_from)
+        age_accumulators(optimizer, spec.training.accumulators)
         return
     sample = batches.take(max(1, _COLD_START_SAMPLE // spec.training.batch_size))
     initialise_from_data(model, sample.as_numpy_iterator(), spec)

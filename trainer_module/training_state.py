@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from schemas.errors import TrainingError
+from schemas.spec import Accumulators
 
 _NAME = "state"
 
@@ -49,6 +50,26 @@ def restore_state(
             f"{directory}: the served model's training state cannot be restored: {error}"
         ) from error
     inner_optimizer(optimizer).iterations.assign(0)
+
+
+def age_accumulators(optimizer: keras.optimizers.Optimizer, settings: Accumulators) -> None:
+    """Lets Adagrad forget a part of what it has summed up, before a warm start's first step.
+
+    Each sum G of squared gradients becomes min(cap, max(start, decay * G)), with the
+    optimizer's starting value. Carried for months, G only grows and the steps only shrink.
+
+    Args:
+        optimizer: a built `ClippedAdagrad`, or a `LossScaleOptimizer` around one.
+        settings: `training.accumulators` of the spec.
+    """
+    if settings.decay == 1.0 and settings.cap is None:
+        return
+    adagrad = inner_optimizer(optimizer)
+    for accumulator in adagrad.accumulators:
+        aged = keras.ops.maximum(accumulator * settings.decay, adagrad.initial_accumulator_value)
+        if settings.cap is not None:
+            aged = keras.ops.minimum(aged, settings.cap)
+        accumulator.assign(aged)
 
 
 def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:

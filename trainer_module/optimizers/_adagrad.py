@@ -56,6 +56,11 @@ class ClippedAdagrad(ClippedOptimizer):
         self.epsilon = epsilon
         self.accumulator_update = accumulator_update
 
+    @property
+    def accumulators(self) -> Sequence[Any]:
+        """The sums of squared gradients, one per trainable variable and in their order."""
+        return self._slots[0]
+
     def slot_initializers(self) -> Sequence[Any]:
         """Returns the accumulator's."""
         return [keras.initializers.Constant(self.initial_accumulator_value)]
