@@ -18,6 +18,12 @@ class QuarantinedEvents(artifact.Artifact):
     TYPE_NAME = "QuarantinedEvents"
 
 
+class HistoryTables(artifact.Artifact):
+    """What the days up to the run date say of each id, a Parquet file a history feature."""
+
+    TYPE_NAME = "HistoryTables"
+
+
 class TrainingStability(artifact.Artifact):
     """The report of `trainer_module.stability.report`: verdict, statistics, plots."""
 

@@ -95,6 +95,7 @@ def create_pipeline(
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
+        history=example_gen.outputs["history"],
         base_model=plan.outputs["base_model"],
         checkpoint_root=parameters.checkpoint_root,
     )

@@ -133,7 +133,7 @@ class _Kept:
         dates = [date for run in newest if (date := _date(run.run_date)) is not None]
         first_day = ""
         if dates:
-            span = spec.training.window_days + spec.retention.days
+            span = spec.training.window_days + spec.history_days + spec.retention.days
             first_day = str(min(dates) - datetime.timedelta(days=span))
         return cls(frozenset(whole), frozenset(reports), first_day)
 

@@ -154,20 +154,17 @@ def training_data(
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from components import serving_store
-    from components.daily_example_gen.day_store import DayStore
-    from components.daily_example_gen.fields import event_fields
-    from components.daily_example_gen.ingest import ingest_days
+    from components.daily_example_gen.history import days_of_run
     from components.daily_example_gen.splits import check_days, plan_training, usual_day
     from components.plan.planning import make_plan
     from pipeline.daily import DEFAULT_BEAM_ARGS
 
     versions = serving_store.list_versions(workspace.serving)
     plan = make_plan(spec, date, versions)
-    days = ingest_days(
+    days = days_of_run(
+        plan,
         logs,
-        [*plan.window, plan.run_date],
-        event_fields(spec),
-        DayStore(workspace.day_store, spec.events_fingerprint()),
+        workspace.day_store,
         lambda: beam.Pipeline(options=PipelineOptions(list(DEFAULT_BEAM_ARGS))),
     )
     training = plan_training(plan, days)

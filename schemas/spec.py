@@ -191,7 +191,45 @@ class DenseFeature(_Model):
         return self
 
 
-Feature = Annotated[CategoricalFeature | DenseFeature, Field(discriminator="type")]
+def _as_names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class HistoryFeature(_Model):
+    """What the days before an event's day say of one of its ids: a count, and a rate a task.
+
+    The pipeline computes it from its own days (`components.history`) and the model takes it as
+    dense features; no event has a field of this name.
+
+    Attributes:
+        of: the id, a single-valued categorical feature; several are one id together.
+        tasks: tasks whose rates, or means, are taken; all if not given.
+        days: days before the event's day that count.
+        prior_strength: events like everyone's that are added to an id's own: its rate is
+            believed from about so many on.
+        max_ids: ids whose history is kept, the most frequent ones; the others have none.
+        serving: `table` lets the exported model look ids up in a table that it carries;
+            `request` takes the values from the request.
+    """
+
+    type: Literal["history"]
+    of: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_names)] = Field(min_length=1)
+    tasks: tuple[Name, ...] | None = None
+    days: int = Field(default=30, ge=1, le=MAX_DAYS)
+    prior_strength: float = Field(default=20.0, gt=0.0)
+    max_ids: int = Field(default=1_000_000, ge=1)
+    serving: Literal["table", "request"] = "table"
+
+
+def history_column(name: str, task: str | None = None) -> str:
+    """Name of a history feature's input: of its count, or of its rate of a task.
+
+    The double underscores are in no other name of a spec.
+    """
+    return f"{name}__count" if task is None else f"{name}__{task}__rate"
+
+
+Feature = Annotated[CategoricalFeature | DenseFeature | HistoryFeature, Field(discriminator="type")]
 
 
 class BinaryBounds(_Model):
@@ -664,9 +702,29 @@ class RankingSpec(_Model):
         return {n: f for n, f in self.features.items() if isinstance(f, CategoricalFeature)}
 
     @functools.cached_property
+    def history(self) -> dict[str, HistoryFeature]:
+        """History features by name, in the order of the file."""
+        return {n: f for n, f in self.features.items() if isinstance(f, HistoryFeature)}
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, CategoricalFeature | DenseFeature]:
+        """What the model takes, by column of the encoded event, in the order of the file.
+
+        A history feature is a dense input for its count and one for each rate
+        (`history_column`), any other one an input of its own name.
+        """
+        result: dict[str, CategoricalFeature | DenseFeature] = {}
+        for name, feature in self.features.items():
+            if isinstance(feature, HistoryFeature):
+                result.update(self.history_columns(name))
+            else:
+                result[name] = feature
+        return result
+
+    @functools.cached_property
     def dense(self) -> dict[str, DenseFeature]:
-        """Dense features by name, in the order of the file."""
-        return {n: f for n, f in self.features.items() if isinstance(f, DenseFeature)}
+        """Dense inputs by name, in the order of the file."""
+        return {n: f for n, f in self.inputs.items() if isinstance(f, DenseFeature)}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -678,6 +736,28 @@ class RankingSpec(_Model):
         """Features by whose values events are evaluated apart, in the order of their names."""
         gated = {name for task in self.tasks.values() for name in task.gate.slices}
         return tuple(sorted({*self.slices, *gated}))
+
+    @functools.cached_property
+    def logged(self) -> dict[str, CategoricalFeature | DenseFeature]:
+        """Features that events have a field for, by name, in the order of the file."""
+        return {n: f for n, f in self.features.items() if not isinstance(f, HistoryFeature)}
+
+    @property
+    def history_days(self) -> int:
+        """Days before an event's day that its history looks back on."""
+        return max((feature.days for feature in self.history.values()), default=0)
+
+    def history_columns(self, name: str) -> dict[str, DenseFeature]:
+        """The inputs that history feature `name` stands for."""
+        rate = DenseFeature(type="dense", required=True)
+        count = rate.model_copy(update={"scale": "log1p", "minimum": 0.0})
+        rates = {history_column(name, task): rate for task in self.history_tasks(name)}
+        return {history_column(name): count, **rates}
+
+    def history_tasks(self, name: str) -> dict[str, Task]:
+        """Tasks whose rates history feature `name` takes."""
+        chosen = self.history[name].tasks
+        return self.tasks if chosen is None else {task: self.tasks[task] for task in chosen}
 
     def table_of(self, name: str) -> str:
         """Name of the feature that owns the embedding table of feature `name`."""
@@ -703,7 +783,7 @@ class RankingSpec(_Model):
                         if isinstance(feature, CategoricalFeature)
                         else [feature.field, "dense", feature.required]
                     )
-                    for name, feature in sorted(self.features.items())
+                    for name, feature in sorted(self.logged.items())
                 },
                 "labels": sorted(
                     (
@@ -716,6 +796,20 @@ class RankingSpec(_Model):
                     for task in self.tasks.values()
                 ),
             }
+        )
+
+    def totals_fingerprint(self, name: str) -> str:
+        """Identifies what history feature `name` counts in encoded days."""
+        tasks = self.history_tasks(name).items()
+        return _fingerprint([self.history[name].of, sorted(map(_meaning, tasks))])
+
+    def history_fingerprint(self) -> str:
+        """Identifies how an event's history follows from the days before it."""
+        return _fingerprint(
+            [
+                [name, feature.model_dump(exclude={"serving"}), self.totals_fingerprint(name)]
+                for name, feature in sorted(self.history.items())
+            ]
         )
 
     def model_fingerprint(self) -> str:
@@ -738,27 +832,26 @@ class RankingSpec(_Model):
                                 "maximum",
                                 "max_drift",
                                 "max_skew",
+                                "max_ids",
+                                "serving",
                             }
                         ),
                     ]
                     for name, feature in self.features.items()
                 ],
-                "tasks": [
-                    [name, task.kind, getattr(task, "transform", None), task.label]
-                    for name, task in self.tasks.items()
-                ],
+                "tasks": [_meaning(item) for item in self.tasks.items()],
                 "model": self.model.model_dump(exclude={"dropout"}),
             }
         )
 
     def tasks_fingerprint(self) -> str:
         """Identifies what is predicted; two models are compared only where it is the same."""
-        return _fingerprint(
-            [
-                [name, task.kind, getattr(task, "transform", None), task.label]
-                for name, task in sorted(self.tasks.items())
-            ]
-        )
+        return _fingerprint([_meaning(item) for item in sorted(self.tasks.items())])
+
+
+def _meaning(item: tuple[str, Task]) -> list[str | None]:
+    name, task = item
+    return [name, task.kind, getattr(task, "transform", None), task.label]
 
 
 def _misfits(
@@ -779,7 +872,13 @@ def _misfits(
                     f"features.{name}.table: {feature.table!r} is no categorical feature "
                     "with a table of its own"
                 )
-    claims = [(f"features.{name}", name, f.field or name) for name, f in features.items()]
+        if isinstance(feature, HistoryFeature):
+            yield from _history_misfits(f"features.{name}", feature, features, tasks)
+    claims = [
+        (f"features.{name}", name, feature.field or name)
+        for name, feature in features.items()
+        if not isinstance(feature, HistoryFeature)
+    ]
     claims += [(f"tasks.{name}.label", t.label, t.field or t.label) for name, t in tasks.items()]
     names: dict[str, str] = {}
     fields = {events.id: "events.id"}
@@ -806,6 +905,17 @@ def _no_slices(names: Iterable[str], features: Mapping[str, Feature], where: str
         feature = features.get(name)
         if not isinstance(feature, CategoricalFeature) or feature.multivalued:
             yield f"{where}: {name!r} is no single-valued categorical feature"
+
+
+def _history_misfits(
+    where: str, history: HistoryFeature, features: Mapping[str, Feature], tasks: Mapping[str, Task]
+) -> Iterator[str]:
+    yield from _no_slices(history.of, features, f"{where}.of")
+    for repeated in sorted({name for name in history.of if history.of.count(name) > 1}):
+        yield f"{where}.of: {repeated!r} is there twice"
+    for task in history.tasks or ():
+        if task not in tasks:
+            yield f"{where}.tasks: {task!r} is no task; known: {', '.join(tasks)}"
 
 
 def _fingerprint(content: Any) -> str:

@@ -18,11 +18,11 @@ def tfdv_schema(spec: RankingSpec) -> schema_pb2.Schema:
         spec: the ranking spec.
 
     Returns:
-        A schema with one feature for each feature and each label of the spec.
+        A schema with one feature for each input (`RankingSpec.inputs`) and each label of the spec.
     """
     schema = schema_pb2.Schema()
     schema.default_environment.extend(["TRAINING", "SERVING"])
-    for name, feature in spec.features.items():
+    for name, feature in spec.inputs.items():
         if isinstance(feature, CategoricalFeature):
             _add_categorical(schema, name, feature)
         else:

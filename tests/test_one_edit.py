@@ -31,13 +31,13 @@ def test_new_feature_and_task_reach_schema_model_metrics_and_signatures(tmp_path
     assert "share" in {name for item in config.metrics_specs for name in item.output_names}
 
     events = [{**event, "country": ["NL"], "shared": [1.0]} for event in make_events(6)]
-    records = tf.constant([encode(event) for event in events])
+    records = [encode(event) for event in events]
     values = preprocess(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
     np.testing.assert_array_equal(values["share__label"], np.ones((6, 1)))
     model = build_model(spec)
     assert model(model_inputs(values, spec))["share"].shape == (6, 1)
 
-    transform = write_transform_graph(spec, tmp_path / "tft", events)
+    transform = write_transform_graph(spec, tmp_path / "tft", records)
     export_model(model, transform, spec, str(tmp_path / "model"))
     served = tf.saved_model.load(str(tmp_path / "model")).signatures["raw_features"]
     assert "country" in served.structured_input_signature[1]

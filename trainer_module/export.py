@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from schemas import formula
-from schemas.spec import BinaryTask, CategoricalFeature, RankingSpec
+from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSpec
 from trainer_module import signatures
+from trainer_module.history import HistoryLookup
 from trainer_module.inputs import model_inputs
 from trainer_module.preprocessing import raw_feature_spec
 
@@ -25,7 +27,11 @@ _FUNCTIONS = {
 
 
 def export_model(
-    model: keras.Model, transform: tft.TFTransformOutput, spec: RankingSpec, directory: str
+    model: keras.Model,
+    transform: tft.TFTransformOutput,
+    spec: RankingSpec,
+    directory: str,
+    history: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Saves a SavedModel that needs nothing of this project to be served.
 
@@ -34,15 +40,18 @@ def export_model(
     values as [batch], lists as [batch, longest] padded with the empty string (string) or -1
     (int); empty string, -1 or NaN where there is no value. Both return each task's
     prediction, float32 [batch], in the units of its label (a probability for a binary task),
-    and the score.
+    and the score. The inputs of a history feature are looked up by its id, or, where its
+    `serving` is `request`, are features of the request; `evaluate` reads them from the
+    events, as training did.
 
     Args:
         model: of `build_model`.
         transform: what Transform wrote.
         spec: the ranking spec.
         directory: folder of the SavedModel; replaced.
+        history: table by history feature, of `trainer_module.history.load_tables`.
     """
-    module = _Ranker(model, transform, spec)
+    module = _Ranker(model, transform, spec, history or {})
     if tf.io.gfile.exists(directory):
         tf.io.gfile.rmtree(directory)
     tf.saved_model.save(
@@ -60,12 +69,20 @@ def export_model(
 class _Ranker(tf.Module):
     """Holds the parts so that they are saved, and the signatures as tf.functions."""
 
-    def __init__(self, model: keras.Model, transform: tft.TFTransformOutput, spec: RankingSpec):
+    def __init__(
+        self,
+        model: keras.Model,
+        transform: tft.TFTransformOutput,
+        spec: RankingSpec,
+        history: Mapping[str, pa.Table],
+    ):
         super().__init__()
         self._model = model
         self._transform = transform.transform_features_layer()
         self._spec = spec
         self._raw_feature_spec = raw_feature_spec(spec)
+        self._history = [HistoryLookup(name, spec, table) for name, table in history.items()]
+        self._requested = requested_features(spec)
         self._score = formula.parse(spec.serving.score, names=spec.tasks)
         examples = tf.TensorSpec([None], tf.string, name="examples")
         self.serve_examples = tf.function(
@@ -80,13 +97,18 @@ class _Ranker(tf.Module):
         )
 
     def _serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._answer(self._outputs(self._parse(examples, self._spec.features)))
+        return self._serve(self._parse(examples, self._requested))
 
     def _serve_features(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._answer(self._outputs({n: _sparse(v) for n, v in features.items()}))
+        return self._serve({name: _sparse(value) for name, value in features.items()})
+
+    def _serve(self, raw: dict[str, tf.SparseTensor]) -> dict[str, tf.Tensor]:
+        for lookup in self._history:
+            raw.update(lookup(raw))
+        return self._answer(self._outputs(raw))
 
     def _evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self._outputs(self._parse(examples, self._spec.features))
+        outputs = self._outputs(self._parse(examples, self._spec.inputs))
         predictions = {
             name: tf.sigmoid(outputs[name]) if isinstance(task, BinaryTask) else outputs[name]
             for name, task in self._spec.tasks.items()
@@ -106,7 +128,7 @@ class _Ranker(tf.Module):
         return answer
 
     def _labels(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        fields = [*self._spec.features, *self._spec.labels]
+        fields = [*self._spec.inputs, *self._spec.labels]
         transformed = self._transform(self._parse(examples, fields))
         answer = {}
         for task in self._spec.tasks:
@@ -140,9 +162,20 @@ class _Ranker(tf.Module):
         return answer
 
 
+def requested_features(spec: RankingSpec) -> dict[str, CategoricalFeature | DenseFeature]:
+    """What a request brings: the model's inputs without those that it looks up itself."""
+    looked_up = {
+        column
+        for name, feature in spec.history.items()
+        if feature.serving == "table"
+        for column in spec.history_columns(name)
+    }
+    return {name: feature for name, feature in spec.inputs.items() if name not in looked_up}
+
+
 def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
     result = {}
-    for name, feature in spec.features.items():
+    for name, feature in requested_features(spec).items():
         if isinstance(feature, CategoricalFeature):
             dtype = tf.string if feature.dtype == "string" else tf.int64
             shape = [None, None] if feature.multivalued else [None]

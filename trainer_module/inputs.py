@@ -117,7 +117,7 @@ def parse(records: tf.Tensor, feature_spec: Mapping[str, Any], spec: RankingSpec
 def model_inputs(transformed: Mapping[str, Any], spec: RankingSpec) -> dict[str, tf.Tensor]:
     """Picks the model's inputs from preprocessing's outputs and pads sparse ones."""
     features = {}
-    for name in spec.features:
+    for name in spec.inputs:
         value = transformed[name]
         if isinstance(value, tf.SparseTensor):
             value = tf.sparse.to_dense(value, default_value=PADDING)

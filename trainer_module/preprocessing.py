@@ -66,7 +66,7 @@ def raw_feature_spec(spec: RankingSpec) -> dict[str, tf.io.VarLenFeature]:
         name: tf.io.VarLenFeature(
             dtypes[feature.dtype] if isinstance(feature, CategoricalFeature) else tf.float32
         )
-        for name, feature in spec.features.items()
+        for name, feature in spec.inputs.items()
     }
     result.update({label: tf.io.VarLenFeature(tf.float32) for label in spec.labels})
     return result
@@ -89,18 +89,18 @@ def _hashed(
         )
         return tft.hash_strings(lists[:, : feature.max_length].to_sparse(), buckets)
     # A missing value has a bucket of its own: the one of the empty string.
-    return tft.hash_strings(_first(values, ""), buckets)
+    return tft.hash_strings(first_value(values, ""), buckets)
 
 
 def _squashed(values: tf.SparseTensor, feature: DenseFeature) -> tf.Tensor:
-    dense = _first(values, feature.default)
+    dense = first_value(values, feature.default)
     # Only a JSON client can send NaN; it means that there is no value.
     dense = tf.where(tf.math.is_nan(dense), tf.fill(tf.shape(dense), feature.default), dense)
     return tf.math.log1p(tf.maximum(dense, 0.0)) if feature.scale == "log1p" else dense
 
 
 def _label(values: tf.SparseTensor, task: Task) -> tf.Tensor:
-    label = _first(values, 0.0)
+    label = first_value(values, 0.0)
     if task.kind == "regression" and task.transform == "log1p":
         return tf.math.log1p(tf.maximum(label, 0.0))
     return label
@@ -110,10 +110,10 @@ def _label_weight(values: tf.SparseTensor) -> tf.Tensor:
     present = tf.SparseTensor(
         values.indices, tf.ones_like(values.values, tf.float32), values.dense_shape
     )
-    return _first(present, 0.0)
+    return first_value(present, 0.0)
 
 
-def _first(values: tf.SparseTensor, default: Any) -> tf.Tensor:
+def first_value(values: tf.SparseTensor, default: Any) -> tf.Tensor:
     """Returns each row's first value, [batch, 1]; `default` where there is none."""
     first = tf.equal(values.indices[:, 1], 0)
     kept = tf.sparse.retain(values, first)

@@ -22,6 +22,7 @@ import tensorflow_transform as tft
 from schemas.spec import parse_spec
 from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model
+from trainer_module.history import load_tables
 from trainer_module.training import Trained, train
 from trainer_module.training_state import save_state
 
@@ -37,9 +38,10 @@ def run_fn(fn_args: Any) -> None:
 
     Args:
         fn_args: `tfx.components.trainer.fn_args_utils.FnArgs`. Its `custom_config` holds
-            `spec` (YAML), `warm_start_from` (folder of a training state, or None),
-            `checkpoint_dir`, `stability_dir` (for the report), and `training_state_subdir`,
-            the folder inside the exported model that takes this training's state.
+            `spec` (YAML), `history_dir` (folder of the history tables), `warm_start_from`
+            (folder of a training state, or None), `checkpoint_dir`, `stability_dir` (for the
+            report), and `training_state_subdir`, the folder inside the exported model that
+            takes this training's state.
 
     Raises:
         TrainingError: as `trainer_module.training.train`.
@@ -65,7 +67,8 @@ def run_fn(fn_args: Any) -> None:
             file.write(trained.stability.summary)
         return
     transform = tft.TFTransformOutput(fn_args.transform_output)
-    export_model(trained.model, transform, spec, export_dir)
+    tables = load_tables(spec, config["history_dir"])
+    export_model(trained.model, transform, spec, export_dir, tables)
     save_state(
         trained.model, trained.optimizer, os.path.join(export_dir, config["training_state_subdir"])
     )

@@ -24,6 +24,7 @@ class DailyExampleGenSpec(component_spec.ComponentSpec):
     OUTPUTS = {  # noqa: RUF012
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=artifacts.QuarantinedEvents),
+        "history": component_spec.ChannelParameter(type=artifacts.HistoryTables),
     }
 
 
@@ -37,6 +38,7 @@ class DailyExampleGen(base_beam_component.BaseBeamComponent):
         examples: split `eval`, all events of the run date; split `train`, of each window
             day the share that the plan asks for.
         quarantine: the malformed lines of these days, a JSON lines file a day.
+        history: for each history feature the table for events after the run date, as Parquet.
     """
 
     SPEC_CLASS = DailyExampleGenSpec
@@ -62,5 +64,6 @@ class DailyExampleGen(base_beam_component.BaseBeamComponent):
                 day_store=day_store,
                 examples=types.Channel(type=standard_artifacts.Examples),
                 quarantine=types.Channel(type=artifacts.QuarantinedEvents),
+                history=types.Channel(type=artifacts.HistoryTables),
             )
         )

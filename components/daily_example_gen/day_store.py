@@ -112,7 +112,7 @@ class StoredDay:
 
     def shard(self, number: int) -> str:
         """Path of a shard."""
-        return os.path.join(self.directory, _shard_name(number, len(self.manifest.shards)))
+        return os.path.join(self.directory, shard_name(number, len(self.manifest.shards)))
 
 
 def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
@@ -209,7 +209,11 @@ class DayStore:
 
     def find(self, logs: DayLogs) -> StoredDay | None:
         """The stored form of just these logs, if it is there and whole."""
-        directory = self._directory(logs)
+        return self.find_content(logs.date, logs.fingerprint)
+
+    def find_content(self, date: datetime.date, fingerprint: str) -> StoredDay | None:
+        """As `find`, by the fingerprint of what the day is made of."""
+        directory = self._directory(date, fingerprint)
         path = os.path.join(directory, MANIFEST)
         if not FileSystems.exists(path):
             return None
@@ -245,10 +249,7 @@ class DayStore:
         notes: Sequence[str],
         work_dir: str,
     ) -> StoredDay:
-        """Makes a day whole, then removes what was stored of its former logs.
-
-        A local day appears in one rename. A remote one is complete before its manifest
-        is; of two runs that write the same day, either's files will do.
+        """Stores a day; see `publish`.
 
         Args:
             logs: the day's logs, as listed before they were read.
@@ -260,16 +261,12 @@ class DayStore:
         Returns:
             The stored day.
         """
-        final = self._directory(logs)
-        local = is_local(final)
-        staged = os.path.join(work_dir, logs.date.isoformat()) if local else final
-        if local:
-            os.makedirs(staged)
+        staged = self.staging(logs.date, logs.fingerprint, work_dir)
         parts = sorted(parts, key=lambda part: part.piece.order)
         shards = sorted(shards, key=lambda shard: shard.bucket)
         FileSystems.rename(
             [shard.path for shard in shards],
-            [os.path.join(staged, _shard_name(s.bucket, len(shards))) for s in shards],
+            [os.path.join(staged, shard_name(s.bucket, len(shards))) for s in shards],
         )
         reasons = _write_quarantine(os.path.join(staged, QUARANTINE), parts)
         manifest = Manifest(
@@ -284,24 +281,56 @@ class DayStore:
             repeated=tuple(filter(None, (shard.repeated for shard in shards)))[:_QUOTED],
             notes=(*logs.notes, *notes),
         )
+        return self.publish(staged, manifest)
+
+    def staging(self, date: datetime.date, fingerprint: str, work_dir: str) -> str:
+        """The directory in which a day's files are put together for `publish`.
+
+        Args:
+            date: the day.
+            fingerprint: of what it is made of.
+            work_dir: directory of this run's own, on the same file system.
+        """
+        final = self._directory(date, fingerprint)
+        if not is_local(final):
+            return final
+        staged = os.path.join(work_dir, date.isoformat())
+        os.makedirs(staged)
+        return staged
+
+    def publish(self, staged: str, manifest: Manifest) -> StoredDay:
+        """Makes a day whole, then removes what was stored of its former content.
+
+        A local day appears in one rename. A remote one is complete before its manifest
+        is; of two runs that write the same day, either's files will do.
+
+        Args:
+            staged: of `staging`, holding all of the day's files but the manifest.
+            manifest: says what they hold.
+
+        Returns:
+            The stored day.
+        """
+        date = datetime.date.fromisoformat(manifest.date)
+        final = self._directory(date, manifest.fingerprint)
         with create(os.path.join(staged, MANIFEST)) as file:
             file.write(json.dumps(dataclasses.asdict(manifest), indent=2).encode())
-        if local:
+        if staged != final:
             _publish(staged, final)
-        self._remove_former(logs)
-        stored = self.find(logs)
+        self._remove_former(date, manifest.fingerprint)
+        stored = self.find_content(date, manifest.fingerprint)
         if stored is None:
             raise FileNotFoundError(f"{final}: removed by another run")
         return stored
 
-    def _directory(self, logs: DayLogs) -> str:
-        return os.path.join(self._root, logs.date.isoformat(), logs.fingerprint)
+    def _directory(self, date: datetime.date, fingerprint: str) -> str:
+        return os.path.join(self._root, date.isoformat(), fingerprint)
 
-    def _remove_former(self, logs: DayLogs) -> None:
-        day = os.path.join(self._root, logs.date.isoformat())
+    def _remove_former(self, date: datetime.date, fingerprint: str) -> None:
+        day = os.path.join(self._root, date.isoformat())
         for manifest in _paths(day, f"*/{MANIFEST}"):
             directory = os.path.dirname(manifest)
-            if os.path.basename(directory) != logs.fingerprint:
+            if os.path.basename(directory) != fingerprint:
                 with contextlib.suppress(OSError):
                     FileSystems.delete([manifest])
                 _delete_tree(directory)
@@ -356,7 +385,8 @@ def _file_report(file: LogFile, parts: Sequence[Part]) -> dict[str, str | int]:
     }
 
 
-def _shard_name(number: int, shards: int) -> str:
+def shard_name(number: int, shards: int) -> str:
+    """Name of a shard's file."""
     return f"shard-{number:05d}-of-{shards:05d}.gz"
 
 

@@ -18,11 +18,11 @@ from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
+from tfx.utils import io_utils
 
 from components.artifacts import DAY_EVENTS
-from components.daily_example_gen.day_store import DayStore, StoredDay
-from components.daily_example_gen.fields import event_fields
-from components.daily_example_gen.ingest import ingest_days
+from components.daily_example_gen.day_store import StoredDay
+from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -68,6 +68,7 @@ def make_examples(
     split_dirs: dict[str, str],
     quarantine_dir: str,
     make_pipeline: Callable[[], beam.Pipeline],
+    history_dir: str | None = None,
 ) -> RunExamples:
     """Ingests a run's days and lays out its splits.
 
@@ -78,6 +79,7 @@ def make_examples(
         split_dirs: target directories of `train` and `eval`.
         quarantine_dir: target directory of the malformed lines, a file a day.
         make_pipeline: makes a Beam pipeline.
+        history_dir: target directory of the history tables that the model is to carry.
 
     Returns:
         What the run's examples are.
@@ -85,17 +87,12 @@ def make_examples(
     Raises:
         BadDataError: the days cannot be trusted; nothing is laid out then.
     """
-    days = ingest_days(
-        logs_root,
-        [*plan.window, plan.run_date],
-        event_fields(plan.spec),
-        DayStore(day_store, plan.spec.events_fingerprint()),
-        make_pipeline,
-    )
+    days = days_of_run(plan, logs_root, day_store, make_pipeline, history_dir)
     training = plan_training(plan, days)
     notes = check_days(plan, days, training, logs_root)
     for note in notes:
         logging.warning("%s", note)
+    days = {date: days[date] for date in (*plan.window, plan.run_date) if date in days}
     evaluated = days[plan.run_date]
     eval_events = choose_eval_events(
         evaluated.manifest.shards, plan.spec.validation.max_eval_events
@@ -146,6 +143,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
+        tables = artifact_utils.get_single_instance(output_dict["history"])
+        # Object stores have no empty folders, and an artifact must hold something.
+        io_utils.write_string_file(
+            os.path.join(tables.uri, "README"), "A table for each history feature of the spec.\n"
+        )
         examples.split_names = artifact_utils.encode_split_names([TRAIN, EVAL])
         run = make_examples(
             plan,
@@ -154,6 +156,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             {split: artifact_utils.get_split_uri([examples], split) for split in (TRAIN, EVAL)},
             quarantine.uri,
             self._make_beam_pipeline,
+            tables.uri,
         )
         _describe(examples, run)
         quarantine.set_int_custom_property("quarantined", run.total("quarantined"))

@@ -69,7 +69,7 @@ def event_fields(spec: RankingSpec) -> tuple[Field, ...]:
     A dot in the name of a field may lead into an object, unless what is before it is a field.
     """
     fields = [Field(ID, "id", required=True, field=spec.events.id)]
-    for name, feature in spec.features.items():
+    for name, feature in spec.logged.items():
         if isinstance(feature, CategoricalFeature):
             field = Field(name, feature.dtype, feature.multivalued, feature.required, feature.field)
             if feature.multivalued:

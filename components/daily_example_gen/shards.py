@@ -8,8 +8,9 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -18,7 +19,13 @@ import pyarrow.compute as pc
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
 from components.daily_example_gen.fields import Field, arrow_schema
-from components.daily_example_gen.parts import Part, create, printable, read_bucket
+from components.daily_example_gen.parts import (
+    Part,
+    create,
+    open_stored,
+    printable,
+    read_bucket,
+)
 
 _ENCODED_ROWS = 1 << 13
 _GZIP_LEVEL = 1
@@ -74,7 +81,8 @@ def write_shard(
     seed = (datetime.date.fromisoformat(day).toordinal(), bucket)
     order = np.random.default_rng(seed).permutation(kept)
     path = os.path.join(work_dir, f"{day}-shard-{bucket:05d}-{uuid.uuid4().hex}.gz")
-    _write_examples(path, table.drop([table.column_names[0]]), order)
+    examples = table.drop([table.column_names[0]])
+    write_records(path, (_encoded_rows(examples, rows) for rows in chunks_of(order)))
     return Shard(day, bucket, path, len(kept), duplicates, repeated)
 
 
@@ -171,21 +179,43 @@ def _masked_crc(chunks: Sequence[bytes]) -> np.ndarray:
     return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + _CRC_MASK_DELTA
 
 
-def _write_examples(path: str, table: pa.Table, order: np.ndarray) -> None:
+def write_records(path: str, chunks: Iterable[Sequence[bytes]]) -> None:
+    """Writes a gzipped TFRecord file, a chunk of records at a time."""
     compressor = _compressor()
     with create(path) as file, futures.ThreadPoolExecutor(1) as pool:
 
         def write(records: Sequence[bytes]) -> None:
             file.write(compressor.compress(tf_records(records)))
 
-        # zlib lets go of the interpreter: the next rows are encoded meanwhile.
+        # zlib lets go of the interpreter: the next records are made meanwhile.
         written: futures.Future[None] | None = None
-        for start in range(0, len(order), _ENCODED_ROWS):
-            rows = table.take(pa.array(order[start : start + _ENCODED_ROWS]))
-            records = encode_examples(rows.combine_chunks().to_batches()[0])
+        for records in chunks:
             if written is not None:
                 written.result()
             written = pool.submit(write, records)
         if written is not None:
             written.result()
         file.write(compressor.flush())
+
+
+def read_records(path: str) -> list[bytes]:
+    """Reads the records of a file of `write_records`; gzip's checksum covers them."""
+    with open_stored(path) as file:
+        framed = decompressed(file.read())
+    records, start = [], 0
+    while start < len(framed):
+        # The length takes 8 bytes, a CRC 4.
+        end = start + 12 + int.from_bytes(framed[start : start + 8], "little")
+        records.append(framed[start + 12 : end])
+        start = end + 4
+    return records
+
+
+def chunks_of(values: Sequence[Any] | np.ndarray) -> Iterator[Any]:
+    """Cuts records, or indices of rows, into chunks of a size that is written at once."""
+    for start in range(0, len(values), _ENCODED_ROWS):
+        yield values[start : start + _ENCODED_ROWS]
+
+
+def _encoded_rows(table: pa.Table, rows: np.ndarray) -> list[bytes]:
+    return encode_examples(table.take(pa.array(rows)).combine_chunks().to_batches()[0])

@@ -173,7 +173,19 @@ def check_days(
             f"{', '.join(str(day.date) for day in training if day.share)} complete?"
         )
     notes = [note for _, day in sorted(days.items()) for note in _notes(day)]
+    notes += _looked_back_on(plan, days)
     return [f"{date}: no events, a gap in the window" for date in gaps] + passed_over + notes
+
+
+def _looked_back_on(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[str]:
+    count = plan.spec.history_days
+    first = plan.window[0]
+    found = [date for date, day in days.items() if date < first and day.manifest.events]
+    if len(found) == count:
+        return []
+    return [
+        f"{len(found)} of the {count} days that history looks back on before {first} hold events"
+    ]
 
 
 def _passed_over(

@@ -22,6 +22,7 @@ class TrainerSpec(standard_component_specs.TrainerSpec):
     INPUTS = {  # noqa: RUF012
         **standard_component_specs.TrainerSpec.INPUTS,
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
+        "history": component_spec.ChannelParameter(type=artifacts.HistoryTables),
     }
     OUTPUTS = {  # noqa: RUF012
         **standard_component_specs.TrainerSpec.OUTPUTS,
@@ -48,6 +49,7 @@ class Trainer(base_component.BaseComponent):
         examples: types.BaseChannel,
         transform_graph: types.BaseChannel,
         schema: types.BaseChannel,
+        history: types.BaseChannel,
         base_model: types.BaseChannel,
         checkpoint_root: str | data_types.RuntimeParameter,
     ):
@@ -58,6 +60,7 @@ class Trainer(base_component.BaseComponent):
             examples: transformed examples with the split `train`.
             transform_graph: the TFT graph.
             schema: the TFDV schema of the raw events.
+            history: the history tables that the exported model carries.
             base_model: what to warm-start from; not read when the plan's start is cold.
             checkpoint_root: folder that outlives the run: a run of the same day that was
                 killed while training goes on from the checkpoints there.
@@ -68,6 +71,7 @@ class Trainer(base_component.BaseComponent):
                 examples=examples,
                 transform_graph=transform_graph,
                 schema=schema,
+                history=history,
                 base_model=base_model,
                 checkpoint_root=checkpoint_root,
                 run_fn="trainer_module.run.run_fn",

@@ -32,6 +32,7 @@ class Executor(executor.GenericExecutor):
         """Does the work; see `component.Trainer`."""
         inputs = dict(input_dict)
         plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
+        history_dir = artifact_utils.get_single_uri(inputs.pop("history"))
         base_model = artifact_utils.get_single_instance(inputs.pop("base_model"))
         warm_start_from = None
         if plan.warm_start:
@@ -48,6 +49,7 @@ class Executor(executor.GenericExecutor):
         stability = artifact_utils.get_single_instance(output_dict["stability"])
         custom_config = {
             "spec": spec.to_yaml(),
+            "history_dir": history_dir,
             "warm_start_from": warm_start_from,
             "checkpoint_dir": checkpoint_dir,
             "stability_dir": stability.uri,

@@ -687,6 +687,7 @@ def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
     outputs = {
         "examples": [standard_artifacts.Examples()],
         "quarantine": [artifacts.QuarantinedEvents()],
+        "history": [artifacts.HistoryTables()],
     }
     for name, (artifact,) in outputs.items():
         artifact.uri = str(root / name)
@@ -713,5 +714,5 @@ def test_component_takes_runtime_parameters():
         logs_root=data_types.RuntimeParameter(name="logs", ptype=str),
         day_store="store",
     )
-    assert set(component.outputs) == {"examples", "quarantine"}
+    assert set(component.outputs) == {"examples", "quarantine", "history"}
     assert isinstance(component.exec_properties["logs_root"], data_types.RuntimeParameter)

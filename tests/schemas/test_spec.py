@@ -83,6 +83,23 @@ def test_demo_has_the_six_tasks():
         ("slices=[item_length]", "slices: 'item_length' is no single-valued categorical"),
         ("slices=[recent_items]", "slices: 'recent_items' is no single-valued categorical"),
         ("tasks.click.gate.slices={age: {min_auc: 0.5}}", "tasks.click.gate.slices: 'age' is no"),
+        (
+            "features.h={type: history, of: recent_items}",
+            "features.h.of: 'recent_items' is no single",
+        ),
+        (
+            "features.h={type: history, of: [user_id, user_id]}",
+            "features.h.of: 'user_id' is there twice",
+        ),
+        (
+            "features.h={type: history, of: user_id, tasks: [clik]}",
+            "features.h.tasks: 'clik' is no task",
+        ),
+        ("features.h={type: history, of: []}", "features.h.of: must hold at least 1"),
+        (
+            "features.h={type: history, of: user_id, prior_strength: 0}",
+            "prior_strength: must be more",
+        ),
         ("model.preset=huge", "model: preset 'huge' is none of tiny, laptop"),
         ("model={shared: []}", "model.shared: "),
         ("model.dropout=1.0", "model.dropout: must be less than 1, got 1.0"),
@@ -448,3 +465,37 @@ def test_auto_survives_a_round_trip_through_yaml():
 def test_embeddings_learn_five_times_as_fast_unless_told_otherwise():
     assert demo("training.learning_rate=0.2").training.embedding_rate == pytest.approx(1.0)
     assert demo("training.embedding_learning_rate=0.3").training.embedding_rate == 0.3
+
+
+def test_history_stands_for_a_count_and_a_rate_a_task():
+    spec = demo(
+        "features.user_history={type: history, of: user_id}",
+        "features.pair_history={type: history, of: [user_id, item_id], tasks: [click]}",
+    )
+    rates = [f"user_history__{task}__rate" for task in spec.tasks]
+    assert list(spec.history_columns("user_history")) == ["user_history__count", *rates]
+    assert list(spec.inputs)[-2:] == ["pair_history__count", "pair_history__click__rate"]
+    assert set(spec.inputs) - set(spec.features) == set(spec.dense) - set(demo().dense)
+    assert parse_spec(spec.to_yaml(), "again") == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "events", "totals", "history", "model"),
+    [
+        ("days: 9", True, True, False, False),
+        ("prior_strength: 9", True, True, False, False),
+        ("tasks: [click]", True, False, False, False),
+        ("max_ids: 9", True, True, False, True),
+        ("serving: request", True, True, True, True),
+    ],
+)
+def test_fingerprints_tell_what_a_change_of_history_makes_anew(
+    change, events, totals, history, model
+):
+    before = demo("features.h={type: history, of: user_id}")
+    after = demo(f"features.h={{type: history, of: user_id, {change}}}")
+    assert (before.events_fingerprint() == after.events_fingerprint()) is events
+    assert (before.totals_fingerprint("h") == after.totals_fingerprint("h")) is totals
+    assert (before.history_fingerprint() == after.history_fingerprint()) is history
+    assert (before.model_fingerprint() == after.model_fingerprint()) is model
+    assert demo().events_fingerprint() == before.events_fingerprint()

@@ -118,7 +118,7 @@ def write_transformed(
 
 
 def write_transform_graph(
-    spec: RankingSpec, folder: Path, events: Sequence[dict[str, Any]] | None = None
+    spec: RankingSpec, folder: Path, records: Sequence[bytes] | None = None
 ) -> tft.TFTransformOutput:
     """Writes the TFT graph by tensorflow-transform's own analysis of a few events."""
     import apache_beam as beam
@@ -128,7 +128,7 @@ def write_transform_graph(
 
     from schemas.tfdv_schema import tfdv_schema
 
-    records = [encode(event) for event in events or make_events(8)]
+    records = records or [encode(event) for event in make_events(8)]
     with tf.io.TFRecordWriter(str(folder) + ".tfrecord") as writer:
         for record in records:
             writer.write(record)

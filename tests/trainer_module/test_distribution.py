@@ -50,6 +50,7 @@ def arguments(data, folder, *overrides):
         "model_run_dir": str(folder / "run"),
         "custom_config": {
             "spec": spec.to_yaml(),
+            "history_dir": str(folder / "history"),
             "warm_start_from": None,
             "checkpoint_dir": str(folder / "checkpoints" / "day"),
             "stability_dir": str(folder / "stability"),

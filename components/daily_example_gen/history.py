@@ -1,0 +1,316 @@
+"""History features in encoded days: each event joined with the days before its own.
+
+A day's totals by id lie beside its shards, made once. A day with history is a stored day
+again, in a store of its own: made of the encoded day and of the totals of the days before
+it, and made anew once one of these changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+from components import history
+from components.daily_example_gen.day_store import QUARANTINE, DayStore, StoredDay, shard_name
+from components.daily_example_gen.fields import event_fields
+from components.daily_example_gen.ingest import ingest_days
+from components.daily_example_gen.parts import create, open_stored
+from components.daily_example_gen.shards import (
+    chunks_of,
+    encode_examples,
+    read_records,
+    write_records,
+)
+from components.daily_example_gen.splits import put
+from components.run_plan import RunPlan
+from schemas.errors import BadDataError
+from schemas.spec import RankingSpec
+from schemas.tfdv_schema import tfdv_schema
+from trainer_module.signatures import ABSENT_ID
+
+_FORMAT = 1  # Raise it when the same days are to be joined differently.
+_BEFORE = b"before"
+
+Days = Mapping[datetime.date, StoredDay]
+
+
+def days_of_run(
+    plan: RunPlan,
+    logs_root: str,
+    day_store: str,
+    make_pipeline: Callable[[], beam.Pipeline],
+    tables_dir: str | None = None,
+) -> dict[datetime.date, StoredDay]:
+    """Brings a run's days, and those that its history features look back on, into the store.
+
+    Args:
+        plan: the run's plan.
+        logs_root: directory with a directory of logs a day; may be remote.
+        day_store: directory of encoded days; made if absent.
+        make_pipeline: makes a Beam pipeline.
+        tables_dir: where the history tables for events after the run date are put, a Parquet
+            file a history feature that the model looks up; none if not given.
+
+    Returns:
+        The stored days by date, with history where the run trains or evaluates on them; days
+        without log files are left out.
+
+    Raises:
+        BadDataError: a log file cannot be read, or changed while it was.
+    """
+    spec = plan.spec
+    dates = [*plan.window, plan.run_date]
+    days = ingest_days(
+        logs_root,
+        sorted({*_days_before(dates[0], spec.history_days), *dates}),
+        event_fields(spec),
+        DayStore(day_store, spec.events_fingerprint()),
+        make_pipeline,
+    )
+    if not spec.history:
+        return days
+    try:
+        _count_days(spec, days, make_pipeline)
+        return {**days, **_join_days(spec, dates, days, day_store, make_pipeline, tables_dir)}
+    except FileNotFoundError as error:
+        raise BadDataError(
+            f"{error.filename or error}: gone from the day store while it was in use, since the "
+            "day's logs changed and another run ingested them. Run again"
+        ) from error
+
+
+def _days_before(date: datetime.date, count: int) -> list[datetime.date]:
+    """The days that an event's history looks back on, oldest first."""
+    return [date - datetime.timedelta(days=day) for day in range(count, 0, -1)]
+
+
+def _totals_path(spec: RankingSpec, name: str, day: StoredDay) -> str:
+    """Where a day's totals for a history feature lie; features that count alike share them."""
+    key = f"{spec.totals_fingerprint(name)}-{_FORMAT}"
+    return os.path.join(day.directory, f"totals-{key}.parquet")
+
+
+def _count_days(spec: RankingSpec, days: Days, make_pipeline: Callable[[], beam.Pipeline]) -> None:
+    """Makes the totals that the days lack."""
+    shards = []
+    for day in days.values():
+        paths = {name: _totals_path(spec, name, day) for name in spec.history}
+        new = {name: path for name, path in paths.items() if not FileSystems.exists(path)}
+        shards += [
+            (day.shard(number), new)
+            for number, events in enumerate(day.manifest.shards)
+            if events and new
+        ]
+    if not shards:
+        return
+    with make_pipeline() as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "Spread" >> beam.Reshuffle()
+            | "Count" >> beam.FlatMap(_count_shard, spec)
+            | "ByDay" >> beam.GroupByKey()
+            | "Store" >> beam.Map(_store_totals, spec)
+        )
+
+
+def _count_shard(
+    shard: tuple[str, dict[str, str]], spec: RankingSpec
+) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+    path, targets = shard
+    labels = {task.label for name in targets for task in spec.history_tasks(name).values()}
+    ids = {key for name in targets for key in spec.history[name].of}
+    events = _columns(read_records(path), spec, [*sorted(ids), *sorted(labels)])
+    for name, target in sorted(targets.items()):
+        totals = history.count_events(events, spec.history[name], spec.history_tasks(name))
+        yield (name, target), totals
+
+
+def _store_totals(of_day: tuple[tuple[str, str], Any], spec: RankingSpec) -> None:
+    (name, path), totals = of_day
+    _write_table(path, history.merge(list(totals), spec.history[name]))
+
+
+def _columns(records: Sequence[bytes], spec: RankingSpec, names: Sequence[str]) -> pa.Table:
+    """Single-valued fields of encoded events as flat columns, null where missing."""
+    schema = tfdv_schema(spec)
+    chosen = [feature for feature in schema.feature if feature.name in names]
+    del schema.feature[:]
+    schema.feature.extend(chosen)
+    batch = ExamplesToRecordBatchDecoder(schema.SerializeToString()).DecodeBatch(list(records))
+    return pa.table(
+        {name: _flat(batch.column(batch.schema.get_field_index(name))) for name in names}
+    )
+
+
+def _flat(column: pa.ListArray) -> pa.Array:
+    present = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) > 0
+    index = np.cumsum(present) - 1
+    values = column.flatten()
+    if pa.types.is_integer(values.type):
+        numbers = values.to_numpy(zero_copy_only=False)
+        values = pa.array(numbers, mask=numbers == ABSENT_ID)
+    elif not pa.types.is_floating(values.type):
+        values = values.cast(pa.string())
+    return values.take(pa.array(index, mask=~present))
+
+
+def _join_days(
+    spec: RankingSpec,
+    dates: Sequence[datetime.date],
+    days: Days,
+    day_store: str,
+    make_pipeline: Callable[[], beam.Pipeline],
+    tables_dir: str | None,
+) -> dict[datetime.date, StoredDay]:
+    """Stores days with history, and writes the tables for the day after the last."""
+    store = DayStore(day_store, f"{spec.events_fingerprint()}-{spec.history_fingerprint()}")
+    after = dates[-1] + datetime.timedelta(days=1)
+    dates = [date for date in dates if date in days]
+    made_of = {date: _fingerprint(spec, date, days) for date in dates}
+    joined = {date: store.find_content(date, made_of[date]) for date in dates}
+    with store.work_dir() as work_dir:
+        tables, shards, staged = [], [], {}
+        for date in dates:
+            if joined[date] is not None:
+                continue
+            own = {name: os.path.join(work_dir, f"{date}-{name}.parquet") for name in spec.history}
+            tables += [(date, name, path) for name, path in own.items()]
+            staged[date] = store.staging(date, made_of[date], work_dir)
+            put(days[date].quarantine, os.path.join(staged[date], QUARANTINE))
+            count = len(days[date].manifest.shards)
+            for number in range(count):
+                target = os.path.join(staged[date], shard_name(number, count))
+                shards.append((date, days[date].shard(number), target, own))
+        if tables_dir is not None:
+            tables += [(after, name, table_path(tables_dir, name)) for name in spec.history]
+        if tables:
+            _run(spec, tables, shards, days, make_pipeline)
+        for date, directory in staged.items():
+            manifest = dataclasses.replace(days[date].manifest, fingerprint=made_of[date])
+            joined[date] = store.publish(directory, manifest)
+    return {date: day for date, day in joined.items() if day is not None}
+
+
+def table_path(directory: str, name: str) -> str:
+    """Where in a directory a history feature's table lies."""
+    return os.path.join(directory, f"{name}.parquet")
+
+
+def _fingerprint(spec: RankingSpec, date: datetime.date, days: Days) -> str:
+    """Identifies what a day with history is made of."""
+    past = _days_before(date, spec.history_days)
+    content = [
+        _FORMAT,
+        *((str(d), days[d].manifest.fingerprint) for d in [*past, date] if d in days),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _run(
+    spec: RankingSpec,
+    tables: Sequence[tuple[datetime.date, str, str]],
+    shards: Sequence[tuple[datetime.date, str, str, dict[str, str]]],
+    days: Days,
+    make_pipeline: Callable[[], beam.Pipeline],
+) -> None:
+    jobs = []
+    for date, name, path in tables:
+        past = _days_before(date, spec.history[name].days)
+        totals = [
+            _totals_path(spec, name, days[day])
+            for day in past
+            if day in days and days[day].manifest.events
+        ]
+        jobs.append((date, name, path, totals))
+    with make_pipeline() as pipeline:
+        written = (
+            pipeline
+            | "Tables" >> beam.Create(jobs)
+            | "SpreadTables" >> beam.Reshuffle()
+            | "Smooth" >> beam.Map(_make_table, spec)
+        )
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "SpreadShards" >> beam.Reshuffle()
+            # The list is what makes these wait for the tables.
+            | "Join" >> beam.Map(_join_shard, beam.pvalue.AsList(written), spec)
+        )
+
+
+def _make_table(job: tuple[datetime.date, str, str, list[str]], spec: RankingSpec) -> str:
+    date, name, path, totals = job
+    feature, tasks = spec.history[name], spec.history_tasks(name)
+    nothing = _columns([], spec, [*feature.of, *{task.label for task in tasks.values()}])
+    merged = history.count_events(nothing, feature, tasks)
+    # Day by day: memory is that of the ids, not of the ids of every day.
+    for total in totals:
+        merged = history.merge([merged, _read_table(total)], feature)
+    table = history.history_table(merged, name, feature, tasks)
+    _write_table(path, table.replace_schema_metadata({_BEFORE: str(date)}))
+    return path
+
+
+def _join_shard(
+    job: tuple[datetime.date, str, str, dict[str, str]], _written: Sequence[str], spec: RankingSpec
+) -> None:
+    date, source, target, tables = job
+    records = read_records(source)
+    ids = list({key: None for feature in spec.history.values() for key in feature.of})
+    found = {name: _read_table(path) for name, path in tables.items()}
+    for name, table in found.items():
+        check_before(table, date, name)
+    values = history.look_up(_columns(records, spec, ids), found, spec).combine_chunks()
+
+    def chunks() -> Iterator[list[bytes]]:
+        for rows in chunks_of(np.arange(len(records))):
+            batch = values.slice(rows[0], len(rows)).combine_chunks().to_batches()[0]
+            # Serialized messages one after the other are one with the fields of both.
+            yield [
+                records[row] + extra
+                for row, extra in zip(rows, encode_examples(batch), strict=True)
+            ]
+
+    temporary = f"{target}.{uuid.uuid4().hex}"
+    write_records(temporary, chunks())
+    FileSystems.rename([temporary], [target])
+
+
+def check_before(table: pa.Table, date: datetime.date, name: str) -> None:
+    """Holds a history table against the day of the events that it is joined with.
+
+    Raises:
+        ValueError: it holds events of that day, or is not of the days right before it.
+    """
+    before = (table.schema.metadata or {}).get(_BEFORE, b"").decode()
+    if before != str(date):
+        raise ValueError(
+            f"history {name!r} for events of {date}: the table is of the days before "
+            f"{before or 'an unknown day'}; the labels of the day itself would leak into it"
+        )
+
+
+def _write_table(path: str, table: pa.Table) -> None:
+    temporary = f"{path}.{uuid.uuid4().hex}"
+    with create(temporary) as file:
+        pq.write_table(table, file)
+    FileSystems.rename([temporary], [path])
+
+
+def _read_table(path: str) -> pa.Table:
+    with open_stored(path) as file:
+        return pq.ParquetFile(pa.BufferReader(file.read())).read(use_threads=False)
