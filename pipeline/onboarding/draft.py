@@ -24,6 +24,7 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 5000
 _MALFORMED = 0.005
+_HISTORIES = 5
 _HISTORY_VALUES = 50
 _HISTORY_REPEATS = 1.5
 
@@ -150,6 +151,7 @@ class _Writer:
         self._draft = draft
         self._name = name
         names, tasks = _Names(), _Names()
+        self._new = names
         self._labels = draft.of(Role.BINARY, Role.REGRESSION)
         self._names = {guess.field.source: names.of(guess.field.source) for guess in draft.guesses}
         self._tasks = {
@@ -184,6 +186,7 @@ class _Writer:
             yield self._feature(guess, _categorical(guess, shared, self._names))
         for guess in self._draft.of(Role.DENSE):
             yield self._feature(guess, _dense(guess))
+        yield from self._histories()
         yield from self._left_out()
 
     def _feature(self, guess: Guess, content: dict[str, object]) -> str:
@@ -192,6 +195,26 @@ class _Writer:
             content = {"type": content["type"], "field": guess.field.source, **content}
         comment = f"    # {guess.why}" if guess.why else ""
         return f"  {name}: {_flow(content)}{comment}"
+
+    def _histories(self) -> Iterator[str]:
+        ids = [g for g in self._draft.of(Role.CATEGORICAL) if _comes_back(g)]
+        ids = sorted(ids, key=lambda g: -_distinct(g))[:_HISTORIES]
+        if not ids:
+            return
+        yield "  # How often an id came up on the days before, and how it did at each task. The"
+        yield "  # model looks it up: no log and no request has these."
+        for guess in ids:
+            name = self._names[guess.field.source]
+            stem = name.removesuffix("_id")
+            yield f"  {self._new.of(stem + '_history')}: {{type: history, of: {name}}}"
+        categories = [
+            g
+            for g in self._draft.of(Role.CATEGORICAL)
+            if not g.field.multivalued and 2 < _distinct(g) < _HISTORY_VALUES
+        ]
+        if categories:
+            pair = f"{self._names[ids[0].field.source]}, {self._names[categories[0].field.source]}"
+            yield f"  # Two ids together: {{type: history, of: [{pair}]}}"
 
     def _left_out(self) -> Iterator[str]:
         unused = [(guess.field.source, guess.why) for guess in self._draft.of(Role.UNUSED)]
@@ -244,6 +267,21 @@ class _Writer:
             return min(rate, 1 - rate) * guess.column.present
 
         return self._tasks[max(self._labels, key=balance).field.source]
+
+
+def _distinct(guess: Guess) -> int:
+    return guess.column.distinct if guess.column else 0
+
+
+def _comes_back(guess: Guess) -> bool:
+    """Whether it is an id whose past days are worth knowing: of many values, each several times."""
+    column = guess.column
+    return (
+        column is not None
+        and not guess.field.multivalued
+        and column.distinct >= _HISTORY_VALUES
+        and column.repeats >= _HISTORY_REPEATS
+    )
 
 
 def _task_name(source: str) -> str:

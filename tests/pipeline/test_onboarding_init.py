@@ -127,6 +127,10 @@ def test_each_format_gives_the_same_spec_which_fits_its_logs(tmp_path, suffix, s
         ("dwell_time_ms", "regression", "dwell_time_ms", "dwellTimeMs"),
         ("stars", "regression", "stars", None),
     }
+    assert {name: feature.of for name, feature in spec.history.items()} == {
+        "user_history": ("user_id",),
+        "item_history": ("item_id",),
+    }
     assert spec.tasks["stars"].optional
     assert spec.serving.score == "clicked"
     stopping = [finding for finding in check_logs(spec, logs).findings if finding.stops]
