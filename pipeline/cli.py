@@ -188,7 +188,7 @@ def status(
         tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
         console = _console()
         console.print(report.day_table(runs, tasks))
-        for line in report.served_lineage(served, runs):
+        for line in (*report.served_lineage(served, runs), *report.run_facts(runs[-1])):
             console.print(line, markup=False)
 
 

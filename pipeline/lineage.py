@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -49,6 +49,10 @@ class Run:
         model_uri: its Model artifact.
         base_model_uri: the Model artifact whose weights it started from; empty if cold.
         executions: ids of its executions, which name the folders of what they wrote.
+        events: what became of the events of its days: `read`, and of these `trained`,
+            `evaluated`, `quarantined`, `duplicates` and `unused` (the replay's and the
+            evaluation's samples leave some out). Empty if it failed before that was known.
+        notes: what its components remarked, each with the component's name in front.
     """
 
     run_id: str
@@ -68,6 +72,8 @@ class Run:
     model_uri: str
     base_model_uri: str
     executions: tuple[int, ...] = ()
+    events: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def served_after(self) -> int | None:
@@ -220,6 +226,8 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         seconds=(max(e.last_update_time_since_epoch for e in executions) - started) / 1e3,
         components=components,
         executions=tuple(execution.id for execution in executions),
+        events=_events(outputs.get("Examples", {})),
+        notes=tuple(_notes(outputs)),
         outcome=outcome,
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),
@@ -250,7 +258,7 @@ def _outcome(
 def _outputs(
     store: MetadataStore, context: mlmd.Context, types: _Types
 ) -> dict[str, dict[str, object]]:
-    """Custom properties and URI of the run's artifacts, by type; the newest of each type."""
+    """Custom properties and URI of the run's artifacts, by type; those of one type together."""
     result: dict[str, dict[str, object]] = {}
     for artifact in sorted(store.get_artifacts_by_context(context.id), key=lambda a: a.id):
         if "copy_of" in artifact.custom_properties:
@@ -259,8 +267,41 @@ def _outputs(
         values: dict[str, object] = {"uri": artifact.uri}
         for name, value in artifact.custom_properties.items():
             values[name] = getattr(value, value.WhichOneof("value"))
-        result[types.artifacts[artifact.type_id]] = values
+        # Two are Examples: those of the logs, and transformed ones.
+        result.setdefault(types.artifacts[artifact.type_id], {}).update(values)
     return result
+
+
+_REMARKS = {
+    ("Examples", "notes"): "DailyExampleGen",
+    ("ExampleAnomalies", "findings"): "ExampleValidator",
+    ("ModelEvaluation", "notes"): "Evaluator",
+    ("ModelEvaluation", "not_gated"): "Evaluator: not gated",
+}
+"""Who speaks in which property of which artifact, a remark a line."""
+
+
+def _notes(outputs: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    for (kind, name), speaker in _REMARKS.items():
+        for line in str(outputs.get(kind, {}).get(name, "")).splitlines():
+            yield f"{speaker}: {line}"
+
+
+def _events(examples: Mapping[str, object]) -> dict[str, int]:
+    if "events" not in examples:
+        return {}
+    names = ("events", "train_events", "eval_events", "quarantined", "duplicates")
+    formed, trained, evaluated, quarantined, duplicates = (
+        int(str(examples.get(name, 0))) for name in names
+    )
+    return {
+        "read": formed + quarantined + duplicates,
+        "trained": trained,
+        "evaluated": evaluated,
+        "quarantined": quarantined,
+        "duplicates": duplicates,
+        "unused": formed - trained - evaluated,
+    }
 
 
 def _requested_date(executions: Sequence[mlmd.Execution]) -> str:

@@ -67,6 +67,20 @@ def why(run: Run) -> str:
     return f"{first} (and {rest} more)" if rest else first
 
 
+def run_facts(run: Run) -> list[str]:
+    """Tells what became of a run's events, how it trained, and what its components remarked."""
+    lines = [f"run of {run.run_date or '?'}: {run.outcome}, {run.seconds:.0f} s"]
+    if run.events:
+        counts = dict(run.events)
+        total = counts.pop("read")
+        parts = " + ".join(f"{count:,} {name}" for name, count in counts.items())
+        lines.append(f"  {total:,} events = {parts}")
+    if run.stability:
+        lines.append(f"  training: {'; '.join(filter(None, (run.stability, run.training)))}")
+    lines += [f"  {line}" for line in (*run.reasons, *run.notes)]
+    return lines
+
+
 def as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns the runs as plain data, oldest first."""
     return [{**dataclasses.asdict(run), "started": run.started.isoformat()} for run in runs]

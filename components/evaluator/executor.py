@@ -123,6 +123,7 @@ def _publish(
     )
     overall = {model: slices.get(OVERALL, {}) for model, slices in metrics.items()}
     evaluation.set_string_custom_property("metrics", json.dumps(overall))
+    evaluation.set_string_custom_property("notes", "\n".join(verdict.notes))
     evaluation.set_string_custom_property("not_gated", "\n".join(verdict.not_gated))
 
     blessing = artifact_utils.get_single_instance(output_dict["blessing"])

@@ -89,11 +89,17 @@ class Store:
                 properties["base_model"] = f"model/{base}"
             yield self._artifact("Model", f"base/{run_id}", copy_of="serving/1")
             yield self._artifact("RunPlan", f"plan/{run_id}", **properties)
+            events = {"events": 2000, "quarantined": 3, "duplicates": 5, "train_events": 1200}
+            events |= {"eval_events": 700, "notes": "2026-01-01: no events\npart-1: empty"}
+            yield self._artifact("Examples", f"examples/{run_id}", **events)
+            yield self._artifact("Examples", f"transformed/{run_id}")
         if name.endswith(".Trainer"):
             yield self._artifact("Model", f"model/{run_id}")
         if name.endswith(".Evaluator"):
             metrics = {"candidate": {"click": {"auc": auc}, "": {"example_count": 9.0}}}
-            yield self._artifact("ModelEvaluation", "e", metrics=json.dumps(metrics))
+            yield self._artifact(
+                "ModelEvaluation", "e", metrics=json.dumps(metrics), not_gated="a slice"
+            )
             yield self._artifact("ModelBlessing", "b", reasons=reasons)
         if name.endswith(".Pusher"):
             properties = {"pushed": int(end == "pushed")}

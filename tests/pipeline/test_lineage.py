@@ -52,6 +52,33 @@ def test_pushed_run_is_known_by_all_that_it_did(store):
     assert 0.0 <= run.seconds < 60.0
 
 
+def test_every_event_that_was_read_is_accounted_for(store):
+    store.run("r1", "2026-01-03", version=1)
+    (run,) = runs_of(store)
+    counts = dict(run.events)
+    assert counts.pop("read") == sum(counts.values()) == 2008
+    assert counts["unused"] == 100
+    text = "\n".join(report.run_facts(run))
+    assert "2,008 events = 1,200 trained + 700 evaluated + 3 quarantined + 5 duplicates" in text
+
+
+def test_remarks_of_the_components_are_told_with_who_made_them(store):
+    store.run("r1", "2026-01-03", version=1)
+    (run,) = runs_of(store)
+    assert run.notes == (
+        "DailyExampleGen: 2026-01-01: no events",
+        "DailyExampleGen: part-1: empty",
+        "Evaluator: not gated: a slice",
+    )
+    assert {f"  {note}" for note in run.notes} <= set(report.run_facts(run))
+
+
+def test_run_that_failed_before_its_events_were_counted_accounts_for_none(store):
+    store.run("r1", "2026-01-03", end="failed Plan")
+    (run,) = runs_of(store)
+    assert (run.events, run.notes) == ({}, ())
+
+
 def test_blocked_run_has_the_reasons_of_the_gate(store):
     store.run("r1", "2026-01-03", end="blocked", reasons="first\nsecond")
     (run,) = runs_of(store)
