@@ -308,7 +308,7 @@ def _run_days(
     """Runs the days, showing where each one is; removes after each what is kept no longer."""
     from rich.markup import escape
 
-    from pipeline import daily, report, retention
+    from pipeline import daily, notify, report, retention
 
     console = _console()
     with _exit_on_sigterm(), console.status("") as spinner:
@@ -331,11 +331,20 @@ def _run_days(
                 for line in day.run.reasons if day.run else ():
                     console.print(escape(line), style="red")
                 console.print(f"log: {day.log_path}")
-            retention.tidy(Workspace(request.workspace), declared)
+            space = Workspace(request.workspace)
+            retention.tidy(space, declared)
+            spinner.update(f"{request.run_date}: notifying")
+            notify.after_day(space, declared, request.run_date, day.run, reason)
 
-        return daily.backfill(
-            requests, on_start, on_end, lock=lock, keep_going=keep_going, rerun=rerun
-        )
+        try:
+            return daily.backfill(
+                requests, on_start, on_end, lock=lock, keep_going=keep_going, rerun=rerun
+            )
+        except RankerError as error:
+            # A day that could not even begin.
+            space = Workspace(requests[0].workspace)
+            notify.after_day(space, declared, requests[0].run_date, None, str(error))
+            raise
 
 
 def _last_words(day: DayResult) -> str:

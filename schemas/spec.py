@@ -610,6 +610,8 @@ class Serving(_Model):
         keep_versions: number of pushed versions kept, the served one included.
         check_events: events of the run date that the exported model must serve in a
             fresh process before the gate counts.
+        max_age_days: days from the served version's day to a run's above which a
+            notification says that what is served is old.
     """
 
     score: str
@@ -617,6 +619,7 @@ class Serving(_Model):
     score_shift: Bounds | None = (-1.0, 1.0)
     keep_versions: int = Field(default=10, ge=1)
     check_events: int = Field(default=512, ge=2)
+    max_age_days: int | None = Field(default=3, ge=1)
 
 
 class Retention(_Model):

@@ -33,6 +33,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline import notify
 from pipeline.beam_run import error_in
 from pipeline.kubeflow.mounts import local_path
 from schemas.errors import ExitCode, error_named
@@ -72,8 +73,11 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
     output_file = given["outputs"]["outputFile"]
     with open(output_file, encoding="utf-8") as file:
         output = json.load(file)
+    output = mend_output(output, given, mounts_used)
     with open(output_file, "w", encoding="utf-8") as file:
-        json.dump(mend_output(output, given, mounts_used), file)
+        json.dump(output, file)
+    if flags.executor_class_path.startswith("components.pusher."):
+        _tell_end_of_day(given, output)
 
 
 def mend_input(
@@ -137,6 +141,42 @@ def mend_output(
     return mended
 
 
+def _tell_end_of_day(given: dict[str, Any], output: dict[str, Any]) -> None:
+    """Tells after the last step how the day ended; never raises.
+
+    Args:
+        given: the step's ExecutorInput as JSON.
+        output: its ExecutorOutput as JSON.
+    """
+
+    def metadata(artifacts: dict[str, Any], name: str) -> dict[str, Any]:
+        found = artifacts.get(name, {}).get("artifacts") or [{}]
+        return found[0].get("metadata", {})
+
+    try:
+        inputs = given.get("inputs", {}).get("artifacts", {})
+        pushed = metadata(output.get("artifacts", {}), "pushed_model")
+        data = {
+            "reason": str(metadata(inputs, "model_blessing").get("reasons", "")),
+            "served_version": pushed.get("pushed_version"),
+        }
+        notices = notify.notices_of(
+            "pushed" if pushed.get("pushed") else "blocked",
+            str(metadata(inputs, "plan").get("run_date", "")),
+            data,
+            before="",
+            notes=str(metadata(inputs, "examples").get("notes", "")).splitlines(),
+        )
+        notify.send(notices, _source())
+    except Exception as error:
+        print(f"no notification: {error!r}", file=sys.stderr)
+
+
+def _source() -> str:
+    """The pod, whose name begins with that of the run."""
+    return f"/steadyrank/kubeflow/{os.environ.get('HOSTNAME', '')}"
+
+
 def _path(uri: str, mounts: str | None) -> str:
     return uri if mounts is None else local_path(uri, mounts) or uri
 
@@ -162,6 +202,8 @@ def main() -> None:
         print(text, file=sys.stderr)
         name, message = error_in(text)
         print(f"{name or 'error'}: {message}", file=sys.stderr, flush=True)
+        data = {"reason": f"{name or 'error'}: {message}"}
+        notify.send([notify.Notice("failed", "", data)], _source())
         error = error_named(name)
         sys.exit(error.exit_code if error else ExitCode.FAILED)
 
