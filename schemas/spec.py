@@ -506,6 +506,9 @@ class Training(_Model):
         mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
         distribution: `mirrored` for all GPUs of the machine, `multi_worker` for the machines
             that the environment variable `TF_CONFIG` names.
+        max_weight: largest weight that a layer or a row of an embedding may have after a training;
+            a model beyond it is not exported. Not for the heads of regressions, whose weights are
+            in the units of the label.
         seed: seed of initialisation, shuffling and replay.
     """
 
@@ -529,6 +532,7 @@ class Training(_Model):
     shuffle_events: int = Field(default=200_000, ge=1)
     mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
+    max_weight: float = Field(default=1000.0, gt=0.0)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @pydantic.model_validator(mode="after")
@@ -612,6 +616,7 @@ class Serving(_Model):
             fresh process before the gate counts.
         max_age_days: days from the served version's day to a run's above which a
             notification says that what is served is old.
+        check_seconds: time that the process has to load the model and serve them.
     """
 
     score: str
@@ -620,6 +625,7 @@ class Serving(_Model):
     keep_versions: int = Field(default=10, ge=1)
     check_events: int = Field(default=512, ge=2)
     max_age_days: int | None = Field(default=3, ge=1)
+    check_seconds: float = Field(default=900.0, gt=0.0)
 
 
 class Retention(_Model):

@@ -28,6 +28,7 @@ class Progress:
         first_step: step at which the current attempt began.
         failed: the attempts before it, all of which diverged.
         monitor: state of the divergence monitor, for JSON.
+        start: `soundness.fingerprints` of the training's start.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class Progress:
     first_step: int = 0
     failed: tuple[Attempt, ...] = ()
     monitor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    start: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # A hyphen is what no feature's name has, and inputs are named as features are.
 _NORMALIZATION = "z-scores"
-_HEAD = "head-"
+HEAD = "head-"
+EMBEDDING = "embedding-"
+_TOWER = "tower-"
 
 
 def build_model(spec: RankingSpec) -> keras.Model:
@@ -41,7 +43,7 @@ def build_model(spec: RankingSpec) -> keras.Model:
             assert declared.buckets is not None
             assert declared.embedding is not None
             tables[owner] = PooledEmbedding(
-                declared.buckets, declared.embedding, name=f"embedding-{owner}"
+                declared.buckets, declared.embedding, name=f"{EMBEDDING}{owner}"
             )
         inputs[name] = keras.Input((None,), dtype="int64", name=name)
         parts.append(tables[owner](inputs[name], pooling=feature.pooling))
@@ -75,11 +77,19 @@ def build_model(spec: RankingSpec) -> keras.Model:
         tower = x
         for layer, units in enumerate(spec.model.tower):
             tower = keras.layers.Dense(
-                units, "relu", kernel_initializer="he_normal", name=f"tower-{task}-{layer}"
+                units, "relu", kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
-        outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{_HEAD}{task}")(tower)
+        outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
+
+
+def task_of_layer(layer: str) -> str | None:
+    """Returns the task whose own a layer of `build_model` is; None for what tasks share."""
+    for kind in (HEAD, _TOWER):
+        if layer.startswith(kind):
+            return layer.removeprefix(kind).partition("-")[0]
+    return None
 
 
 def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: RankingSpec) -> None:
@@ -125,7 +135,7 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
         if labelled[name]:
             rate = label_sum[name] / labelled[name]
             bias = _logit(rate) if isinstance(task, BinaryTask) else rate
-            model.get_layer(f"{_HEAD}{name}").bias.assign([bias])
+            model.get_layer(f"{HEAD}{name}").bias.assign([bias])
 
 
 def _logit(rate: float) -> Any:

@@ -20,21 +20,19 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from schemas.spec import parse_spec
+from trainer_module import signatures
 from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model
 from trainer_module.history import load_tables
 from trainer_module.training import Trained, train
 from trainer_module.training_state import save_state
 
-NOT_EXPORTED = "NOT_EXPORTED"
-"""File in place of the SavedModel of a training that diverged; says how it did."""
-
 _JOB = "job.json"
 _POLL_SECONDS = 2.0
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a ranker and exports it, unless the training diverged.
+    """Trains a ranker and exports it, unless the training diverged or the model is unsound.
 
     Args:
         fn_args: `tfx.components.trainer.fn_args_utils.FnArgs`. Its `custom_config` holds
@@ -61,10 +59,13 @@ def run_fn(fn_args: Any) -> None:
         _offer(job)
     trained = _take_part(job, make_strategy(spec.training))
     export_dir = fn_args.serving_model_dir
+    reasons = trained.faults
     if trained.stability.verdict == "diverged":
+        reasons = (f"training {trained.stability.summary}",)
+    if reasons:
         tf.io.gfile.makedirs(export_dir)
-        with tf.io.gfile.GFile(os.path.join(export_dir, NOT_EXPORTED), "w") as file:
-            file.write(trained.stability.summary)
+        with tf.io.gfile.GFile(os.path.join(export_dir, signatures.NOT_EXPORTED), "w") as file:
+            file.write("\n".join(reasons))
         return
     transform = tft.TFTransformOutput(fn_args.transform_output)
     tables = load_tables(spec, config["history_dir"])

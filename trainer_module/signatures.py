@@ -19,6 +19,9 @@ FINITE = "all_finite"
 """Output of `EVALUATE`: 1 where every task's prediction, in the space of the loss and as it is
 served, and the score are finite, else 0."""
 
+NOT_EXPORTED = "NOT_EXPORTED"
+"""File in place of the SavedModel of a training that must not be served; a reason a line."""
+
 ABSENT_ID = -1
 """An integer feature's value that means there is none."""
 

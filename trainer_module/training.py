@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from schemas.errors import TrainingError
 from schemas.spec import FOLLOWS, RankingSpec, Training
+from trainer_module import soundness
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.inputs import training_batches
@@ -97,11 +98,13 @@ class Trained:
         model: the trained model.
         optimizer: its optimizer, with its slots.
         stability: the verdict on the training; of a diverged one the model is good for nothing.
+        faults: why the model must not be exported though the training has not diverged.
     """
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     stability: Stability
+    faults: tuple[str, ...] = ()
 
 
 def train(
@@ -156,10 +159,10 @@ def train(
             optimizer = make_optimizer(training)
             optimizer.build(model.trainable_variables)
         if progress is None:
-            progress = Progress()
             one_pass = training.model_copy(update={"epochs": 1})
             sample = read(spec.model_copy(update={"training": one_pass}))
             _start(model, optimizer, spec, sample, warm_start_from)
+            progress = Progress(start=soundness.fingerprints(model, optimizer))
             checkpoints.save(progress, model, optimizer)
         else:
             _logger.info("going on after %d steps", progress.step)
@@ -199,7 +202,10 @@ def train(
         if stability.verdict != "diverged" or not rungs or attempts == failed:
             if recorder is not None:
                 write_report(stability_dir, attempts, recorder, detector.limits)
-            return Trained(model, optimizer, stability)
+            faults: tuple[str, ...] = ()
+            if stability.verdict != "diverged":
+                faults = soundness.faults(model, optimizer, progress.start, spec)
+            return Trained(model, optimizer, stability, faults)
         checkpoints.go_back(progress, attempts[-1], leave_out=rungs[0].skip_batches)
         barrier(strategy)
 

@@ -1,0 +1,124 @@
+"""Whether a trained model is sound: finite, of sane size, and trained in all its layers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from schemas.spec import RankingSpec, RegressionTask
+from trainer_module.model import EMBEDDING, HEAD, task_of_layer
+from trainer_module.training_state import inner_optimizer
+
+
+def fingerprints(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+    """Returns a digest of each trainable variable and each slot, by path.
+
+    Taken at the start of a training, it tells at the end what has not moved.
+    """
+    return {
+        variable.path: _fingerprint(variable)
+        for variable in (*model.trainable_variables, *_slots(optimizer))
+    }
+
+
+def faults(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    start: Mapping[str, str],
+    spec: RankingSpec,
+) -> tuple[str, ...]:
+    """Says why a model must not be exported, whatever it answers to the events at hand.
+
+    * A weight or a slot is NaN or infinite: a kernel may turn a NaN into zero on this machine
+      and not on the one that serves, and a row of an embedding may be of an id to come.
+    * A row of an embedding, or a layer, has a weight beyond `training.max_weight`. Not so the
+      head of a regression: its weights are in the units of the label, and the gate sees them
+      on every event.
+    * A kernel or an embedding is where it was at the start. A task without any label has an
+      excuse, which its head's bias tells, and so has an embedding that no gradient reached:
+      none of its ids occurred.
+
+    Args:
+        model: of `build_model`, trained.
+        optimizer: its optimizer.
+        start: `fingerprints` at the start of the training; empty if they are not known.
+        spec: the ranking spec.
+
+    Returns:
+        A line for each fault, with the layer's name.
+    """
+    found = []
+    for variable in (*model.variables, *_slots(optimizer)):
+        values = np.asarray(variable)
+        bad = int(np.count_nonzero(~np.isfinite(values.astype(np.float32))))
+        if bad:
+            found.append(f"{variable.path} is NaN or infinite in {bad} of {values.size} places")
+    for variable in model.trainable_variables:
+        layer = _layer(variable)
+        if isinstance(spec.tasks.get(layer.removeprefix(HEAD)), RegressionTask):
+            continue
+        found += _blown_up(variable, spec.training.max_weight)
+    if start:
+        found += _frozen(model, optimizer, start)
+    return tuple(found)
+
+
+def _blown_up(variable: Any, limit: float) -> list[str]:
+    values = np.abs(np.asarray(variable).astype(np.float32))
+    rows = values.reshape(len(values), -1).max(axis=1)
+    beyond = np.flatnonzero(np.isfinite(rows) & (rows > limit))
+    if not beyond.size:
+        return []
+    first = beyond[0]
+    return [
+        f"{variable.path} has grown to {rows[first]:.3g} in row {first}, and beyond {limit:g} in "
+        f"{beyond.size} of {len(rows)} rows (training.max_weight)"
+    ]
+
+
+def _frozen(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, start: Mapping[str, str]
+) -> list[str]:
+    now = fingerprints(model, optimizer)
+    moved = {path for path, digest in now.items() if digest != start.get(path)}
+    reached = {
+        variable.path
+        for variable in model.trainable_variables
+        if any(slot.path in moved for slot in _slots(optimizer, variable))
+    }
+    found = []
+    for variable in model.trainable_variables:
+        path, layer = variable.path, _layer(variable)
+        # A bias may rightly stay at zero; a kernel, which starts at random, has no reason to.
+        if path in moved or len(variable.shape) < 2:
+            continue
+        if path in reached:
+            found.append(f"{path} is where it was before the training: the optimizer holds it")
+            continue
+        task = task_of_layer(layer)
+        unlabelled = task is not None and f"{HEAD}{task}/bias" not in reached
+        unseen = layer.startswith(EMBEDDING)
+        if not (unlabelled or unseen):
+            found.append(f"{path} is where it was before the training: no gradient reaches it")
+    return found
+
+
+def _layer(variable: Any) -> str:
+    return variable.path.rpartition("/")[0]
+
+
+def _slots(optimizer: keras.optimizers.Optimizer, variable: Any = None) -> list[Any]:
+    """The slots of a variable, or of all; what the optimizer holds beside is of its last step."""
+    inner = inner_optimizer(optimizer)
+    of = "" if variable is None else variable.path.replace("/", "_")
+    endings = tuple(f"/{of}_{name}" if of else f"_{name}" for name in inner.slot_names)
+    return [slot for slot in inner.variables if slot.path.endswith(endings)]
+
+
+def _fingerprint(variable: Any) -> str:
+    values = np.ascontiguousarray(np.asarray(variable))
+    return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
