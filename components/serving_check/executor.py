@@ -13,15 +13,20 @@ import tensorflow as tf
 from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components import model_files
 from components.run_plan import load_plan
 from components.serving_check import verdict
 from schemas.spec import RankingSpec
+from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.report import load_verdict
 
-_TIMEOUT_SECONDS = 900
+MODEL_DIGEST = "model_digest"
+"""Property of the blessing: digest of the files that were checked; no others are pushed."""
+
 _BLESSED = "INFRA_BLESSED"
 _NOT_BLESSED = "INFRA_NOT_BLESSED"
 
@@ -40,10 +45,16 @@ class Executor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(input_dict["model"])
         events = artifact_utils.get_split_uri(input_dict["examples"], "eval")
         stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
-        if stability.verdict == "diverged":
+        not_exported = os.path.join(path_utils.serving_model_dir(model.uri), NOT_EXPORTED)
+        digest = ""
+        if fileio.exists(not_exported):
+            report = _failed(*io_utils.read_string_file(not_exported).splitlines())
+        elif stability.verdict == "diverged":
             report = _failed(f"training {stability.summary}")
         else:
-            report = check(path_utils.serving_model_path(model.uri), events, spec)
+            path = path_utils.serving_model_path(model.uri)
+            digest = model_files.digest_of(model_files.digests(path, model_files.list_files(path)))
+            report = check(path, events, spec)
 
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         reasons = report["reasons"]
@@ -57,6 +68,7 @@ class Executor(base_executor.BaseExecutor):
         io_utils.write_string_file(os.path.join(blessing.uri, name), "")
         blessing.set_int_custom_property("blessed", 0 if reasons else 1)
         blessing.set_string_custom_property("reasons", "\n".join(reasons))
+        blessing.set_string_custom_property(MODEL_DIGEST, digest)
         blessing.set_string_custom_property("latency", json.dumps(report["latency"]))
 
 
@@ -85,21 +97,23 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
                 [*command, model_dir, request_file, answer_file],
                 capture_output=True,
                 text=True,
-                timeout=_TIMEOUT_SECONDS,
+                timeout=spec.serving.check_seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return _failed(f"the model did not answer within {_TIMEOUT_SECONDS} s")
+            return _failed(
+                f"the model did not answer within {spec.serving.check_seconds:g} s "
+                "(serving.check_seconds)"
+            )
         if done.returncode != 0:
             logging.error("%s", done.stderr)
-            lines = done.stderr.strip().splitlines() or ["no output"]
-            return _failed(f"the model cannot be loaded and called: {lines[-1]}")
+            return _failed(f"the model cannot be loaded and called: {_cause(done)}")
         with open(answer_file, encoding="utf-8") as file:
             answers = json.load(file)
-    return {
-        "reasons": verdict.reasons(answers["predictions"], list(spec.tasks)),
-        "latency": answers["latency"],
-    }
+    reasons = answers["not_finite"] + verdict.reasons(
+        answers["predictions"], spec.tasks, spec.serving.score, len(requests)
+    )
+    return {"reasons": reasons, "latency": answers["latency"]}
 
 
 def sample_requests(events_dir: str, spec: RankingSpec) -> list[bytes]:
@@ -115,5 +129,11 @@ def sample_requests(events_dir: str, spec: RankingSpec) -> list[bytes]:
     return requests
 
 
-def _failed(reason: str) -> dict[str, Any]:
-    return {"reasons": [reason], "latency": {}}
+def _cause(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"its process was ended by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+
+def _failed(*reasons: str) -> dict[str, Any]:
+    return {"reasons": list(reasons), "latency": {}}

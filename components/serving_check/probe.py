@@ -9,6 +9,7 @@ Usage: python -m components.serving_check.probe MODEL_DIR REQUESTS.tfrecord ANSW
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,26 +22,59 @@ _REPEATS = 20
 
 
 def main(model_dir: str, request_file: str, answer_file: str) -> None:
-    """Calls each public signature on the requests; writes predictions and latencies."""
+    """Calls each signature on the requests; writes predictions, latencies, unsound files."""
     model = tf.saved_model.load(model_dir)
     requests = [r.numpy() for r in tf.data.TFRecordDataset(request_file)]
     predictions = {}
     latency = {}
-    for name, as_arguments in (("serving_default", _serialized), ("raw_features", _raw)):
-        signature = model.signatures[name]
+    for name, signature in sorted(model.signatures.items()):
+        # The others take serialized events; all must answer.
+        as_arguments = _raw if name == "raw_features" else _serialized
         answer = signature(**as_arguments(requests, signature))
-        predictions[name] = {
-            key: np.asarray(value, np.float64).reshape(-1).tolist() for key, value in answer.items()
-        }
-        for batch in (1, len(requests)):
-            arguments = as_arguments(requests[:batch], signature)
-            latency[f"{name}/batch {batch}"] = _milliseconds(signature, arguments)
-    for name in sorted(set(model.signatures) - set(predictions)):
-        # Those of the evaluation: they take serialized events, and must answer.
-        signature = model.signatures[name]
-        signature(**_serialized(requests, signature))
+        if name in ("serving_default", "raw_features", "evaluate"):
+            predictions[name] = {
+                key: np.asarray(value, np.float64).reshape(-1).tolist()
+                for key, value in answer.items()
+            }
+        if name in ("serving_default", "raw_features"):
+            for batch in (1, len(requests)):
+                arguments = as_arguments(requests[:batch], signature)
+                latency[f"{name}/batch {batch}"] = _milliseconds(signature, arguments)
+    answers = {
+        "predictions": predictions,
+        "latency": latency,
+        "not_finite": _not_finite(model_dir),
+    }
     with open(answer_file, "w", encoding="utf-8") as file:
-        json.dump({"predictions": predictions, "latency": latency}, file)
+        json.dump(answers, file)
+
+
+def _not_finite(model_dir: str) -> list[str]:
+    """Says which variables, of the model or for a warm start, hold what no request may show.
+
+    A kernel may turn a NaN into a zero on one machine and not on another, and a row of an
+    embedding may be that of an id in none of the requests.
+    """
+    faults = []
+    for folder, _, files in tf.io.gfile.walk(model_dir):
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if suffix != ".index":
+                continue
+            reader = tf.train.load_checkpoint(os.path.join(folder, stem))
+            for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
+                # The statistics are of the last step, which may have been skipped.
+                if not dtype.is_floating or name.startswith("optimizer/statistics/"):
+                    continue
+                values = reader.get_tensor(name)
+                bad = int(np.count_nonzero(~np.isfinite(values)))
+                if bad:
+                    path = os.path.relpath(os.path.join(folder, stem), model_dir)
+                    short = name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+                    faults.append(
+                        f"{path}: {short} is NaN or infinite in {bad} of {np.size(values)} places"
+                    )
+    return faults
 
 
 def _serialized(requests: list[bytes], signature: Any) -> dict[str, tf.Tensor]:

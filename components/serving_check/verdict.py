@@ -2,47 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from schemas import formula
+from schemas.spec import BinaryTask, Task
+from trainer_module import signatures
+
+Outputs = Mapping[str, Sequence[float]]
+"""Each output's value for each event, by the output's name."""
+
+_SERVED = (signatures.SERVE_EXAMPLES, signatures.SERVE_FEATURES)
 _AGREEMENT = 1e-3
-"""Relative and absolute difference that two request forms may show (float32 kernels)."""
+"""Difference that two answers to one event may show (float32 kernels), as a share of the answer
+or of the median answer's size, whichever is larger."""
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "exp": np.exp,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+}
 
 
 def reasons(
-    predictions: Mapping[str, Mapping[str, Sequence[float]]], tasks: Sequence[str]
+    predictions: Mapping[str, Outputs], tasks: Mapping[str, Task], score: str, events: int
 ) -> list[str]:
     """Says why a model must not be served.
 
+    What is served must be finite, must not be the same for all events, and must be what the
+    gate judges: both request forms must answer as the evaluated signature does, in the units
+    of the labels, and the score must be its formula of the served predictions. The last two
+    are computed anew here, in float64.
+
     Args:
-        predictions: for each signature, each output's value for each event, in one order.
-        tasks: the outputs that every signature must have beside `score`.
+        predictions: the answers of the served and the evaluated signatures of
+            `trainer_module.signatures`, to the same events.
+        tasks: the tasks by the name of their output.
+        score: formula of the score.
+        events: how many were asked.
 
     Returns:
         One line per fault; empty when the model may be served.
     """
-    faults: list[str] = []
-    for signature, outputs in predictions.items():
-        for name in (*tasks, "score"):
-            if name not in outputs:
-                faults.append(f"{signature}: no output {name!r}")
-                continue
-            values = np.asarray(outputs[name], np.float64)
-            bad = int(np.count_nonzero(~np.isfinite(values)))
-            if bad:
-                faults.append(
-                    f"{signature}: {name} is NaN or infinite for {bad} of {values.size} events"
-                )
-            elif values.size > 1 and np.ptp(values) == 0.0:
-                faults.append(
-                    f"{signature}: {name} is {values[0]:.6g} for all of {values.size} events"
-                )
-    if faults:
+    served = {name: predictions[name] for name in _SERVED if name in predictions}
+    faults = [f"no signature {name!r}" for name in _SERVED if name not in predictions]
+    for signature, outputs in served.items():
+        for name in (*tasks, signatures.SCORE):
+            faults += _unfit(f"{signature}: {name}", outputs.get(name), tasks.get(name), events)
+    evaluated = predictions.get(signatures.EVALUATE)
+    if evaluated is None:
+        faults.append(f"no signature {signatures.EVALUATE!r}")
+    elif not faults:
+        for name in tasks:
+            if len(evaluated.get(name, ())) != events:
+                faults.append(f"{signatures.EVALUATE}: {name} has no answer for each event")
+    if faults or evaluated is None:
         return faults
-    (first, expected), *others = predictions.items()
-    for signature, outputs in others:
-        for name in (*tasks, "score"):
-            if not np.allclose(outputs[name], expected[name], rtol=_AGREEMENT, atol=_AGREEMENT):
-                faults.append(f"{name}: {signature} and {first} answer differently")
+    judged = {
+        name: _in_units_of_the_label(np.asarray(evaluated[name], np.float64), task)
+        for name, task in tasks.items()
+    }
+    combined = formula.parse(score, names=tasks)
+    for signature, outputs in served.items():
+        values = {name: np.asarray(outputs[name], np.float64) for name in tasks}
+        expected = {**judged, signatures.SCORE: formula.evaluate(combined, values, _FUNCTIONS)}
+        for name, right in expected.items():
+            source = "its formula" if name == signatures.SCORE else "the evaluated signature"
+            faults += _differs(f"{signature}: {name}", outputs[name], right, source)
     return faults
+
+
+def _unfit(what: str, values: Sequence[float] | None, task: Task | None, events: int) -> list[str]:
+    if values is None:
+        return [f"{what} is not answered"]
+    answers = np.asarray(values, np.float64)
+    if answers.size != events:
+        return [f"{what} has {answers.size} values for {events} events"]
+    bad = int(np.count_nonzero(~np.isfinite(answers)))
+    if bad:
+        return [f"{what} is NaN or infinite for {bad} of {events} events"]
+    if isinstance(task, BinaryTask) and (answers.min() < 0.0 or answers.max() > 1.0):
+        return [f"{what} is no probability: from {answers.min():.6g} to {answers.max():.6g}"]
+    if events > 1 and np.ptp(answers) == 0.0:
+        return [f"{what} is {answers[0]:.6g} for all of {events} events"]
+    return []
+
+
+def _in_units_of_the_label(evaluated: np.ndarray, task: Task) -> np.ndarray:
+    """What is to be served, where this is evaluated, in the space of the loss."""
+    if isinstance(task, BinaryTask) or task.transform == "none":
+        return evaluated
+    return np.maximum(np.expm1(evaluated), 0.0)
+
+
+def _differs(what: str, answers: Sequence[float], right: np.ndarray, source: str) -> list[str]:
+    values = np.asarray(answers, np.float64)
+    size = np.maximum(np.abs(right), np.median(np.abs(right)))
+    # Also where the right value is not finite.
+    wrong = ~(np.abs(values - right) <= _AGREEMENT * size)
+    if not wrong.any():
+        return []
+    first = int(np.argmax(wrong))
+    return [
+        f"{what} is {values[first]:.6g} where {source} gives {right[first]:.6g} "
+        f"({np.count_nonzero(wrong)} of {wrong.size} events differ)"
+    ]

@@ -1,16 +1,19 @@
 import datetime
+import functools
 import json
 import os
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.types import standard_artifacts
 
-from components import artifacts
+from components import artifacts, model_files
 from components.run_plan import RunPlan
-from components.serving_check import executor, verdict
+from components.serving_check import verdict
 from components.serving_check.executor import Executor, check, sample_requests
 from schemas.spec import parse_spec
 
@@ -23,16 +26,23 @@ features:
   age: {type: dense}
 tasks:
   click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
-  rate: {kind: regression, label: rating, optional: true, gate: {max_rmse: 9}}
+  rate: {kind: regression, label: rating, transform: log1p, optional: true, gate: {max_rmse: 9}}
 model: {preset: tiny}
 serving: {score: click + rate, check_events: 20}
 """
 SPEC_OF_TEST = parse_spec(SPEC, "spec")
 GOOD = {"click": [0.1, 0.9], "rate": [1.0, 2.0], "score": [1.1, 2.9]}
+EVALUATED = {"click": [0.1, 0.9], "rate": np.log1p([1.0, 2.0]).tolist(), "all_finite": [1.0, 1.0]}
 
 
 def answers(**changes):
     return {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+
+
+def reasons(first, second, evaluated=EVALUATED):
+    predictions = {"serving_default": first, "raw_features": second, "evaluate": evaluated}
+    tasks, score = SPEC_OF_TEST.tasks, SPEC_OF_TEST.serving.score
+    return verdict.reasons(predictions, tasks, score, events=2)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +50,7 @@ def answers(**changes):
     [
         (GOOD, GOOD, []),
         (GOOD, answers(extra=[np.nan, np.nan]), []),
-        (GOOD, answers(click=[0.1005, 0.9]), []),
+        (GOOD, answers(click=[0.10005, 0.9], score=[1.10005, 2.9]), []),
         (
             answers(click=[np.nan, 0.9]),
             GOOD,
@@ -59,14 +69,20 @@ def answers(**changes):
                 "raw_features: click is 0.5 for all of 2 events",
             ],
         ),
-        (answers(rate=None), GOOD, ["serving_default: no output 'rate'"]),
-        (GOOD, answers(score=None), ["raw_features: no output 'score'"]),
+        (answers(rate=None), GOOD, ["serving_default: rate is not answered"]),
+        (GOOD, answers(score=None), ["raw_features: score is not answered"]),
+        (GOOD, answers(rate=[1.0]), ["raw_features: rate has 1 values for 2 events"]),
+        (
+            GOOD,
+            answers(click=[0.1, 1.2]),
+            ["raw_features: click is no probability: from 0.1 to 1.2"],
+        ),
         (
             GOOD,
             answers(click=[0.1, 0.8], score=[1.1, 2.8]),
             [
-                "click: raw_features and serving_default answer differently",
-                "score: raw_features and serving_default answer differently",
+                "raw_features: click is 0.8 where the evaluated signature gives 0.9 "
+                "(1 of 2 events differ)"
             ],
         ),
         (
@@ -84,18 +100,80 @@ def answers(**changes):
         "constant",
         "no task",
         "no score",
+        "an answer for each batch",
+        "no probability",
         "disagreement",
         "disagreement is moot where an answer is not finite",
     ],
 )
 def test_faults_of_the_answers(first, second, expected):
-    predictions = {"serving_default": first, "raw_features": second}
-    assert verdict.reasons(predictions, ["click", "rate"]) == expected
+    assert reasons(first, second) == expected
+
+
+@pytest.mark.parametrize(
+    ("served", "wrong"),
+    [
+        pytest.param({"click": [0.9, 0.1], "score": [1.9, 2.1]}, ["click"], id="other events"),
+        pytest.param({"rate": [3.0, 6.0], "score": [3.1, 6.9]}, ["rate"], id="scaled by three"),
+        pytest.param(
+            {"rate": [0.6931, 1.0986], "score": [0.7931, 1.9986]}, ["rate"], id="not exponentiated"
+        ),
+        pytest.param({"score": [-1.1, -2.9]}, ["score"], id="negated score"),
+        pytest.param({"score": [0.1, 1.8]}, ["score"], id="another formula"),
+        pytest.param(
+            {"click": [0.3, 0.5], "rate": [0.1, 0.9], "score": [0.4, 1.4]},
+            ["click", "rate"],
+            id="swapped",
+        ),
+    ],
+)
+def test_what_is_served_must_be_what_is_judged_and_the_score_its_formula(served, wrong):
+    # Both request forms agree, and what they answer looks well.
+    found = reasons(answers(**served), answers(**served))
+    assert [line.split(" is ")[0] for line in found] == [
+        f"{name}: {output}" for name in ("serving_default", "raw_features") for output in wrong
+    ]
+
+
+@pytest.mark.parametrize("missing", ["serving_default", "raw_features", "evaluate"])
+def test_model_without_a_signature_is_not_served(missing):
+    predictions = {"serving_default": GOOD, "raw_features": GOOD, "evaluate": EVALUATED}
+    del predictions[missing]
+    found = verdict.reasons(predictions, SPEC_OF_TEST.tasks, "click + rate", events=2)
+    assert found == [f"no signature {missing!r}"]
+
+
+finite = st.floats(-20, 20, width=32)
+
+
+@settings(deadline=None)
+@given(
+    logits=st.lists(st.tuples(finite, finite), min_size=3, max_size=8, unique=True),
+    factor=st.floats(1.01, 100),
+)
+def test_answers_of_one_model_agree_and_scaled_ones_do_not(logits, factor):
+    click, rate = (np.asarray(column, np.float32) for column in zip(*logits, strict=True))
+    evaluated = {"click": 1 / (1 + np.exp(-click)), "rate": np.maximum(rate, 0.1)}
+    served = {"click": evaluated["click"], "rate": np.expm1(evaluated["rate"])}
+    served["score"] = served["click"] + served["rate"]
+    if any(np.ptp(values) == 0 for values in served.values()):
+        return
+    ask = functools.partial(verdict.reasons, tasks=SPEC_OF_TEST.tasks, score="click + rate")
+    good = {"serving_default": served, "raw_features": served, "evaluate": evaluated}
+    assert ask(good, events=len(logits)) == []
+    scaled = {**served, "rate": served["rate"] * factor}
+    found = ask({**good, "raw_features": scaled}, events=len(logits))
+    assert [line.split(" is ")[0] for line in found] == [
+        "raw_features: rate",
+        "raw_features: score",
+    ]
 
 
 def test_single_event_cannot_show_that_predictions_are_constant():
-    predictions = {"serving_default": {"click": [0.5], "score": [0.5]}}
-    assert verdict.reasons(predictions, ["click"]) == []
+    one = {"click": [0.5], "score": [0.5]}
+    predictions = {"serving_default": one, "raw_features": one, "evaluate": one}
+    tasks = {"click": SPEC_OF_TEST.tasks["click"]}
+    assert verdict.reasons(predictions, tasks, "click", events=1) == []
 
 
 class Model(tf.Module):
@@ -109,8 +187,14 @@ class Model(tf.Module):
 
     def _answer(self, user, items, hour, age):
         click = tf.sigmoid(self._slope * (age / 50.0 - 1.0 + 0.1 * items))
-        rate = tf.where(age >= self._nan_from_age, np.nan, age + hour + user)
+        rate = tf.maximum(age + hour + user, 0.0)
+        rate = tf.where(age >= self._nan_from_age, np.nan, rate)
         return {"click": click, "rate": rate, "score": click + rate}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def evaluate(self, examples):
+        answer = self.serve_examples(examples)
+        return {"click": answer["click"], "rate": tf.math.log1p(answer["rate"])}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve_examples(self, examples):
@@ -146,7 +230,11 @@ class Model(tf.Module):
 
 
 def save(model, folder):
-    signatures = {"serving_default": model.serve_examples, "raw_features": model.serve_features}
+    signatures = {
+        "serving_default": model.serve_examples,
+        "raw_features": model.serve_features,
+        "evaluate": model.evaluate,
+    }
     tf.saved_model.save(model, str(folder), signatures=signatures)
     return str(folder)
 
@@ -267,13 +355,33 @@ def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path
 
 def test_signatures_that_answer_differently_are_told(tmp_path, events):
     report = check(save(Model(shift=5.0), tmp_path / "model"), events, SPEC_OF_TEST)
-    assert report["reasons"] == [
-        f"{name}: raw_features and serving_default answer differently"
-        for name in ("click", "rate", "score")
+    assert [line.split(" is ")[0] for line in report["reasons"]] == [
+        "raw_features: click",
+        "raw_features: rate",
     ]
 
 
-def test_model_that_hangs_is_given_up(tmp_path, events, monkeypatch):
-    monkeypatch.setattr(executor, "_TIMEOUT_SECONDS", 0.05)
-    report = check(str(tmp_path), events, SPEC_OF_TEST)
-    assert report == {"reasons": ["the model did not answer within 0.05 s"], "latency": {}}
+def test_model_that_hangs_is_given_up(tmp_path, events):
+    spec = parse_spec(SPEC, "spec", ["serving.check_seconds=0.05"])
+    report = check(str(tmp_path), events, spec)
+    assert report == {
+        "reasons": ["the model did not answer within 0.05 s (serving.check_seconds)"],
+        "latency": {},
+    }
+
+
+def test_training_that_exported_nothing_is_told_by_its_reasons(tmp_path, events):
+    (tmp_path / "Format-Serving").mkdir()
+    reasons = "shared-0/kernel is NaN\nhead-click is where it was"
+    (tmp_path / "Format-Serving" / "NOT_EXPORTED").write_text(reasons)
+    blessing = execute(tmp_path, events)
+    assert blessing.get_string_custom_property("reasons") == reasons
+    assert blessing.get_int_custom_property("blessed") == 0
+    assert blessing.get_string_custom_property("model_digest") == ""
+
+
+def test_blessing_names_the_files_that_were_checked(tmp_path, events):
+    path = save(Model(), tmp_path / "Format-Serving")
+    blessing = execute(tmp_path, events)
+    files = model_files.digests(path, model_files.list_files(path))
+    assert blessing.get_string_custom_property("model_digest") == model_files.digest_of(files)
