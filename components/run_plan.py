@@ -27,6 +27,7 @@ class RunPlan:
         start_reason: why the start is warm or cold, for people.
         baseline_version: served version that the gate compares with; None for no comparison.
         baseline_reason: why there is a comparison or none, for people.
+        served_version: the version that is served as the run is planned; None if none is.
     """
 
     spec: RankingSpec
@@ -37,6 +38,7 @@ class RunPlan:
     start_reason: str
     baseline_version: int | None
     baseline_reason: str
+    served_version: int | None = None
 
     @property
     def warm_start(self) -> bool:

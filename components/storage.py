@@ -10,6 +10,7 @@ import builtins
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tfx.dsl.io.filesystem import NotFoundError
 __all__ = [
     "NotFoundError",
     "copy",
+    "errors",
     "exists",
     "is_local",
     "isdir",
@@ -28,6 +30,12 @@ __all__ = [
     "rmtree",
     "walk",
 ]
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What file systems fail with: Python's errors, and TensorFlow's where that is in use."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
 
 
 def is_local(path: str) -> bool:

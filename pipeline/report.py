@@ -104,14 +104,26 @@ def served_lineage(served: ServedVersion | None, runs: Sequence[Run]) -> list[st
         runs: all runs, oldest first.
 
     Returns:
-        Lines: the served version, then each run that its weights went through.
+        Lines: the served version, whether its files are those that were evaluated, then each
+        run that its weights went through.
     """
     if served is None:
         return ["nothing is being served yet"]
-    lines = [f"serving version {served.version} ({served.path})"]
+    lines = [f"serving version {served.version} ({served.path})", *_content(served)]
     by_uri = {run.model_uri: run for run in runs if run.model_uri}
     run = by_uri.get(served.info.model_uri)
     while run is not None:
         lines.append(f"  from the run of {run.run_date} ({run.run_id}): {run.start}")
         run = by_uri.get(run.base_model_uri)
     return lines
+
+
+def _content(served: ServedVersion) -> list[str]:
+    from components import serving_store
+
+    if not served.info.digest:
+        return ["  pushed before files had digests: whether they are whole is not known"]
+    faults = serving_store.damage(served)
+    if faults:
+        return [f"  DAMAGED: {fault}" for fault in faults]
+    return [f"  as it was evaluated: SHA-256 {served.info.digest}"]

@@ -60,8 +60,8 @@ class Executor(base_executor.BaseExecutor):
         plan_artifact.set_string_custom_property("run_date", str(plan.run_date))
         plan_artifact.set_string_custom_property("start", plan.start_reason)
         plan_artifact.set_string_custom_property("baseline", plan.baseline_reason)
-        if versions:
-            plan_artifact.set_int_custom_property("served_version", versions[-1].version)
+        if plan.served_version is not None:
+            plan_artifact.set_int_custom_property("served_version", plan.served_version)
         io_utils.write_pbtxt_file(
             os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), "schema.pbtxt"),
             tfdv_schema(spec),
@@ -98,9 +98,4 @@ def _copy_served(
         io_utils.write_string_file(os.path.join(model.uri, "ABSENT"), absent)
         return
     target = path_utils.serving_model_dir(model.uri)
-    state = serving_store.TRAINING_STATE
-    if training_state:
-        source = os.path.join(version.path, state)
-        serving_store.copy_files(source, os.path.join(target, state))
-    else:
-        serving_store.copy_files(version.path, target, skip=state)
+    serving_store.copy_out(version, target, training_state=training_state)

@@ -50,6 +50,7 @@ def make_plan(
         start_reason=start_reason,
         baseline_version=baseline.version if baseline else None,
         baseline_reason=baseline_reason,
+        served_version=served.version if served else None,
     )
 
 

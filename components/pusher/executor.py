@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
 from tfx import types
 from tfx.components.pusher import executor
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from components import serving_store
+from components import model_files, serving_store, storage
 from components.run_plan import RunPlan, load_plan
+from components.serving_check.executor import MODEL_DIGEST
 from schemas.errors import ServingStoreError
 
 
@@ -37,19 +39,32 @@ class Executor(executor.Executor):
             return
         plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
         model = artifact_utils.get_single_instance(input_dict["model"])
+        path = self.GetModelPath(input_dict)
+        files = model_files.digests(path, model_files.list_files(path))
+        infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
+        if model_files.digest_of(files) != infra_blessing.get_string_custom_property(MODEL_DIGEST):
+            raise ServingStoreError(
+                f"{path}: the model is not the one that ServingCheck saw and the Evaluator judged; "
+                "nothing was pushed. Run the day again"
+            )
+        train, evaluated = (
+            artifact_utils.get_split_uri(input_dict["examples"], split)
+            for split in ("train", "eval")
+        )
         version = serving_store.push(
-            self.GetModelPath(input_dict),
+            path,
             exec_properties["serving_dir"],
             serving_store.ModelInfo(
                 run_date=plan.run_date,
-                trained_through=_trained_through(
-                    plan, artifact_utils.get_split_uri(input_dict["examples"], "train")
-                ),
+                trained_through=_trained_through(plan, train),
                 model_fingerprint=plan.spec.model_fingerprint(),
                 tasks_fingerprint=plan.spec.tasks_fingerprint(),
                 model_uri=model.uri,
+                made_from=_made_from(plan, (train, evaluated)),
+                files=files,
             ),
             plan.spec.serving.keep_versions,
+            served_before=plan.served_version,
         )
         self._MarkPushed(
             pushed, pushed_destination=version.path, pushed_version=str(version.version)
@@ -69,7 +84,27 @@ def newest_day(train_uri: str) -> datetime.date:
     Raises:
         ServingStoreError: no shard's name holds a day.
     """
-    days = re.findall(r"(\d{4}-\d{2}-\d{2})-\d+-of-", " ".join(fileio.listdir(train_uri)))
+    days = re.findall(r"(\d{4}-\d{2}-\d{2})-\d+-of-", " ".join(storage.listdir(train_uri)))
     if not days:
         raise ServingStoreError(f"{train_uri}: no shard tells the day it is of")
     return datetime.date.fromisoformat(max(days))
+
+
+def _made_from(plan: RunPlan, splits: Sequence[str]) -> str:
+    """Identifies what a model is made from: the spec, the day, the start, the events."""
+    shards = [
+        (number, name, _checksum(os.path.join(split, name)))
+        for number, split in enumerate(splits)
+        for name in sorted(storage.listdir(split))
+    ]
+    content = (plan.spec.to_yaml(), str(plan.run_date), plan.base_version, shards)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _checksum(shard: str) -> tuple[int, bytes]:
+    """A gzip file's size, and its last bytes: CRC and length of what it holds (RFC 1952)."""
+    with storage.open(shard, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        size = file.tell()
+        file.seek(max(0, size - 8))
+        return size, file.read()

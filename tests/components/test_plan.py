@@ -2,6 +2,7 @@ import dataclasses
 import datetime
 import json
 import os
+import pathlib
 
 import hypothesis.strategies as st
 import pytest
@@ -10,7 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
 
-from components import artifacts, serving_store
+from components import artifacts, model_files, serving_store
 from components.plan.executor import Executor
 from components.plan.planning import make_plan
 from components.plan.run_date import resolve_run_date
@@ -313,8 +314,11 @@ def push_version(folder, serving, run_day=5, spec=SPEC_NOW):
     for name in ("saved_model.pb", "variables/v", "assets.extra/training_state/state.npz"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(name)
-    info = version(1, run_day, spec).info
-    return serving_store.push(str(model), str(serving), info, 5)
+    files = model_files.digests(str(model), model_files.list_files(str(model)))
+    info = dataclasses.replace(version(1, run_day, spec).info, files=files)
+    served = serving_store.served_version(str(serving))
+    before = served.version if served else None
+    return serving_store.push(str(model), str(serving), info, 5, served_before=before)
 
 
 def test_first_run_writes_plan_schema_and_notes_on_what_is_absent(tmp_path):
@@ -345,13 +349,13 @@ def test_later_run_gets_the_training_state_to_start_from_and_the_model_to_compar
         "Format-Serving/assets.extra/training_state/state.npz"
     ]
     assert files_under(done["baseline_model"].uri) == [
-        "Format-Serving/assets.extra/version.json",
         "Format-Serving/saved_model.pb",
         "Format-Serving/variables/v",
     ]
     for name in ("base_model", "baseline_model"):
         assert done[name].get_string_custom_property("copy_of").endswith("/1")
     assert done["plan"].get_string_custom_property("base_model") == "model/1"
+    assert load_plan(done["plan"].uri).served_version == 1
 
 
 def test_changed_model_is_compared_with_but_not_started_from_the_served_one(tmp_path):
@@ -384,6 +388,62 @@ def test_served_version_that_cannot_be_told_stops_the_run(tmp_path):
     os.remove(os.path.join(pushed.path, serving_store.VERSION_FILE))
     with pytest.raises(ServingStoreError, match="cannot tell what this version is"):
         run_executor(tmp_path / "run", serving)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, pathlib.Path.unlink])
+@pytest.mark.parametrize(
+    "file", ["saved_model.pb", "variables/v", "assets.extra/training_state/state.npz"]
+)
+def test_damaged_served_version_is_named_with_the_file_and_the_rollback_that_helps(
+    tmp_path, file, damage
+):
+    serving = tmp_path / "serving"
+    push_version(tmp_path, serving, run_day=4)
+    broken = pathlib.Path(push_version(tmp_path, serving, run_day=5).path, file)
+    damage(broken)
+    with pytest.raises(ServingStoreError) as caught:
+        run_executor(tmp_path / "run", serving)
+    message = str(caught.value)
+    assert message.startswith("the SERVED model is broken, version 2: ")
+    assert f"{broken}: is missing" in message or f"{broken}: has other content" in message
+    assert "`steadyrank rollback 1` serves version 1, which is whole" in message
+    serving_store.rollback(str(serving), 1)
+    done = run_executor(tmp_path / "again", serving)
+    assert load_plan(done["plan"].uri).base_version == 3
+
+
+def test_of_damaged_versions_none_is_advised(tmp_path):
+    serving = tmp_path / "serving"
+    for run_day in (4, 5):
+        flip_a_bit(
+            pathlib.Path(push_version(tmp_path, serving, run_day=run_day).path, "variables/v")
+        )
+    with pytest.raises(ServingStoreError, match="No other version is whole"):
+        run_executor(tmp_path / "run", serving)
+
+
+def test_version_of_before_there_were_digests_is_taken_if_its_files_are_there(tmp_path):
+    serving = tmp_path / "serving"
+    path = pathlib.Path(push_version(tmp_path, serving).path)
+    info = json.loads((path / serving_store.VERSION_FILE).read_text())
+    for field in ("files", "digest", "made_from"):
+        del info[field]
+    (path / serving_store.VERSION_FILE).write_text(json.dumps(info))
+    done = run_executor(tmp_path / "run", serving)
+    assert load_plan(done["plan"].uri).base_version == 1
+    (path / "assets.extra/training_state/state.npz").unlink()
+    with pytest.raises(ServingStoreError, match=r"SERVED model .*training_state: is missing"):
+        run_executor(tmp_path / "again", serving)
 
 
 NOW = datetime.datetime(2026, 1, 10, 0, 30, tzinfo=UTC)

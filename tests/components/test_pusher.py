@@ -1,13 +1,17 @@
+import dataclasses
 import datetime
+import gzip
+import hashlib
 import json
 import os
 
 import pytest
 from tfx.types import standard_artifacts
 
-from components import artifacts, serving_store
+from components import artifacts, model_files, serving_store
 from components.pusher.executor import Executor, newest_day
 from components.run_plan import RunPlan
+from components.serving_lock import LOCK_FILE
 from schemas.errors import ServingStoreError
 from schemas.spec import parse_spec
 
@@ -44,9 +48,13 @@ def execute(
     infra=1,
     shards=("2026-01-01", "2026-01-03", "2026-01-02"),
     base_trained_through=None,
+    seed=0,
+    weights="weights",
+    checked=None,
 ):
+    served = serving_store.served_version(str(folder / "serving"))
     RunPlan(
-        spec=SPEC,
+        spec=SPEC.model_copy(update={"training": SPEC.training.model_copy(update={"seed": seed})}),
         run_date=RUN_DATE,
         window=(),
         base_version=None,
@@ -54,10 +62,13 @@ def execute(
         start_reason="",
         baseline_version=None,
         baseline_reason="",
+        served_version=served.version if served else None,
     ).save(str(folder / "plan"))
-    write(folder / "model" / "Format-Serving" / "saved_model.pb", "weights")
+    model = folder / "model" / "Format-Serving"
+    write(model / "saved_model.pb", weights)
     for day in shards:
-        write(folder / "examples" / "Split-train" / f"{day}-00000-of-00002.gz")
+        write(folder / "examples" / "Split-train" / f"{day}-00000-of-00002.gz", f"events of {day}")
+    write(folder / "examples" / "Split-eval" / f"{RUN_DATE}-00000-of-00002.gz", "of the run date")
     inputs = {
         "plan": artifact(artifacts.RunPlan, folder / "plan"),
         "examples": artifact(standard_artifacts.Examples, folder / "examples"),
@@ -68,6 +79,10 @@ def execute(
     inputs["examples"][0].split_names = '["train", "eval"]'
     inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
     inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
+    files = model_files.digests(str(model), model_files.list_files(str(model)))
+    inputs["infra_blessing"][0].set_string_custom_property(
+        "model_digest", checked or model_files.digest_of(files)
+    )
     # TFX's check reads the InfraValidator's file or property, whichever its version uses.
     inputs["infra_blessing"][0].set_string_custom_property(
         "blessing_status", "INFRA_BLESSED" if infra else "INFRA_NOT_BLESSED"
@@ -81,13 +96,15 @@ def test_blessed_model_becomes_the_served_version_and_says_what_it_is(tmp_path):
     pushed = execute(tmp_path)
     served = serving_store.served_version(str(tmp_path / "serving"))
     assert served.version == 1
-    assert served.info == serving_store.ModelInfo(
+    assert dataclasses.replace(served.info, made_from="") == serving_store.ModelInfo(
         run_date=RUN_DATE,
         trained_through=datetime.date(2026, 1, 3),
         model_fingerprint=SPEC.model_fingerprint(),
         tasks_fingerprint=SPEC.tasks_fingerprint(),
         model_uri=str(tmp_path / "model"),
+        files={"saved_model.pb": hashlib.sha256(b"weights").hexdigest()},
     )
+    assert serving_store.damage(served) == []
     assert (tmp_path / "serving" / "1" / "saved_model.pb").read_text() == "weights"
     assert pushed.get_int_custom_property("pushed") == 1
     assert pushed.get_string_custom_property("pushed_version") == "1"
@@ -127,9 +144,50 @@ def test_first_model_that_is_not_blessed_makes_no_serving_folder(tmp_path):
 
 
 def test_as_many_versions_are_kept_as_the_spec_says(tmp_path):
-    versions = [execute(tmp_path).get_string_custom_property("pushed_version") for _ in range(4)]
+    versions = [
+        execute(tmp_path, seed=seed).get_string_custom_property("pushed_version")
+        for seed in range(4)
+    ]
     assert versions == ["1", "2", "3", "4"]
-    assert sorted(os.listdir(tmp_path / "serving")) == ["3", "4"]
+    assert sorted(os.listdir(tmp_path / "serving")) == [LOCK_FILE, "3", "4"]
+
+
+def test_day_that_is_run_again_on_the_same_makes_no_second_version(tmp_path):
+    first = execute(tmp_path)
+    again = execute(tmp_path, weights="trained anew")
+    assert [pushed.get_string_custom_property("pushed_version") for pushed in (first, again)] == [
+        "1",
+        "1",
+    ]
+    served = serving_store.served_version(str(tmp_path / "serving"))
+    assert (served.version, serving_store.damage(served)) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"shards": ["2026-01-01", "2026-01-03"]}],
+    ids=["another spec", "another window"],
+)
+def test_day_that_is_run_again_on_anything_else_makes_another_version(tmp_path, changes):
+    execute(tmp_path, shards=["2026-01-03"])
+    pushed = execute(tmp_path, **{"shards": ["2026-01-03"], **changes})
+    assert pushed.get_string_custom_property("pushed_version") == "2"
+
+
+def test_day_whose_events_were_mended_makes_another_version(tmp_path):
+    execute(tmp_path)
+    shard = tmp_path / "examples" / "Split-eval" / f"{RUN_DATE}-00001-of-00002.gz"
+    for number, label in enumerate((0, 1), start=2):
+        with gzip.GzipFile(shard, "wb", mtime=0) as file:
+            file.write(b"label %d" % label * 100)
+        pushed = execute(tmp_path)
+        assert pushed.get_string_custom_property("pushed_version") == str(number)
+
+
+def test_model_that_is_not_the_one_that_was_judged_is_not_pushed(tmp_path):
+    with pytest.raises(ServingStoreError, match="not the one that ServingCheck saw"):
+        execute(tmp_path, checked="0" * 64)
+    assert not (tmp_path / "serving").exists()
 
 
 def test_version_file_is_json_for_other_programs(tmp_path):

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from components import serving_store
+from components import serving_store, storage
+from components.serving_lock import LOCK_FILE
 from components.serving_store import (
     TRAINING_STATE,
     VERSION_FILE,
     ModelInfo,
     list_versions,
-    push,
     rollback,
     served_version,
 )
@@ -52,6 +52,13 @@ def files_of(folder, *, without=()):
     return {name: text for name, text in found.items() if name not in without}
 
 
+def push(model, serving, info, keep_versions):
+    """A push of a run that was planned just now."""
+    served = served_version(serving)
+    before = served.version if served else None
+    return serving_store.push(model, serving, info, keep_versions, served_before=before)
+
+
 @pytest.fixture
 def serving(tmp_path):
     return str(tmp_path / "serving")
@@ -62,19 +69,24 @@ def model(tmp_path):
     return make_model(tmp_path / "model")
 
 
+def names(serving):
+    """What lies in the folder, but the lock."""
+    return sorted(set(os.listdir(serving)) - {LOCK_FILE})
+
+
 def numbers(serving):
     return [item.version for item in list_versions(serving)]
 
 
 def fail_while_copying(monkeypatch, file_name):
-    copy = serving_store.fileio.copy
+    copy = serving_store.storage.copy
 
     def failing(source, *args, **kwargs):
         if source.endswith(file_name):
             raise KeyboardInterrupt
         copy(source, *args, **kwargs)
 
-    monkeypatch.setattr(serving_store.fileio, "copy", failing)
+    monkeypatch.setattr(serving_store.storage, "copy", failing)
 
 
 def test_nothing_is_served_before_the_first_push(serving):
@@ -87,13 +99,13 @@ def test_pushed_version_holds_the_whole_model_and_what_it_is(serving, model):
     assert served_version(serving) == pushed
     assert pushed.info == INFO
     assert files_of(pushed.path, without={VERSION_FILE}) == files_of(model)
-    assert os.listdir(serving) == ["1"]
+    assert names(serving) == ["1"]
 
 
 def test_versions_increase_and_only_the_newest_are_kept(serving, model):
     assert [push(model, serving, INFO, 2).version for _ in range(5)] == [1, 2, 3, 4, 5]
     assert numbers(serving) == [4, 5]
-    assert sorted(os.listdir(serving)) == ["4", "5"]
+    assert names(serving) == ["4", "5"]
 
 
 def test_rollback_removes_no_version_unless_told_how_many_to_keep(serving, model):
@@ -139,7 +151,7 @@ def test_push_that_dies_while_copying_leaves_nothing_visible(
     serving, model, monkeypatch, file_name, is_local
 ):
     first = push(model, serving, INFO, 5)
-    monkeypatch.setattr(serving_store, "_is_local", lambda path: is_local)
+    monkeypatch.setattr(storage, "is_local", lambda path: is_local)
     with monkeypatch.context() as patch:
         fail_while_copying(patch, file_name)
         with pytest.raises(KeyboardInterrupt):
@@ -153,15 +165,15 @@ def test_push_that_dies_while_copying_leaves_nothing_visible(
 def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
     serving, model, monkeypatch
 ):
-    monkeypatch.setattr(serving_store, "_is_local", lambda path: False)
-    copy = serving_store.fileio.copy
+    monkeypatch.setattr(storage, "is_local", lambda path: False)
+    copy = serving_store.storage.copy
     seen = []
 
     def watched(*args, **kwargs):
         copy(*args, **kwargs)
         seen.append(list_versions(serving))
 
-    monkeypatch.setattr(serving_store.fileio, "copy", watched)
+    monkeypatch.setattr(serving_store.storage, "copy", watched)
     pushed = push(model, serving, INFO, 5)
     assert seen == [()] * (len(seen) - 1) + [(pushed,)]
 
@@ -173,10 +185,10 @@ def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
 
 
 def test_on_an_object_store_old_versions_are_removed_too(serving, model, monkeypatch):
-    monkeypatch.setattr(serving_store, "_is_local", lambda path: False)
+    monkeypatch.setattr(storage, "is_local", lambda path: False)
     for _ in range(3):
         push(model, serving, INFO, 2)
-    assert sorted(os.listdir(serving)) == ["2", "3"]
+    assert names(serving) == ["2", "3"]
 
 
 def test_reader_never_sees_half_a_version_while_versions_come_and_go(serving, model):
@@ -216,42 +228,73 @@ def test_reader_never_sees_half_a_version_while_versions_come_and_go(serving, mo
     assert len(set(seen)) > 1
 
 
-def test_of_concurrent_pushes_each_gets_a_version_or_a_clear_error(tmp_path, serving):
-    models = [make_model(tmp_path / f"model{i}", f"weights {i}") for i in range(2)]
-    barrier = threading.Barrier(2)
-    pushed, errors = [], []
+def test_of_pushes_planned_at_once_one_is_served_and_the_others_are_refused(tmp_path, serving):
+    push(make_model(tmp_path / "first"), serving, INFO, 3)
+    models = [make_model(tmp_path / f"model{i}", f"weights {i}") for i in range(4)]
+    barrier = threading.Barrier(len(models))
 
     def worker(model):
-        for _ in range(10):
-            barrier.wait(timeout=60)
-            try:
-                pushed.append((push(model, serving, INFO, 3), model))
-            except ServingStoreError as error:
-                errors.append(error)
+        barrier.wait(timeout=60)
+        return serving_store.push(model, serving, INFO, 3, served_before=1)
 
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for worked in [pool.submit(worker, model) for model in models]:
-            worked.result()
-    versions = [version.version for version, _ in pushed]
-    assert len(versions) == len(set(versions))
-    assert len(pushed) + len(errors) == 20
-    assert all("another push took this version" in str(error) for error in errors)
-    kept = list_versions(serving)
-    assert [item.version for item in kept] == sorted(versions)[-3:]
-    by_version = {version.version: model for version, model in pushed}
-    for item in kept:
-        assert files_of(item.path, without={VERSION_FILE}) == files_of(by_version[item.version])
-    assert sorted(os.listdir(serving)) == sorted(str(item.version) for item in kept)
+    with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
+        done = [pool.submit(worker, model) for model in models]
+    errors = [future.exception() for future in done]
+    (winner,) = [model for model, error in zip(models, errors, strict=True) if error is None]
+    assert files_of(served_version(serving).path, without={VERSION_FILE}) == files_of(winner)
+    refused = [str(error) for error in errors if error is not None]
+    assert refused == [
+        f"{serving}: version 2 is served by now, but the run was planned, and its model judged, "
+        "when version 1 was; nothing was pushed. Run the day again"
+    ] * (len(models) - 1)
+    assert names(serving) == ["1", "2"]
 
 
-def test_push_beaten_to_its_version_leaves_the_other_and_no_rest(serving, model, monkeypatch):
+@pytest.mark.parametrize(("planned_with", "refused"), [(None, "no version"), (2, "version 2")])
+def test_push_over_another_version_than_it_was_judged_against_is_refused(
+    serving, model, planned_with, refused
+):
+    push(model, serving, INFO, 3)
+    before = files_of(serving)
+    with pytest.raises(ServingStoreError, match=f"version 1 is served by now.*when {refused} was"):
+        serving_store.push(model, serving, INFO, 3, served_before=planned_with)
+    assert files_of(serving) == before
+
+
+MADE = dataclasses.replace(INFO, made_from="0123")
+
+
+def test_same_push_again_is_recognised_and_changes_nothing(serving, tmp_path):
+    first = serving_store.push(make_model(tmp_path / "a"), serving, MADE, 3, served_before=None)
+    before = files_of(serving)
+    # A pod that is tried again has the plan of before the push, a run that is started again one
+    # of after it, and a model that was trained anew.
+    for model, served_before in (("a", None), ("b", 1)):
+        again = serving_store.push(
+            make_model(tmp_path / model, model), serving, MADE, 3, served_before=served_before
+        )
+        assert again == first
+    assert files_of(serving) == before
+
+
+def test_push_that_was_rolled_back_since_is_no_longer_the_same(serving, model):
+    other = dataclasses.replace(INFO, made_from="4567")
+    serving_store.push(model, serving, MADE, 5, served_before=None)
+    serving_store.push(model, serving, other, 5, served_before=1)
+    rollback(serving, 1)
+    assert serving_store.push(model, serving, MADE, 5, served_before=3).version == 4
+
+
+def test_version_number_taken_by_one_that_does_not_lock_leaves_it_and_no_rest(
+    serving, model, monkeypatch
+):
     def taken(source, target):
         raise OSError("Directory not empty")
 
     monkeypatch.setattr(serving_store.os, "rename", taken)
-    with pytest.raises(ServingStoreError, match=r"1: another push took this version.*run the push"):
+    with pytest.raises(ServingStoreError, match=r"/1: the model cannot be pushed \(Directory not"):
         push(model, serving, INFO, 5)
-    assert os.listdir(serving) == []
+    assert names(serving) == []
 
 
 def test_folder_without_a_saved_model_is_not_pushed(serving, tmp_path):
@@ -260,31 +303,11 @@ def test_folder_without_a_saved_model_is_not_pushed(serving, tmp_path):
     assert not os.path.exists(serving)
 
 
-@pytest.mark.parametrize(
-    ("age", "remains"),
-    [(datetime.timedelta(hours=1), True), (datetime.timedelta(days=2), False)],
-    ids=["young, maybe alive", "old, dead"],
-)
-def test_staging_folder_of_a_killed_push_is_removed_once_it_is_dead(serving, model, age, remains):
-    staging = os.path.join(serving, ".staging-0123")
-    make_model(pathlib.Path(staging))
-    then = (datetime.datetime.now() - age).timestamp()
-    os.utime(staging, (then, then))
+def test_staging_folder_of_a_killed_push_is_removed_by_the_next(serving, model):
+    make_model(pathlib.Path(serving, ".staging-0123"))
     assert numbers(serving) == []
     push(model, serving, INFO, 5)
-    assert os.path.exists(staging) == remains
-    assert numbers(serving) == [1]
-
-
-def test_staging_folder_that_another_push_renames_meanwhile_is_no_error(
-    serving, model, monkeypatch
-):
-    push(model, serving, INFO, 5)
-    listdir = serving_store.fileio.listdir
-    monkeypatch.setattr(
-        serving_store.fileio, "listdir", lambda path: [*listdir(path), ".staging-0123"]
-    )
-    assert push(model, serving, INFO, 5).version == 2
+    assert names(serving) == ["1"]
 
 
 def test_rollback_serves_the_old_content_as_a_new_version(serving, tmp_path):
@@ -294,7 +317,10 @@ def test_rollback_serves_the_old_content_as_a_new_version(serving, tmp_path):
     back = rollback(serving, 1, 5)
     assert served_version(serving) == back
     assert back.version == 4
-    assert back.info == dataclasses.replace(old.info, rolled_back_to=1)
+    assert dataclasses.replace(back.info, files={}) == dataclasses.replace(
+        old.info, rolled_back_to=1
+    )
+    assert set(back.info.files) == set(files_of(old.path, without={VERSION_FILE}))
     without = {VERSION_FILE}
     assert files_of(back.path, without=without) == files_of(old.path, without=without)
 
@@ -370,18 +396,3 @@ def test_files_and_folders_that_are_no_version_are_ignored(serving, model):
     for name in ("README", "v2", "-3", "4.5", ".staging-x"):
         os.makedirs(os.path.join(serving, name))
     assert list_versions(serving) == (pushed,)
-
-
-@pytest.mark.parametrize(
-    ("skip", "left_out"),
-    [
-        (None, set()),
-        (TRAINING_STATE, {os.path.join(TRAINING_STATE, "state.npz")}),
-        (os.path.join("assets.extra", "notes.txt"), {os.path.join("assets.extra", "notes.txt")}),
-        (os.path.join("assets.extra", "notes"), set()),
-    ],
-)
-def test_copy_leaves_out_exactly_the_skipped_file_or_folder(tmp_path, model, skip, left_out):
-    target = str(tmp_path / "copy")
-    serving_store.copy_files(model, target, skip=skip)
-    assert files_of(target) == files_of(model, without=left_out)

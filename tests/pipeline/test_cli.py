@@ -37,7 +37,8 @@ def _push(workspace, day, model_uri):
     (workspace / "model").mkdir()
     (workspace / "model" / "saved_model.pb").touch()
     info = serving_store.ModelInfo(day, day, "m", "t", model_uri)
-    serving_store.push(str(workspace / "model"), str(workspace / "serving"), info, 2)
+    model, serving = str(workspace / "model"), str(workspace / "serving")
+    serving_store.push(model, serving, info, 2, served_before=None)
 
 
 @pytest.mark.parametrize(
@@ -285,10 +286,12 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
 def served(tmp_path):
     day = datetime.date(2026, 1, 3)
     (tmp_path / "model").mkdir()
-    for content in ("first", "second"):
+    for before, content in ((None, "first"), (1, "second")):
         (tmp_path / "model" / "saved_model.pb").write_text(content)
         info = serving_store.ModelInfo(day, day, "m", "t", content)
-        serving_store.push(str(tmp_path / "model"), str(tmp_path / "serving"), info, 5)
+        serving_store.push(
+            str(tmp_path / "model"), str(tmp_path / "serving"), info, 5, served_before=before
+        )
     return tmp_path
 
 

@@ -11,6 +11,7 @@ from pipeline import lineage, report
 from schemas.errors import RankerError
 
 DAY = datetime.date(2026, 1, 3)
+UNKNOWN = "  pushed before files had digests: whether they are whole is not known"
 
 
 @pytest.fixture
@@ -171,6 +172,7 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
     lines = report.served_lineage(served(4, "model/r4"), runs_of(store))
     assert lines == [
         "serving version 4 (serving/4)",
+        UNKNOWN,
         "  from the run of 2026-01-06 (r4): warm start from r1",
         "  from the run of 2026-01-03 (r1): cold start: first",
     ]
@@ -179,7 +181,7 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
 def test_model_of_an_unknown_run_is_served_without_a_trace(store):
     store.run("r1", "2026-01-03", version=1)
     lines = report.served_lineage(served(7, "elsewhere"), runs_of(store))
-    assert lines == ["serving version 7 (serving/7)"]
+    assert lines == ["serving version 7 (serving/7)", UNKNOWN]
     assert report.served_lineage(None, []) == ["nothing is being served yet"]
 
 

@@ -1,10 +1,12 @@
 import datetime
+import hashlib
 import io
 import json
 
 import pytest
 from rich.console import Console
 
+from components import serving_store
 from pipeline import report
 from pipeline.lineage import Run
 
@@ -89,3 +91,23 @@ def test_runs_as_json_hold_all_that_is_known():
     assert content["started"] == "2026-01-03T12:00:00+00:00"
     assert content["metrics"]["candidate"] == metrics
     assert content["version"] == 1
+
+
+def test_served_files_are_held_to_what_was_evaluated(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("weights")
+    files = {"saved_model.pb": hashlib.sha256(b"weights").hexdigest()}
+    day = datetime.date(2026, 1, 3)
+    info = serving_store.ModelInfo(day, day, "m", "t", "model/r1", files=files)
+    model, serving = str(tmp_path / "model"), str(tmp_path / "serving")
+    served = serving_store.push(model, serving, info, 5, served_before=None)
+    where = f"serving version 1 ({served.path})"
+    assert report.served_lineage(served, []) == [
+        where,
+        f"  as it was evaluated: SHA-256 {info.digest}",
+    ]
+    (tmp_path / "serving" / "1" / "saved_model.pb").write_text("Weights")
+    assert report.served_lineage(served, []) == [
+        where,
+        f"  DAMAGED: {served.path}/saved_model.pb: has other content than when it was written",
+    ]

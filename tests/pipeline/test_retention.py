@@ -64,7 +64,9 @@ class Planted:
             model = self.artifact("Trainer", "model", self.executions - 1)
             Path(model, "saved_model.pb").touch()
             info = serving_store.ModelInfo(date, date, "m", "t", model)
-            serving_store.push(model, self.space.serving, info, 10)
+            served = serving_store.served_version(self.space.serving)
+            before = served.version if served else None
+            serving_store.push(model, self.space.serving, info, 10, served_before=before)
         self.touch(self.space.day_store, "events", date, "content")
         self.touch(self.space.checkpoints, f"{date}-0123")
         os.makedirs(self.space.run_logs, exist_ok=True)

@@ -93,7 +93,7 @@ def test_trainings_start_where_the_run_would(tmp_path):
         tasks_fingerprint=spec.tasks_fingerprint(),
         model_uri=str(model),
     )
-    push(str(model), workspace.serving, info, keep_versions=2)
+    push(str(model), workspace.serving, info, keep_versions=2, served_before=None)
     warm = training_data(spec, date, logs, workspace)
     assert "version 1" in warm.start
     seen = [file for file in warm.files if "2026-01-03" not in Path(file).parts]
