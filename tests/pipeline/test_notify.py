@@ -197,7 +197,7 @@ def test_day_of_a_workspace_is_told_with_its_reason_and_what_is_served(tmp_path,
     (tmp_path / "model" / "saved_model.pb").touch()
     day = datetime.date(2026, 1, 3)
     info = serving_store.ModelInfo(day, day, "m", "t", "model/r1")
-    serving_store.push(str(tmp_path / "model"), space.serving, info, 2)
+    serving_store.push(str(tmp_path / "model"), space.serving, info, 2, served_before=None)
     run = lineage.newest_run(lineage.open_store(space.metadata_path))
     spec = load_spec("schemas/demo.yaml")
     notify.after_day(space, spec, "2026-01-08", run, "bad")
