@@ -18,15 +18,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from examples.kuairand import convert, history, source
+from components import history
+from examples.kuairand import convert, source
 from schemas.errors import BadDataError
-from schemas.spec import BinaryTask, RankingSpec, Task, load_spec
+from schemas.spec import BinaryTask, RankingSpec, Task, history_column, load_spec
 
 SPEC = pathlib.Path(convert.__file__).with_name("spec.yaml")
 FIRST_TRAINED = pd.Timestamp("2022-04-26")
 EVALUATED = tuple(pd.date_range("2022-05-01", "2022-05-08"))
-RATES = ("user", "video", "author")
+RATES = ("user_history", "video_history", "author_history", "tab_history")
 
 """By task name: `auc` or `rmse`."""
 
@@ -57,21 +59,42 @@ def metric(task: Task, label: np.ndarray, prediction: np.ndarray) -> float:
     return float(excess / (positives * negatives))
 
 
+def with_history(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
+    """Adds the inputs that the spec's history features stand for, as ingestion does."""
+    ids = {key for feature in spec.history.values() for key in feature.of}
+    columns = events[[*sorted(ids), *spec.labels]]
+    by_day = {
+        date: pa.Table.from_pandas(columns[day], preserve_index=False)
+        for date in sorted(events["date"].unique())
+        if (day := (events["date"] == date).to_numpy()).any()
+    }
+    found = []
+    for date, today in by_day.items():
+        tables = {}
+        for name, feature in spec.history.items():
+            oldest = date - np.timedelta64(feature.days, "D")
+            past = [day for earlier, day in by_day.items() if oldest <= earlier < date]
+            tasks = spec.history_tasks(name)
+            totals = history.count_events(pa.concat_tables([today[:0], *past]), feature, tasks)
+            tables[name] = history.history_table(totals, name, feature, tasks)
+        values = history.look_up(today, tables, spec).to_pandas()
+        found.append(values.set_index(events.index[(events["date"] == date).to_numpy()]))
+    return events.join(pd.concat(found))
+
+
 def tree_inputs(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
     """Returns what trees can use of the spec's features: single values, ids left out.
 
-    Strings and the tab become categories, and so does the first tag; numbers and ordered
-    codes stay numbers.
+    Strings and the tab become categories; numbers and ordered codes stay numbers.
     """
     columns: dict[str, pd.Series] = {}
-    for name in spec.features:
+    for name in spec.inputs:
         feature = spec.categorical.get(name)
         if name in _NOT_FOR_TREES or (feature is not None and feature.multivalued):
             continue
         text = feature is not None and feature.dtype == "string"
         as_category = text or name == "tab"
         columns[name] = events[name].astype("category" if as_category else "float64")
-    columns["first_tag"] = events["tags"].str[0].astype("category")
     return pd.DataFrame(columns)
 
 
@@ -107,20 +130,12 @@ def rates_results(
 
     A regression is not predicted by rates; its tasks are left out.
     """
-    codes, _ = pd.factorize(events["tab"])
-    positions = history.days_of(events)
     results = {}
     for name, task in spec.tasks.items():
         if not isinstance(task, BinaryTask):
             continue
         label = label_of(events, task)
-        totals = history.totals_before(codes, positions, label[:, None])
-        overall = history.totals_before(np.zeros_like(codes), positions, label[:, None])
-        prior = (overall[:, 1] + 1.0) / (overall[:, 0] + 20.0)
-        tab = (totals[:, 1] + 100.0 * prior) / (totals[:, 0] + 100.0)
-        score = np.log(tab / (1.0 - tab))
-        for entity in RATES:
-            score = score + events[f"{entity}_{name}"].to_numpy(np.float64)
+        score = sum(events[history_column(entity, name)].to_numpy(np.float64) for entity in RATES)
         chosen = [(events["date"] == day).to_numpy() for day in days]
         results[name] = float(np.mean([metric(task, label[day], score[day]) for day in chosen]))
     return results
@@ -181,7 +196,7 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[s
 def run(options: argparse.Namespace) -> str:
     """Measures, and returns the table."""
     spec = load_spec(str(SPEC))
-    events = convert.events_of(source.read_impressions(options.source))
+    events = with_history(convert.events_of(source.read_impressions(options.source)), spec)
     days = [day for day in EVALUATED if (events["date"] == day).any()]
     if not days:
         raise BadDataError(f"{options.source}: no impressions of 2022-05-01 to 2022-05-08")

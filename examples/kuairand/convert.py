@@ -26,7 +26,7 @@ _LISTS = {
 
 
 def events_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Turns impressions into events: ids, context, user, video, history, rates, labels.
+    """Turns impressions into events: ids, context, user, video, recent views, labels.
 
     Args:
         rows: of `source.read_impressions`.
@@ -34,34 +34,33 @@ def events_of(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One event a row in the same order, with the fields of `spec.yaml`, and `date`.
     """
-    rows = rows.assign(first_tag=rows["tag"].str.split(",").str[0], **labels_of(rows))
+    rows = rows.assign(first_tag=rows["tag"].str.split(",").str[0])
     parts = [_ids(rows), _user(rows), _video(rows), _history(rows)]
-    labels = rows[[*history.BINARY, "play_seconds", "watch_ratio"]].add_prefix("label_")
-    return pd.concat([*parts, history.rates_and_counts(rows), labels], axis=1)
+    return pd.concat([*parts, labels_of(rows).add_prefix("label_")], axis=1)
 
 
-def labels_of(rows: pd.DataFrame) -> dict[str, pd.Series]:
+def labels_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Computes the tasks' labels.
 
     Args:
         rows: of `source.read_impressions`.
 
     Returns:
-        Labels by name: the five binary ones, `play_seconds`, its logarithm `log_play`, and
-        `watch_ratio`, play over duration within [0, 2], missing where the duration is.
+        Labels by name: the five binary ones, `play_seconds`, and `watch_ratio`, play over
+        duration within [0, 2], missing where the duration is.
     """
     play = rows["play_time_ms"].clip(lower=0) / 1000.0
     duration = rows["duration_ms"].where(rows["duration_ms"] > 0) / 1000.0
-    return {
+    columns = {
         "click": rows["is_click"],
         "long_view": rows["long_view"],
         "like": rows["is_like"],
         "profile_enter": rows["is_profile_enter"],
         "open_comment": (rows["comment_stay_time"] > 0).astype(np.int64),
         "play_seconds": play,
-        "log_play": np.log1p(play),
         "watch_ratio": (play / duration).clip(0.0, 2.0),
     }
+    return pd.DataFrame(columns)
 
 
 def write_logs(events: pd.DataFrame, logs: str) -> list[str]:
@@ -117,6 +116,7 @@ def _ids(rows: pd.DataFrame) -> pd.DataFrame:
             "video_id": rows["video_id"],
             "author_id": _integers(rows["author_id"]),
             "music_id": _integers(rows["music_id"]),
+            "first_tag": rows["first_tag"],
             "tags": rows["tag"].str.split(",").map(lambda tags: [tag for tag in tags if tag]),
             "tab": rows["tab"],
             "hour": rows["hour"],

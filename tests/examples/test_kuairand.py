@@ -13,7 +13,8 @@ from examples.kuairand import convert, history, source
 from schemas.spec import load_spec
 
 USERS, VIDEOS, DAYS, A_DAY = 12, 8, 5, 60
-LABELS = [f"label_{name}" for name in (*history.BINARY, "play_seconds", "watch_ratio")]
+SPEC = load_spec(str(quality.SPEC))
+LABELS = list(SPEC.labels)
 
 
 def a_log(seed: int = 0) -> pd.DataFrame:
@@ -76,9 +77,8 @@ def test_every_field_of_the_spec_is_written(folder):
     assert convert.main(["--source", str(folder), "--logs", str(logs)]) == 0
     days = ["2022-04-29", "2022-04-30", "2022-05-01", "2022-05-02", "2022-05-04"]
     assert sorted(path.name for path in logs.iterdir()) == days
-    spec = load_spec(str(quality.SPEC))
     written = pq.read_schema(str(logs / days[0] / "part-0.parquet")).names
-    needed = {spec.events.id, *spec.features, *spec.labels}
+    needed = {SPEC.events.id, *SPEC.logged, *SPEC.labels}
     assert needed <= set(written)
     assert sum(pq.read_metadata(str(p)).num_rows for p in logs.glob("*/*")) == DAYS * A_DAY
     assert {path.name for path in logs.glob("*/*")} == {"part-0.parquet"}
@@ -109,20 +109,21 @@ def test_rows_that_come_later_change_nothing_before_them(folder):
 
 def test_rates_count_the_days_before(folder):
     log = a_log()
-    events = events_with(folder, log).reset_index()
+    events = quality.with_history(events_with(folder, log).reset_index(), SPEC)
     row = events[events["date"] == "2022-05-04"].iloc[0]
     past = log[(log["user_id"] == row["user_id"]) & (log["date"] < 20220504)]
-    assert row["user_count"] == len(past)
-    overall = (log[log["date"] < 20220504]["is_click"].sum() + 50 * 0.4) / (4 * A_DAY + 50)
-    rate = (past["is_click"].sum() + 8 * overall) / (len(past) + 8)
-    assert row["user_click"] == pytest.approx(np.log(rate / (1 - rate)), rel=1e-5)
+    assert row["user_history__count"] == len(past)
+    strength = SPEC.history["user_history"].prior_strength
+    overall = (log[log["date"] < 20220504]["is_click"].sum() + 0.5) / (4 * A_DAY + 1)
+    rate = (past["is_click"].sum() + strength * overall) / (len(past) + strength)
+    log_odds = [np.log(share / (1 - share)) for share in (rate, overall)]
+    assert row["user_history__click__rate"] == pytest.approx(log_odds[0] - log_odds[1], rel=1e-5)
 
 
-def test_rates_of_the_first_day_are_the_same_for_all(folder):
-    events = events_with(folder, a_log())
+def test_the_first_day_has_no_past(folder):
+    events = quality.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     first = events[events["date"] == "2022-04-29"]
-    assert (first["video_count"] == 0).all()
-    assert first[["user_click", "video_log_play"]].nunique().eq(1).all()
+    assert (first[[name for name in SPEC.inputs if "__" in name]] == 0).all(axis=None)
     assert first["recent_videos"].map(len).eq(0).all()
 
 
@@ -211,10 +212,9 @@ def test_benchmark_skips_without_data(capsys, tmp_path):
 
 
 def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
-    spec = load_spec(str(quality.SPEC))
     metrics = {
         name: {"auc": 0.75} if task.kind == "binary" else {"root_mean_squared_error": 1.25}
-        for name, task in spec.tasks.items()
+        for name, task in SPEC.tasks.items()
     }
     content = [
         {"run_date": day, "metrics": {"candidate": dict(metrics)}}
@@ -234,13 +234,13 @@ def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
 
 
 def test_auc_counts_ties_by_half():
-    task = load_spec(str(quality.SPEC)).tasks["click"]
+    task = SPEC.tasks["click"]
     label = np.array([0.0, 1.0, 0.0, 1.0, np.nan])
     assert quality.metric(task, label, np.array([1.0, 1.0, 0.0, 2.0, 9.0])) == pytest.approx(0.875)
 
 
 def test_trees_get_no_label_and_no_id(folder):
-    events = events_with(folder, a_log()).reset_index()
-    inputs = quality.tree_inputs(events, load_spec(str(quality.SPEC)))
+    events = quality.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    inputs = quality.tree_inputs(events, SPEC)
     assert not {*LABELS, "user_id", "video_id", "event_id", "date"} & set(inputs)
-    assert {"first_tag", "tab", "user_tab_click"} <= set(inputs)
+    assert {"first_tag", "tab", "user_tab_history__click__rate"} <= set(inputs)
