@@ -90,6 +90,68 @@ def run_ours(directory: str, kind: str, options: list[str]) -> int:
     return 0
 
 
+def make_spec():
+    """The fields of `make_fields`, and history of two ids and of their cross for both tasks."""
+    from schemas.spec import RankingSpec
+
+    table = {"type": "categorical", "buckets": 1000, "embedding": 4}
+    features: dict[str, Any] = {f"text_{i}": table for i in range(STRINGS)}
+    features |= {f"int_{i}": {**table, "dtype": "int"} for i in range(INTEGERS)}
+    features |= {f"number_{i}": {"type": "dense"} for i in range(NUMBERS)}
+    features |= {
+        f"history_{i}": {"type": "history", "of": of}
+        for i, of in enumerate((["text_0"], ["int_0"], ["text_0", "int_0"]))
+    }
+    return RankingSpec.model_validate(
+        {
+            "name": "benchmark",
+            "features": features,
+            "tasks": {
+                "click": {"kind": "binary", "label": "clicked", "gate": {"min_auc": 0.5}},
+                "watch": {"kind": "regression", "label": "watched", "gate": {"max_rmse": 99}},
+            },
+            "model": {"preset": "tiny"},
+            "training": {"window_days": 1},
+            "serving": {"score": "click"},
+        }
+    )
+
+
+def run_history(directory: str) -> int:
+    """Ingests two days of the same rows, then adds history: CPU time of the one and the other."""
+    import apache_beam as beam
+
+    from components.daily_example_gen.day_store import DayStore
+    from components.daily_example_gen.fields import event_fields
+    from components.daily_example_gen.history import days_of_run
+    from components.daily_example_gen.ingest import ingest_days
+    from components.run_plan import RunPlan
+
+    spec = make_spec()
+    day_before = DAY - datetime.timedelta(days=1)
+    plan = RunPlan(spec, DAY, (day_before,), None, None, "", None, "")
+
+    def pipeline() -> beam.Pipeline:
+        return beam.Pipeline(argv=IN_MEMORY)
+
+    with tempfile.TemporaryDirectory(dir=directory) as root:
+        logs, store = os.path.join(root, "logs"), os.path.join(root, "store")
+        for day in (day_before, DAY):
+            os.makedirs(os.path.join(logs, str(day)))
+            source = os.path.join(directory, "csv", str(DAY), "events.csv")
+            os.link(source, os.path.join(logs, str(day), "events.csv"))
+        encoded = DayStore(store, spec.events_fingerprint())
+        started, before = time.perf_counter(), time.process_time()
+        ingest_days(logs, (*plan.window, DAY), event_fields(spec), encoded, pipeline)
+        between = time.process_time()
+        days = days_of_run(plan, logs, store, pipeline, os.path.join(root, "tables"))
+        after = time.process_time()
+        cpu = {"without": round(between - before, 1), "history": round(after - between, 1)}
+        cpu["ratio"] = round((after - before) / (between - before), 3)
+        report(started, sum(day.manifest.events for day in days.values()), cpu)
+    return 0
+
+
 def run_csv_example_gen(directory: str) -> int:
     from tfx.components.example_gen.csv_example_gen.executor import Executor
     from tfx.proto import example_gen_pb2
@@ -125,7 +187,7 @@ def run_csv_example_gen(directory: str) -> int:
     return 0
 
 
-def report(started: float, events: int) -> None:
+def report(started: float, events: int, cpu: dict[str, float] | None = None) -> None:
     seconds = time.perf_counter() - started
     own, children = (
         resource.getrusage(who).ru_maxrss / 1024
@@ -140,6 +202,7 @@ def report(started: float, events: int) -> None:
         "events_per_second": round(events / seconds),
         "peak_rss_mib": round(own),
         "peak_rss_of_a_worker_mib": round(children),
+        **({"cpu_by_step": cpu} if cpu else {}),
     }
     print("RESULT " + json.dumps(result), flush=True)
 
@@ -148,6 +211,7 @@ CONTENDERS = {
     "ours_jsonl_gz": lambda directory: run_ours(directory, "jsonl", IN_MEMORY),
     "ours_csv": lambda directory: run_ours(directory, "csv", IN_MEMORY),
     "ours_csv_2_workers": lambda directory: run_ours(directory, "csv", TWO_WORKERS),
+    "ours_csv_history": run_history,
     "tfx_csv_example_gen": run_csv_example_gen,
 }
 
@@ -172,6 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--results", default=RESULTS)
+    parser.add_argument("--history", action="store_true", help="what history features add, alone")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--dir", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -182,6 +247,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         whole, quarter = (os.path.join(directory, name) for name in ("whole", "quarter"))
         write_logs(whole, args.rows)
+        results["ours_csv_history"] = measure("ours_csv_history", whole)
+        if args.history:
+            return 0
         write_logs(quarter, args.rows // 4)
         for contender in ("ours_jsonl_gz", "ours_csv", "ours_csv_2_workers"):
             results[contender] = measure(contender, whole)
@@ -191,7 +259,7 @@ def main() -> int:
     ratios = {
         name: round(result["events_per_second"] / theirs, 1)
         for name, result in results.items()
-        if name != "tfx_csv_example_gen" and "quarter" not in name
+        if name.startswith("ours") and "quarter" not in name and "history" not in name
     }
     content = {
         "rows": args.rows,

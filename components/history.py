@@ -85,10 +85,11 @@ def history_table(
 ) -> pa.Table:
     """Makes a history table.
 
-    A rate is smoothed: `feature.prior_strength` events like everyone's are added to the id's
-    own. It is given as its distance from everyone's, in log odds (binary) or in the space of
-    the loss (regression): an id without events then has zeros, and a day on which everyone
-    clicks more moves no input of every event at once.
+    A rate is smoothed: events like everyone's are added to the id's own, k of them to a mean
+    and k / sqrt(r (1 - r)) to a rate that is r for everyone, with k `feature.prior_strength`.
+    It is given as its distance from everyone's, in log odds (binary) or in the space of the
+    loss (regression): an id without events then has zeros, and a day on which everyone clicks
+    more moves no input of every event at once.
 
     Args:
         totals: of all days that count.
@@ -125,6 +126,8 @@ def _smoothed(labels: np.ndarray, sums: np.ndarray, strength: float, task: Task)
         return (sums - labels * everyone) / (labels + strength)
     # Half an event of each kind keeps a rate that no event speaks for from an infinity.
     everyone = (sums.sum() + 0.5) / (labels.sum() + 1.0)
+    # The rarer a task, the more events it takes to tell an id's rate from everyone's.
+    strength /= np.sqrt(everyone * (1.0 - everyone))
     positives = sums + strength * everyone
     negatives = labels - sums + strength * (1.0 - everyone)
     return np.log(positives / negatives) - np.log(everyone / (1.0 - everyone))

@@ -205,8 +205,8 @@ class HistoryFeature(_Model):
         of: the id, a single-valued categorical feature; several are one id together.
         tasks: tasks whose rates, or means, are taken; all if not given.
         days: days before the event's day that count.
-        prior_strength: events like everyone's that are added to an id's own: its rate is
-            believed from about so many on.
+        prior_strength: events like everyone's that are added to an id's own; of a binary task
+            as many more as its labels' standard deviation is below 1.
         max_ids: ids whose history is kept, the most frequent ones; the others have none.
         serving: `table` lets the exported model look ids up in a table that it carries;
             `request` takes the values from the request.
@@ -216,7 +216,7 @@ class HistoryFeature(_Model):
     of: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_names)] = Field(min_length=1)
     tasks: tuple[Name, ...] | None = None
     days: int = Field(default=30, ge=1, le=MAX_DAYS)
-    prior_strength: float = Field(default=20.0, gt=0.0)
+    prior_strength: float = Field(default=4.0, gt=0.0)
     max_ids: int = Field(default=1_000_000, ge=1)
     serving: Literal["table", "request"] = "table"
 

@@ -23,7 +23,7 @@ features:
   user: {type: categorical, buckets: 10, embedding: 2}
   author: {type: categorical, dtype: int, buckets: 10, embedding: 2}
   age: {type: dense}
-  user_history: {type: history, of: user, days: 3, prior_strength: 4}
+  user_history: {type: history, of: user, days: 3, prior_strength: 5}
   pair_history: {type: history, of: [user, author], days: 2, tasks: [click]}
 tasks:
   click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
@@ -106,8 +106,8 @@ def reference(days, date, event):
     """An event's history by plain arithmetic over the events of the days before."""
     values = {}
     for name, keys, length, strength in (
-        ("user_history", ("user",), 3, 4.0),
-        ("pair_history", ("user", "author"), 2, 20.0),
+        ("user_history", ("user",), 3, 5.0),
+        ("pair_history", ("user", "author"), 2, 4.0),
     ):
         own_id = [None if event[key] in MISSING else event[key] for key in keys]
         past = [
@@ -120,7 +120,8 @@ def reference(days, date, event):
         own = [e for e in past if [e[key] for key in keys] == own_id]
         values[f"{name}__count"] = len(own)
         prior = (sum(e["clicked"] for e in past) + 0.5) / (len(past) + 1)
-        rate = (sum(e["clicked"] for e in own) + strength * prior) / (len(own) + strength)
+        added = strength / math.sqrt(prior * (1 - prior))
+        rate = (sum(e["clicked"] for e in own) + added * prior) / (len(own) + added)
         values[f"{name}__click__rate"] = math.log(rate / (1 - rate) / (prior / (1 - prior)))
         if name == "user_history":
             times = [math.log1p(e["seconds"]) for e in past if e["seconds"] is not None]

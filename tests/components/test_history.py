@@ -73,6 +73,7 @@ def reference(table, name, spec):
             everyone, mine, strength = labels(rows), labels(own), feature.prior_strength
             if declared.kind == "binary":
                 prior = (sum(everyone) + 0.5) / (len(everyone) + 1)
+                strength /= math.sqrt(prior * (1 - prior))
                 rate = (sum(mine) + strength * prior) / (len(mine) + strength)
                 value = math.log(rate / (1 - rate)) - math.log(prior / (1 - prior))
             else:

@@ -115,6 +115,7 @@ def test_rates_count_the_days_before(folder):
     assert row["user_history__count"] == len(past)
     strength = SPEC.history["user_history"].prior_strength
     overall = (log[log["date"] < 20220504]["is_click"].sum() + 0.5) / (4 * A_DAY + 1)
+    strength /= np.sqrt(overall * (1 - overall))
     rate = (past["is_click"].sum() + strength * overall) / (len(past) + strength)
     log_odds = [np.log(share / (1 - share)) for share in (rate, overall)]
     assert row["user_history__click__rate"] == pytest.approx(log_odds[0] - log_odds[1], rel=1e-5)
