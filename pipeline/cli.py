@@ -212,6 +212,76 @@ def rollback(
 
 
 @app.command()
+def watch(
+    logs: LogsOption,
+    date: Annotated[
+        datetime.datetime | None,
+        typer.Argument(formats=["%Y-%m-%d"], metavar="[YYYY-MM-DD]"),
+    ] = None,
+    workspace: WorkspaceOption = "work",
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", "-s", help="The ranking spec; that of the newest run if not given."),
+    ] = None,
+    roll_back: Annotated[
+        bool, typer.Option("--rollback", help="Serve the version before again if it is better.")
+    ] = False,
+    beam_arg: BeamOption = None,
+) -> None:
+    """Judges the served version on a day after its own (the newest), against the one before it.
+
+    Exit code 0: it may stay; 10: it is worse than the gate would have let pass.
+    """
+    with messages():
+        space = _existing(workspace)
+        from components import serving_store
+        from pipeline import daily, notify
+        from pipeline import watch as watching
+
+        with daily.locked(space):
+            versions = serving_store.list_versions(space.serving)
+            served, _ = watching.choose_versions(versions)
+            declared = _declared(space, spec)
+            day = date.date() if date else watching.newest_day(logs, served.info.run_date)
+            found = watching.watch(
+                space,
+                declared,
+                os.path.abspath(logs) if "://" not in logs else logs,
+                day,
+                versions,
+                beam_arg or daily.DEFAULT_BEAM_ARGS,
+            )
+            compared = f"version {found.served.version} against version {found.before.version}"
+            typer.echo(f"{day}: {compared}: {'worse' if found.reasons else 'may stay'}")
+            for line in (*found.reasons, *found.notes):
+                typer.echo(f"  {line}")
+            if not found.reasons:
+                return
+            data = {"reason": found.reasons[0], "served_version": found.served.version}
+            if roll_back:
+                new = serving_store.rollback(
+                    space.serving, found.before.version, declared.serving.keep_versions
+                )
+                typer.echo(f"version {new.version} serves what version {found.before.version} did")
+                data["served_version"] = new.version
+        kind = "rolled-back" if roll_back else "worse"
+        notify.send([notify.Notice(kind, str(day), data)], f"/steadyrank/{declared.name}")
+    raise typer.Exit(ExitCode.BLOCKED)
+
+
+def _declared(space: Workspace, spec: str | None) -> RankingSpec:
+    """The spec that is given, or else that of the newest run."""
+    if spec is not None:
+        return load_spec(spec)
+    from pipeline import lineage, retention
+
+    store = lineage.open_store(space.metadata_path)
+    if store is None:
+        raise RankerError(f"{space.metadata_path}: no runs are known; give --spec")
+    return retention.spec_of_newest_run(space, store)
+
+
+@app.command()
 def clean(
     workspace: WorkspaceOption = "work",
     spec: Annotated[
@@ -231,7 +301,7 @@ def clean(
                 raise RankerError(
                     f"{space.metadata_path}: no runs are known; nothing can be told to be old"
                 )
-            declared = load_spec(spec) if spec else retention.spec_of_newest_run(space, store)
+            declared = _declared(space, spec)
             surplus = retention.find_surplus(space, store, declared)
             if not dry_run:
                 retention.remove(surplus, store)
