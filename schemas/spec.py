@@ -415,13 +415,60 @@ PRESETS: Mapping[str, Architecture] = {
 """`small`, `large` and `large_dcn` are the sizes of arXiv 2302.09178, Section 5."""
 
 
+RULE_THRESHOLDS: Mapping[str, Mapping[str, float]] = {
+    "clippy": {},
+    "gc": {"clip_norm": 0.1},
+    "global_gc": {"clip_norm": 1.0},
+    "agc": {"clip_factor": 0.01, "epsilon": 1e-3},
+    "unit_agc": {"clip_factor": 0.01, "epsilon": 1e-3},
+    "lamb": {"mu": 0.01},
+    "update_rms": {"threshold": 1.0},
+    "adagc": {
+        "relative_threshold": 1.05,
+        "absolute_threshold": 1.0,
+        "decay": 0.98,
+        "warmup_steps": 100,
+    },
+    "zclip": {"threshold": 2.5, "decay": 0.97, "warmup_steps": 25, "epsilon": 1e-6},
+}
+"""What `optimizer.thresholds` may hold for each clipping rule, with the defaults; Clippy's two
+are fields of the optimizer. The rules are those of `trainer_module.optimizers`."""
+
+_SCALED = ("clip_norm", "clip_factor", "mu", "threshold", "absolute_threshold")
+"""Those that a recovery's `thresholds` tightens: no decay, no epsilon, no factor of a mean."""
+
+OptimizerName = Literal[
+    "clippy_adagrad",
+    "gc_adagrad",
+    "global_gc_adagrad",
+    "agc_adagrad",
+    "unit_agc_adagrad",
+    "lamb_adagrad",
+    "update_rms_adagrad",
+    "adagc_adagrad",
+    "zclip_adagrad",
+    "adagrad",
+    "clippy_adam",
+    "gc_adam",
+    "global_gc_adam",
+    "agc_adam",
+    "unit_agc_adam",
+    "lamb_adam",
+    "update_rms_adam",
+    "adagc_adam",
+    "zclip_adam",
+    "adam",
+]
+
+
 class OptimizerSettings(_Model):
-    """Adagrad with a clipping rule on the non-embedding variables.
+    """Adagrad or Adam, with a clipping rule on the non-embedding variables.
 
     Attributes:
-        name: `clippy_adagrad`, or `adagrad` for no clipping.
-        relative_threshold: lambda_rel; share of its weight that a coordinate may move.
-        absolute_threshold: lambda_abs; what it may move on top.
+        name: clipping rule and base optimizer; `adagrad` and `adam` clip nothing.
+        relative_threshold: Clippy's lambda_rel; share of its weight that a coordinate may move.
+        absolute_threshold: Clippy's lambda_abs; what it may move on top.
+        thresholds: those of another rule that differ from its defaults, by name.
         initial_accumulator: value at which Adagrad's accumulators start; `auto` is
             8 / batch_size^2, see `Training.fitted`.
         epsilon: added inside the root of the preconditioner.
@@ -429,12 +476,63 @@ class OptimizerSettings(_Model):
             TFRS does by default; the paper adds this step's gradient first.
     """
 
-    name: Literal["clippy_adagrad", "adagrad"] = "clippy_adagrad"
+    name: OptimizerName = "clippy_adagrad"
     relative_threshold: float = Field(default=0.5, ge=0.0)
     absolute_threshold: float = Field(default=1e-2, ge=0.0)
+    thresholds: dict[Name, Annotated[float, Field(ge=0.0)]] = {}
     initial_accumulator: AutoNumber = Field(default=AUTO, validate_default=True)
     epsilon: float = Field(default=1e-12, gt=0.0)
     delayed_accumulator: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _settings_are_the_optimizers(self) -> OptimizerSettings:
+        allowed = RULE_THRESHOLDS.get(self.rule, {})
+        for name in self.thresholds:
+            if name not in allowed:
+                own = f"takes {', '.join(allowed)}" if allowed else "takes none"
+                hint = ""
+                if self.rule == "clippy" and name.endswith("_threshold"):
+                    hint = f"; write '{name}' beside 'name'"
+                raise ValueError(f"{self.name} has no threshold '{name}': it {own}{hint}")
+        if self.base == "adam" and self.delayed_accumulator:
+            raise ValueError(f"'delayed_accumulator' is Adagrad's, not {self.name}'s; drop it")
+        return self
+
+    @property
+    def base(self) -> str:
+        """The base optimizer, `adagrad` or `adam`."""
+        return self.name.rpartition("_")[2]
+
+    @property
+    def rule(self) -> str:
+        """The clipping rule, a key of `RULE_THRESHOLDS`; empty if nothing is clipped."""
+        return self.name.rpartition("_")[0]
+
+    @property
+    def rule_thresholds(self) -> dict[str, float]:
+        """All thresholds of the rule, by name."""
+        if self.rule == "clippy":
+            return {
+                "relative_threshold": self.relative_threshold,
+                "absolute_threshold": self.absolute_threshold,
+            }
+        return {**RULE_THRESHOLDS.get(self.rule, {}), **self.thresholds}
+
+    def tightened(self, factor: float) -> OptimizerSettings:
+        """The same with the rule's thresholds multiplied by a factor."""
+        own = RULE_THRESHOLDS.get(self.rule, {})
+        scaled = {
+            name: self.rule_thresholds[name] * factor
+            for name in own
+            if factor != 1.0 and name in _SCALED
+        }
+        return self.model_copy(
+            update={
+                "relative_threshold": self.relative_threshold * factor,
+                "absolute_threshold": self.absolute_threshold * factor,
+                "thresholds": {**self.thresholds, **scaled},
+            }
+        )
 
 
 _STEPS_A_DAY = 256
@@ -541,6 +639,14 @@ class Training(_Model):
             raise ValueError("'min_window_days' is larger than 'window_days'")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _accumulators_are_adagrads(self) -> Training:
+        if self.optimizer.base == "adam" and self.accumulators != Accumulators():
+            raise ValueError(
+                f"'accumulators' are Adagrad's; {self.optimizer.name} forgets by itself: drop them"
+            )
+        return self
+
     def fitted(self, day_events: float, warm: bool) -> Training:
         """The settings with a number for each `auto`; `docs/training.md` has the measurements.
 
@@ -579,17 +685,11 @@ class Training(_Model):
             return self
         rung = self.recovery[failures - 1]
         rate = self.embedding_learning_rate
-        optimizer = self.optimizer.model_copy(
-            update={
-                "relative_threshold": self.optimizer.relative_threshold * rung.thresholds,
-                "absolute_threshold": self.optimizer.absolute_threshold * rung.thresholds,
-            }
-        )
         return self.model_copy(
             update={
                 "learning_rate": self.learning_rate * rung.learning_rate,
                 "embedding_learning_rate": None if rate is None else rate * rung.learning_rate,
-                "optimizer": optimizer,
+                "optimizer": self.optimizer.tightened(rung.thresholds),
             }
         )
 

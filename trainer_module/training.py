@@ -14,13 +14,12 @@ import keras
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import FOLLOWS, RankingSpec, Training
-from trainer_module import soundness
+from schemas.spec import FOLLOWS, OptimizerSettings, RankingSpec, Training
+from trainer_module import optimizers, soundness
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, initialise_from_data
-from trainer_module.optimizers import ClippedAdagrad, Clippy
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.monitor import Monitor
 from trainer_module.stability.recording import StatisticsRecorder
@@ -36,6 +35,23 @@ _STATISTICS = "statistics"
 
 _COLD_START_SAMPLE = 200_000
 """Events that normalisation and base rates are estimated from."""
+
+
+_RULES: Mapping[str, Callable[..., optimizers.Rule]] = {
+    "": optimizers.NoClipping,
+    "clippy": lambda relative_threshold, absolute_threshold: optimizers.Clippy(
+        relative_threshold, absolute_threshold
+    ),
+    "gc": optimizers.GradientClipping,
+    "global_gc": optimizers.GlobalNormClipping,
+    "agc": optimizers.AdaptiveGradientClipping,
+    "unit_agc": functools.partial(optimizers.AdaptiveGradientClipping, unit_wise=True),
+    "lamb": optimizers.Lamb,
+    "update_rms": optimizers.UpdateRMSClipping,
+    "adagc": optimizers.AdaGC,
+    "zclip": optimizers.ZClip,
+}
+"""By the spec's names."""
 
 
 @keras.saving.register_keras_serializable("steadyrank")
@@ -59,21 +75,29 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps}
 
 
+def make_rule(settings: OptimizerSettings) -> optimizers.Rule:
+    """Makes the clipping rule that the spec names, with its thresholds."""
+    return _RULES[settings.rule](**settings.rule_thresholds)
+
+
 def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
-    """Makes the optimizer: Adagrad, with Clippy on all but the embeddings if asked for."""
+    """Makes the optimizer: Adagrad or Adam, with the rule on all but the embeddings."""
     settings = training.optimizer
-    rule = None
-    if settings.name == "clippy_adagrad":
-        rule = Clippy(settings.relative_threshold, settings.absolute_threshold)
-    optimizer = ClippedAdagrad(
-        WarmUp(training.learning_rate, training.warmup_steps),
-        rule=rule,
-        excluded_learning_rate=WarmUp(training.embedding_rate, training.warmup_steps),
-        initial_accumulator_value=settings.initial_accumulator,
-        epsilon=settings.epsilon,
-        accumulator_update="delayed" if settings.delayed_accumulator else "standard",
-        export_statistics=True,
-    )
+    common: dict[str, Any] = {
+        "learning_rate": WarmUp(training.learning_rate, training.warmup_steps),
+        "rule": make_rule(settings),
+        "excluded_learning_rate": WarmUp(training.embedding_rate, training.warmup_steps),
+        "epsilon": settings.epsilon,
+        "export_statistics": True,
+    }
+    if settings.base == "adam":
+        optimizer: keras.optimizers.Optimizer = optimizers.ClippedAdam(**common)
+    else:
+        optimizer = optimizers.ClippedAdagrad(
+            initial_accumulator_value=settings.initial_accumulator,
+            accumulator_update="delayed" if settings.delayed_accumulator else "standard",
+            **common,
+        )
     if training.mixed_precision == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

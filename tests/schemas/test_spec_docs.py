@@ -68,6 +68,15 @@ def test_table_lists_the_presets():
         )
 
 
+def test_the_rules_are_listed_with_their_thresholds():
+    section = TEXT.split("| RULE |")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| (\w+)(?:,[^|]*)? \| (.*) \|$", section, re.M))
+    for rule, thresholds in spec.RULE_THRESHOLDS.items():
+        found = re.findall(r"(\w+) ([\d.e-]+)", rows[rule]) if thresholds else []
+        assert {name: float(value) for name, value in found} == thresholds
+    assert set(rows) - {"---"} == set(spec.RULE_THRESHOLDS)
+
+
 def test_every_function_of_the_formula_is_named():
     for name in formula.FUNCTIONS:
         assert f"`{name}(" in TEXT

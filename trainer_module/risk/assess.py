@@ -18,7 +18,10 @@ Progress = Callable[[str], None]
 def with_training(spec: RankingSpec, optimizer: str, learning_rate: float) -> RankingSpec:
     """Returns the spec with another optimizer, by the spec's name of it, and learning rate."""
     content = spec.model_dump()
-    content["training"]["optimizer"]["name"] = optimizer
+    settings = content["training"]["optimizer"]
+    if settings["name"] != optimizer:
+        # Another rule has thresholds of its own.
+        settings |= {"name": optimizer, "thresholds": {}}
     content["training"]["learning_rate"] = learning_rate
     return RankingSpec.model_validate(content)
 
