@@ -16,6 +16,9 @@ from trainer_module.optimizers._rules import (
     Step,
     UpdateRMSClipping,
     ZClip,
+    at_most,
+    l2_norm,
+    smallest,
 )
 
 __all__ = [
@@ -36,4 +39,7 @@ __all__ = [
     "Step",
     "UpdateRMSClipping",
     "ZClip",
+    "at_most",
+    "l2_norm",
+    "smallest",
 ]

@@ -1,0 +1,1 @@
+"""Experiments behind docs/results: users of the product, imported by nothing of it."""

@@ -1,0 +1,75 @@
+"""KuaiRand-Pure as arrays: `python -m experiments.kuairand --source DIR --output FILE.npz`.
+
+The events, features and preprocessing are those of examples/kuairand and of the pipeline. The
+file lets an experiment run where there is no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from examples.kuairand import convert, source
+from schemas.spec import RankingSpec, load_spec
+from trainer_module.layers import PADDING
+from trainer_module.preprocessing import preprocess, raw_feature_spec
+
+SPEC = "examples/kuairand/spec.yaml"
+DAY = "day"
+
+
+def transformed(events: pd.DataFrame, spec: RankingSpec) -> dict[str, np.ndarray]:
+    """Returns events as Transform gives them to training.
+
+    Args:
+        events: of `examples.kuairand.convert.events_of`.
+        spec: the ranking spec.
+
+    Returns:
+        By name: ids, int32 [events, values], padded; numbers, labels and their weights, float32
+        [events, 1]; `day`, the number of each event's day, int32 [events].
+    """
+    sparse = {
+        name: _sparse(events[name], parsing.dtype)
+        for name, parsing in raw_feature_spec(spec).items()
+    }
+    result = {DAY: pd.factorize(events["date"], sort=True)[0].astype(np.int32)}
+    for name, value in preprocess(sparse, spec).items():
+        if isinstance(value, tf.SparseTensor):
+            value = tf.sparse.to_dense(value, default_value=PADDING)
+        array = value.numpy()
+        result[name] = array.astype(np.int32 if array.dtype == np.int64 else np.float32)
+    return result
+
+
+def _sparse(column: pd.Series, dtype: tf.DType) -> tf.SparseTensor:
+    """A field's values, sparse [events, any]; missing ones are left out."""
+    lists = isinstance(column.iloc[0], list)
+    counts = column.map(len).to_numpy() if lists else column.notna().to_numpy().astype(int)
+    values = [v for row in column for v in row] if lists else column.dropna().tolist()
+    rows = np.repeat(np.arange(len(column)), counts)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if dtype == tf.string:
+        values = [str(value) for value in values]
+    return tf.SparseTensor(
+        np.stack([rows, places], axis=1).astype(np.int64),
+        tf.constant(values, dtype),
+        [len(column), max(1, int(counts.max()))],
+    )
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--source", required=True, help="folder of the official CSV files")
+    parser.add_argument("--output", required=True, help="the file to write")
+    options = parser.parse_args()
+    events = convert.events_of(source.read_impressions(options.source))
+    np.savez_compressed(options.output, **transformed(events, load_spec(SPEC)))
+
+
+if __name__ == "__main__":
+    main()
