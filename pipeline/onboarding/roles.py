@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.daily_example_gen.fields import Field, Kind
 from pipeline.onboarding import columns, sizes
@@ -163,6 +164,10 @@ def guess_roles(
         role, why = _label_role(field, column, labels)
         if role is None:
             role, why = _feature_role(field, column)
+            if role is Role.CATEGORICAL and _looks_like_lists(table[field.name]):
+                why += (
+                    ", many of them lists by the look of it: log them as lists, in CSV joined by |"
+                )
         guesses.append(Guess(field, role, why, column))
     return _without_traces(table, guesses)
 
@@ -248,6 +253,13 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     if set(said) & _OF["codes"] or column.distinct <= 32:
         return Role.CATEGORICAL, values
     return Role.DENSE, ""
+
+
+def _looks_like_lists(column: pa.ChunkedArray) -> bool:
+    if not pa.types.is_string(column.type):
+        return False
+    joined = pc.match_substring_regex(column, r"^[\[{(]?[^,;\s]+([,;] ?[^,;\s]+)+$")
+    return (pc.mean(joined).as_py() or 0.0) > 0.1
 
 
 def _is_time(said: Sequence[str], column: Column) -> bool:

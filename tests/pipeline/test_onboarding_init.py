@@ -171,6 +171,16 @@ def test_a_number_that_tells_a_label_all_alone_is_no_feature(tmp_path):
     assert "tells isClicked all alone (AUC 1.000): known only after the impression?" in draft.text
 
 
+@pytest.mark.parametrize("join", [",", "; "])
+def test_text_that_looks_like_lists_is_remarked(tmp_path, join):
+    def joined(event):
+        return {**event, "item.Topics": join.join(event["item.Topics"])}
+
+    draft = draft_spec(write_logs(tmp_path, change=joined), "ranker")
+    (line,) = [line for line in draft.text.splitlines() if "item_topics: {" in line]
+    assert "lists by the look of it: log them as lists, in CSV joined by |" in line
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
