@@ -28,6 +28,8 @@ class RunPlan:
         baseline_version: served version that the gate compares with; None for no comparison.
         baseline_reason: why there is a comparison or none, for people.
         served_version: the version that is served as the run is planned; None if none is.
+        baseline_run_date: day on which that version was evaluated.
+        baseline_trained_through: newest day that version was trained on.
     """
 
     spec: RankingSpec
@@ -39,6 +41,8 @@ class RunPlan:
     baseline_version: int | None
     baseline_reason: str
     served_version: int | None = None
+    baseline_run_date: datetime.date | None = None
+    baseline_trained_through: datetime.date | None = None
 
     @property
     def warm_start(self) -> bool:
@@ -74,15 +78,17 @@ def load_plan(directory: str) -> RunPlan:
         spec = parse_spec(file.read(), source=os.path.join(directory, _SPEC_FILE))
     with fileio.open(os.path.join(directory, _PLAN_FILE), "r") as file:
         content = json.loads(file.read())
-    trained_through = content["base_trained_through"]
+    dates = ("base_trained_through", "baseline_run_date", "baseline_trained_through")
     return RunPlan(
         **{
             **content,
             "spec": spec,
             "run_date": datetime.date.fromisoformat(content["run_date"]),
             "window": tuple(map(datetime.date.fromisoformat, content["window"])),
-            "base_trained_through": (
-                None if trained_through is None else datetime.date.fromisoformat(trained_through)
-            ),
+            **{
+                name: datetime.date.fromisoformat(content[name])
+                for name in dates
+                if content.get(name) is not None
+            },
         }
     )

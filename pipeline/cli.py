@@ -173,6 +173,7 @@ def status(
     """Shows runs, verdicts, versions, and where the served model comes from."""
     with messages():
         space = _existing(workspace)
+        from components.held_days import list_held
         from components.serving_store import served_version
         from pipeline import lineage, report
 
@@ -190,6 +191,8 @@ def status(
         console.print(report.day_table(runs, tasks))
         for line in (*report.served_lineage(served, runs), *report.run_facts(runs[-1])):
             console.print(line, markup=False)
+        for day in list_held(space.day_store):
+            console.print(str(day), markup=False)
 
 
 @app.command()
@@ -279,6 +282,26 @@ def _declared(space: Workspace, spec: str | None) -> RankingSpec:
     if store is None:
         raise RankerError(f"{space.metadata_path}: no runs are known; give --spec")
     return retention.spec_of_newest_run(space, store)
+
+
+@app.command()
+def release(
+    day: Annotated[
+        datetime.datetime, typer.Argument(formats=["%Y-%m-%d"], help="The day, as status names it.")
+    ],
+    workspace: WorkspaceOption = "work",
+    day_store: Annotated[
+        str | None,
+        typer.Option(help="Folder of the encoded days, if that is not the workspace's."),
+    ] = None,
+) -> None:
+    """Lets the next run train on a day that is held since the served model fails on it."""
+    with messages():
+        from components import held_days
+
+        store = day_store or _existing(workspace).day_store
+        held_days.release(store, day.date())
+    typer.echo(f"{day.date()} is released: the next run trains on it in full")
 
 
 @app.command()

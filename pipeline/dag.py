@@ -80,7 +80,10 @@ def create_pipeline(
     )
     run_plan, schema = plan.outputs["plan"], plan.outputs["schema"]
     example_gen = DailyExampleGen(
-        plan=run_plan, logs_root=parameters.logs_root, day_store=parameters.day_store
+        plan=run_plan,
+        baseline_model=plan.outputs["baseline_model"],
+        logs_root=parameters.logs_root,
+        day_store=parameters.day_store,
     )
     examples = example_gen.outputs["examples"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)

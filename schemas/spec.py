@@ -381,12 +381,18 @@ class Validation(_Model):
             whole day if it is not given or the day has fewer events.
         stop_at: smallest severity that stops the run before training.
         severity: severity by TFDV anomaly type (`AnomalyInfo.Type`), in place of TFDV's.
+        max_auc_fall: how far a task's AUC by the served model may fall on a day that it has
+            not seen, below that on the day of its gate, before the day is held; no day is
+            judged if it is not given.
+        min_positives: events of each label that a task needs on a day to be judged there.
     """
 
     min_events: int = Field(default=1, ge=1)
     max_eval_events: int | None = Field(default=None, ge=1)
     stop_at: Literal["WARNING", "ERROR", "NEVER"] = "ERROR"
     severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = {}
+    max_auc_fall: Share | None = 0.1
+    min_positives: int = Field(default=200, ge=1)
 
 
 class Architecture(_Model):

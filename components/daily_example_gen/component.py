@@ -20,6 +20,7 @@ class DailyExampleGenSpec(component_spec.ComponentSpec):
     }
     INPUTS = {  # noqa: RUF012
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
+        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
     OUTPUTS = {  # noqa: RUF012
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
@@ -47,6 +48,7 @@ class DailyExampleGen(base_beam_component.BaseBeamComponent):
     def __init__(
         self,
         plan: types.BaseChannel,
+        baseline_model: types.BaseChannel,
         logs_root: str | data_types.RuntimeParameter,
         day_store: str | data_types.RuntimeParameter,
     ):
@@ -54,12 +56,14 @@ class DailyExampleGen(base_beam_component.BaseBeamComponent):
 
         Args:
             plan: a `RunPlan`.
+            baseline_model: the served model, which judges the days that it has not seen.
             logs_root: directory with a directory `YYYY-MM-DD` of logs a day.
             day_store: directory where encoded days are kept for later runs.
         """
         super().__init__(
             spec=DailyExampleGenSpec(
                 plan=plan,
+                baseline_model=baseline_model,
                 logs_root=logs_root,
                 day_store=day_store,
                 examples=types.Channel(type=standard_artifacts.Examples),

@@ -18,11 +18,12 @@ from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
+from tfx.utils import io_utils, path_utils
 
 from components.artifacts import DAY_EVENTS
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
+from components.daily_example_gen.judging import judge_days
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -32,6 +33,7 @@ from components.daily_example_gen.splits import (
     put_first,
     usual_day,
 )
+from components.held_days import HeldDay
 from components.run_plan import RunPlan, load_plan
 from schemas.errors import BadDataError
 
@@ -47,13 +49,15 @@ class RunExamples:
         days: the stored days, run date included, by date.
         run_date: the day that is evaluated on.
         eval_events: how many of its events are.
-        notes: gaps, empty and ignored files.
+        held: days that are left out of training, with the reasons.
+        notes: gaps, held days, empty and ignored files.
     """
 
     training: tuple[TrainDay, ...]
     days: dict[datetime.date, StoredDay]
     run_date: datetime.date
     eval_events: int
+    held: tuple[HeldDay, ...]
     notes: tuple[str, ...]
 
     def total(self, count: str) -> int:
@@ -69,6 +73,7 @@ def make_examples(
     quarantine_dir: str,
     make_pipeline: Callable[[], beam.Pipeline],
     history_dir: str | None = None,
+    baseline_dir: str = "",
 ) -> RunExamples:
     """Ingests a run's days and lays out its splits.
 
@@ -80,6 +85,7 @@ def make_examples(
         quarantine_dir: target directory of the malformed lines, a file a day.
         make_pipeline: makes a Beam pipeline.
         history_dir: target directory of the history tables that the model is to carry.
+        baseline_dir: folder of the served version that the plan compares with.
 
     Returns:
         What the run's examples are.
@@ -88,8 +94,10 @@ def make_examples(
         BadDataError: the days cannot be trusted; nothing is laid out then.
     """
     days = days_of_run(plan, logs_root, day_store, make_pipeline, history_dir)
-    training = plan_training(plan, days)
-    notes = check_days(plan, days, training, logs_root)
+    judgement = judge_days(plan, days, day_store, baseline_dir)
+    training = plan_training(plan, days, held=judgement.held, whole=judgement.whole)
+    held = tuple(judgement.held.values())
+    notes = [*check_days(plan, days, training, logs_root, held), *judgement.notes]
     for note in notes:
         logging.warning("%s", note)
     days = {date: days[date] for date in (*plan.window, plan.run_date) if date in days}
@@ -118,7 +126,14 @@ def make_examples(
             f"{error.filename}: gone from the day store while it was in use, since the day's logs "
             "changed and another run ingested them. Run again"
         ) from error
-    return RunExamples(tuple(training), days, plan.run_date, sum(eval_events), tuple(notes))
+    return RunExamples(
+        training=tuple(training),
+        days=days,
+        run_date=plan.run_date,
+        eval_events=sum(eval_events),
+        held=held,
+        notes=tuple(notes),
+    )
 
 
 def _shard_path(directory: str, day: StoredDay, number: int) -> str:
@@ -157,6 +172,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             quarantine.uri,
             self._make_beam_pipeline,
             tables.uri,
+            path_utils.serving_model_dir(
+                artifact_utils.get_single_uri(input_dict["baseline_model"])
+            ),
         )
         _describe(examples, run)
         quarantine.set_int_custom_property("quarantined", run.total("quarantined"))
@@ -194,4 +212,7 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
     examples.set_int_custom_property("eval_events", run.eval_events)
     for count in ("events", "quarantined", "duplicates"):
         examples.set_int_custom_property(count, run.total(count))
+    examples.set_string_custom_property(
+        "held", json.dumps({str(day.date): day.reasons for day in run.held})
+    )
     examples.set_string_custom_property("notes", "\n".join(run.notes))

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from components.daily_example_gen.day_store import StoredDay, is_local, list_logs
 from components.daily_example_gen.parts import create, open_stored
 from components.daily_example_gen.shards import compressed, decompressed, first_tf_records
+from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
 
@@ -65,15 +66,27 @@ def choose_shards(
     return tuple(sorted(int(circle[(start + i) % shards]) for i in range(count)))
 
 
-def plan_training(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[TrainDay]:
-    """What the run takes of each window day that has events, oldest first."""
+def plan_training(
+    plan: RunPlan,
+    days: Mapping[datetime.date, StoredDay],
+    held: Collection[datetime.date] = (),
+    whole: Collection[datetime.date] = (),
+) -> list[TrainDay]:
+    """What the run takes of each window day that has events, oldest first.
+
+    Args:
+        plan: the run's plan.
+        days: the stored days by date.
+        held: days that are left out.
+        whole: days that are taken in full, whatever the plan says.
+    """
     taken = []
     for date in plan.window:
         # A day without events counts as one that was not delivered: its logs may still come.
-        if date not in days or not days[date].manifest.events:
+        if date not in days or not days[date].manifest.events or date in held:
             continue
         counts = days[date].manifest.shards
-        share = plan.train_share(date)
+        share = 1.0 if date in whole else plan.train_share(date)
         chosen = choose_shards(len(counts), share, date, plan.run_date, plan.spec.training.seed)
         taken.append(TrainDay(date, share, chosen, sum(counts[i] for i in chosen)))
     return taken
@@ -103,7 +116,11 @@ def choose_eval_events(counts: Sequence[int], wanted: int | None) -> tuple[int, 
 
 
 def check_days(
-    plan: RunPlan, days: Mapping[datetime.date, StoredDay], training: list[TrainDay], logs_root: str
+    plan: RunPlan,
+    days: Mapping[datetime.date, StoredDay],
+    training: list[TrainDay],
+    logs_root: str,
+    held: Sequence[HeldDay] = (),
 ) -> list[str]:
     """Holds a run's days against the spec's limits.
 
@@ -112,6 +129,7 @@ def check_days(
         days: the stored days by date.
         training: what the run trains on.
         logs_root: where the logs are, for messages.
+        held: days that are left out of training.
 
     Returns:
         Notes on what is missing but does not stop the run.
@@ -159,6 +177,12 @@ def check_days(
             + _quoted(passed_over)
         )
     events = sum(day.events for day in training)
+    held_notes = [str(day) for day in held]
+    if not events and held:
+        raise BadDataError(
+            f"{logs_root}: no events to train on before {plan.run_date}: every new day is held"
+            + _quoted(held_notes)
+        )
     if not events:
         shares = ", ".join(f"{day.date}: {day.share:g}" for day in training) or "no days"
         raise BadDataError(
@@ -171,10 +195,12 @@ def check_days(
             f"{logs_root}: {_number(events)} events to train on before {plan.run_date}, fewer "
             f"than the {_number(fewest)} of validation.min_events. Are the logs of "
             f"{', '.join(str(day.date) for day in training if day.share)} complete?"
+            + _quoted(held_notes)
         )
     notes = [note for _, day in sorted(days.items()) for note in _notes(day)]
     notes += _looked_back_on(plan, days)
-    return [f"{date}: no events, a gap in the window" for date in gaps] + passed_over + notes
+    gaps = [f"{date}: no events, a gap in the window" for date in gaps]
+    return [*gaps, *held_notes, *passed_over, *notes]
 
 
 def _looked_back_on(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[str]:

@@ -51,6 +51,8 @@ def make_plan(
         baseline_version=baseline.version if baseline else None,
         baseline_reason=baseline_reason,
         served_version=served.version if served else None,
+        baseline_run_date=baseline.info.run_date if baseline else None,
+        baseline_trained_through=baseline.info.trained_through if baseline else None,
     )
 
 

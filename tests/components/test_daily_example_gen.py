@@ -682,7 +682,7 @@ def test_corrupt_file_is_an_error_and_other_days_are_kept(root):
 
 def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
     plan().save(str(root / "plan"))
-    given = {"plan": [artifacts.RunPlan()]}
+    given = {"plan": [artifacts.RunPlan()], "baseline_model": [standard_artifacts.Model()]}
     given["plan"][0].uri = str(root / "plan")
     outputs = {
         "examples": [standard_artifacts.Examples()],
@@ -711,6 +711,7 @@ def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
 def test_component_takes_runtime_parameters():
     component = DailyExampleGen(
         plan=channel_utils.as_channel([artifacts.RunPlan()]),
+        baseline_model=channel_utils.as_channel([standard_artifacts.Model()]),
         logs_root=data_types.RuntimeParameter(name="logs", ptype=str),
         day_store="store",
     )

@@ -1,0 +1,231 @@
+"""What the served model scores on days that it has not seen, before one is trained on.
+
+A day whose labels are wrong is blocked by the gate as a run date, at the price of a push.
+As a day of the next window it would be trained on all the same, were it not held here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from components import held_days
+from components.daily_example_gen.day_store import StoredDay
+from components.daily_example_gen.parts import open_stored
+from components.daily_example_gen.shards import decompressed
+from components.daily_example_gen.splits import choose_eval_events
+from components.evaluator.metrics import rankings_by_group
+from components.held_days import HeldDay
+from components.run_plan import RunPlan
+from schemas.spec import RankingSpec, Validation
+from trainer_module import signatures
+
+_SAMPLE = 50_000
+"""Events of a day that it is judged by."""
+
+_BATCH = 1024
+
+Days = Mapping[datetime.date, StoredDay]
+Skills = dict[str, float]
+"""By task the AUC of a model on a day; a task is absent that has too few events."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What a run is to do with the days of its window.
+
+    Attributes:
+        held: days to leave out, by date.
+        whole: days that were held, and are to be trained on in full.
+        notes: what could not be judged, for people.
+    """
+
+    held: Mapping[datetime.date, HeldDay] = dataclasses.field(default_factory=dict)
+    whole: frozenset[datetime.date] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Judgement:
+    """Decides which days of a run's window are left out of training, and remembers it.
+
+    Judged is each day that the served version has not seen, but for the day on which it
+    passed its gate: that one is what the others are held against.
+
+    Args:
+        plan: the run's plan.
+        days: the stored days by date.
+        day_store: where days that are held are remembered.
+        model_dir: folder of the served version; not read unless there is a day to judge.
+
+    Returns:
+        The decision.
+    """
+    window = [date for date in plan.window if date in days and days[date].manifest.events]
+    known = {date: held_days.find(day_store, date) for date in window}
+    known = {
+        date: day for date, day in known.items() if day and day.content == _content(days[date])
+    }
+    new = [date for date in _unseen(plan, window) if date not in known]
+    notes = tuple(
+        f"{date}: left the window while it was held, and was never trained on"
+        for date in held_days.forget_before(day_store, plan.window[0])
+    )
+    if new:
+        judged_on = plan.baseline_run_date
+        measured = [*new, judged_on] if judged_on in days and judged_on else new
+        try:
+            skills = _skills(plan.spec, {date: days[date] for date in measured}, model_dir)
+        except (tf.errors.OpError, ValueError, KeyError) as error:
+            logging.exception("The served version cannot score the days.")
+            notes += (f"{_listed(new)}: not judged, the served version cannot score them: {error}",)
+        else:
+            for date, reasons in collapsed(skills, judged_on, plan.spec.validation).items():
+                assert plan.baseline_version is not None
+                known[date] = HeldDay(
+                    date, _content(days[date]), plan.baseline_version, reasons, plan.run_date
+                )
+            if blind := [date for date in new if not skills[date]]:
+                notes += (f"{_listed(blind)}: not judged, too few events of each label",)
+    return _decide(plan, known, day_store, notes)
+
+
+def _unseen(plan: RunPlan, window: Sequence[datetime.date]) -> list[datetime.date]:
+    trained_through = plan.baseline_trained_through
+    if trained_through is None or plan.spec.validation.max_auc_fall is None:
+        return []
+    return [date for date in window if date > trained_through and date != plan.baseline_run_date]
+
+
+def _decide(
+    plan: RunPlan,
+    known: Mapping[datetime.date, HeldDay | None],
+    day_store: str,
+    notes: tuple[str, ...],
+) -> Judgement:
+    """Remembers which versions will have seen a day: none of this run's, or only those."""
+    held, whole = {}, set()
+    base_through = plan.base_trained_through
+    for date, day in known.items():
+        assert day is not None
+        if not day.released:
+            held[date] = day
+            unseen_before = max(day.unseen_before, plan.run_date)
+        elif base_through is None or base_through < day.unseen_before:
+            whole.add(date)
+            unseen_before = min(day.unseen_before, plan.run_date - datetime.timedelta(days=1))
+        else:
+            continue
+        held_days.save(day_store, dataclasses.replace(day, unseen_before=unseen_before))
+    return Judgement(held, frozenset(whole), notes)
+
+
+def collapsed(
+    skills: Mapping[datetime.date, Skills],
+    judged_on: datetime.date | None,
+    limits: Validation,
+) -> dict[datetime.date, tuple[str, ...]]:
+    """Finds the days on which a task's AUC falls further than the spec allows.
+
+    Args:
+        skills: a model's AUC by day and task.
+        judged_on: the day on which the model passed its gate; where it is not there, or has
+            too few events of a task, the task is compared with its upper median over all days.
+        limits: with `max_auc_fall`.
+
+    Returns:
+        The reasons by day.
+    """
+    found: dict[datetime.date, list[str]] = {}
+    assert limits.max_auc_fall is not None
+    for task in sorted({task for of_day in skills.values() for task in of_day}):
+        by_day = {date: of_day[task] for date, of_day in skills.items() if task in of_day}
+        usual = judged_on
+        if usual is None or usual not in by_day:
+            usual = sorted(by_day, key=lambda date: (by_day[date], date))[len(by_day) // 2]
+        for date, auc in by_day.items():
+            if date != usual and by_day[usual] - auc > limits.max_auc_fall:
+                reason = f"{task}: AUC {auc:.3f}, and {by_day[usual]:.3f} on {usual}"
+                found.setdefault(date, []).append(reason)
+    return {date: tuple(reasons) for date, reasons in sorted(found.items())}
+
+
+def _skills(spec: RankingSpec, days: Days, model_dir: str) -> dict[datetime.date, Skills]:
+    model = tf.saved_model.load(model_dir)
+    return {date: _skill(spec, day, model) for date, day in days.items()}
+
+
+def _skill(spec: RankingSpec, day: StoredDay, model: Any) -> Skills:
+    answers: dict[str, list[np.ndarray]] = {}
+    for batch in _batches(day):
+        examples = tf.constant(batch)
+        for signature in (signatures.EVALUATE, signatures.LABELS):
+            for name, values in model.signatures[signature](examples=examples).items():
+                answers.setdefault(name, []).append(values.numpy())
+    whole = {name: np.concatenate(values) for name, values in answers.items()}
+    skills = {}
+    for task in spec.tasks:
+        known = whole[signatures.weight_key(task)] > 0
+        auc = _auc(
+            whole[task][known],
+            whole[signatures.label_key(task)][known],
+            spec.validation.min_positives,
+        )
+        if auc is not None:
+            skills[task] = auc
+    return skills
+
+
+def _auc(predictions: np.ndarray, labels: np.ndarray, fewest: int) -> float | None:
+    """AUC of a binary label; of another one, that of its being above its median."""
+    if not len(labels):
+        return None
+    if not np.isin(labels, (0.0, 1.0)).all():
+        labels = labels > np.median(labels)
+    positives = int(labels.sum())
+    if min(positives, len(labels) - positives) < fewest:
+        return None
+    scores = predictions - predictions.min()
+    ones, groups = np.ones(len(labels)), np.zeros(len(labels), np.int64)
+    (ranking,) = rankings_by_group(labels.astype(np.float64), scores, ones, groups, 1)
+    return ranking.auc()
+
+
+def _batches(day: StoredDay) -> Iterator[list[bytes]]:
+    pending: list[bytes] = []
+    for number, events in enumerate(choose_eval_events(day.manifest.shards, _SAMPLE)):
+        if events:
+            with open_stored(day.shard(number)) as file:
+                pending += _records(decompressed(file.read()), events)
+        while len(pending) >= _BATCH:
+            yield pending[:_BATCH]
+            pending = pending[_BATCH:]
+    if pending:
+        yield pending
+
+
+def _records(framed: bytes, count: int) -> list[bytes]:
+    """The first records of a TFRecord file: each with its length, two CRCs around it."""
+    records, at = [], 0
+    for _ in range(count):
+        size = int.from_bytes(framed[at : at + 8], "little")
+        records.append(framed[at + 12 : at + 12 + size])
+        at += 16 + size
+    return records
+
+
+def _content(day: StoredDay) -> str:
+    """Identifies a day's log files, whatever it was joined with since."""
+    files = [(file["name"], file["size"], file["version"]) for file in day.manifest.files]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _listed(dates: Sequence[datetime.date]) -> str:
+    return ", ".join(map(str, dates))

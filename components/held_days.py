@@ -1,0 +1,132 @@
+"""Days that are kept out of training until a person releases them.
+
+`<day_store>/held/<date>.json` says of a day why it was held and whether it is released. It
+is about the day's log files as they were: once these change, the day is judged anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import uuid
+
+from components import storage
+from schemas.errors import RankerError
+
+_FOLDER = "held"
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldDay:
+    """A day that is or was held.
+
+    Attributes:
+        date: the day.
+        content: identifies its log files.
+        version: the served version that judged it.
+        reasons: what the version scores on it, a task each.
+        unseen_before: a version that was trained through an earlier day has not seen it.
+        released: whether a person has let it go.
+    """
+
+    date: datetime.date
+    content: str
+    version: int
+    reasons: tuple[str, ...]
+    unseen_before: datetime.date
+    released: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{self.date}: held, not trained on, since the served version {self.version} fails on "
+            f"it: {'; '.join(self.reasons)}. Mend its logs. If they are right, the world changed "
+            f"(steadyrank release {self.date}), or the version is broken (steadyrank rollback)"
+        )
+
+
+def list_held(day_store: str) -> list[HeldDay]:
+    """Returns the days that are held now, oldest first."""
+    folder = os.path.join(day_store, _FOLDER)
+    if not storage.exists(folder):
+        return []
+    stems = sorted(name.removesuffix(".json") for name in storage.listdir(folder))
+    days = [find(day_store, date) for stem in stems if (date := _as_date(stem))]
+    return [day for day in days if day is not None and not day.released]
+
+
+def find(day_store: str, date: datetime.date) -> HeldDay | None:
+    """Returns what is known of a day, or None if it was never held.
+
+    Raises:
+        RankerError: its file is damaged.
+    """
+    path = _path(day_store, date)
+    if not storage.exists(path):
+        return None
+    try:
+        with storage.open(path, "r") as file:
+            content = json.loads(file.read())
+        return HeldDay(
+            **{
+                **content,
+                "date": date,
+                "unseen_before": datetime.date.fromisoformat(content["unseen_before"]),
+                "reasons": tuple(content["reasons"]),
+            }
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise RankerError(
+            f"{path}: cannot tell whether the day is held ({error}). Remove the file to have the "
+            "day judged anew"
+        ) from error
+
+
+def save(day_store: str, day: HeldDay) -> None:
+    """Writes what is known of a day."""
+    path = _path(day_store, day.date)
+    storage.makedirs(os.path.dirname(path))
+    text = json.dumps(dataclasses.asdict(day), default=str, indent=2)
+    if not storage.is_local(path):
+        with storage.open(path, "w") as file:
+            file.write(text)
+        return
+    new = f"{path}.{uuid.uuid4().hex}"
+    with storage.open(new, "w") as file:
+        file.write(text)
+    os.replace(new, path)
+
+
+def release(day_store: str, date: datetime.date) -> HeldDay:
+    """Lets the next run train on a day that is held.
+
+    Raises:
+        RankerError: the day is not held.
+    """
+    day = find(day_store, date)
+    if day is None or day.released:
+        held = ", ".join(str(other.date) for other in list_held(day_store)) or "none"
+        raise RankerError(f"{day_store}: {date} is not held; held days: {held}")
+    released = dataclasses.replace(day, released=True)
+    save(day_store, released)
+    return released
+
+
+def forget_before(day_store: str, date: datetime.date) -> list[datetime.date]:
+    """Forgets the held days before `date`, which no run trains on any more, and returns them."""
+    old = [day.date for day in list_held(day_store) if day.date < date]
+    for day in old:
+        storage.remove(_path(day_store, day))
+    return old
+
+
+def _path(day_store: str, date: datetime.date) -> str:
+    return os.path.join(day_store, _FOLDER, f"{date}.json")
+
+
+def _as_date(text: str) -> datetime.date | None:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return None
