@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 
-from components import storage
+from components.storage import is_local
 from schemas.errors import RankerError
 
 _FOLDER = "held"
@@ -48,10 +48,7 @@ class HeldDay:
 
 def list_held(day_store: str) -> list[HeldDay]:
     """Returns the days that are held now, oldest first."""
-    folder = os.path.join(day_store, _FOLDER)
-    if not storage.exists(folder):
-        return []
-    stems = sorted(name.removesuffix(".json") for name in storage.listdir(folder))
+    stems = sorted(name.removesuffix(".json") for name in _names(os.path.join(day_store, _FOLDER)))
     days = [find(day_store, date) for stem in stems if (date := _as_date(stem))]
     return [day for day in days if day is not None and not day.released]
 
@@ -63,11 +60,11 @@ def find(day_store: str, date: datetime.date) -> HeldDay | None:
         RankerError: its file is damaged.
     """
     path = _path(day_store, date)
-    if not storage.exists(path):
+    text = _read(path)
+    if text is None:
         return None
     try:
-        with storage.open(path, "r") as file:
-            content = json.loads(file.read())
+        content = json.loads(text)
         return HeldDay(
             **{
                 **content,
@@ -85,17 +82,7 @@ def find(day_store: str, date: datetime.date) -> HeldDay | None:
 
 def save(day_store: str, day: HeldDay) -> None:
     """Writes what is known of a day."""
-    path = _path(day_store, day.date)
-    storage.makedirs(os.path.dirname(path))
-    text = json.dumps(dataclasses.asdict(day), default=str, indent=2)
-    if not storage.is_local(path):
-        with storage.open(path, "w") as file:
-            file.write(text)
-        return
-    new = f"{path}.{uuid.uuid4().hex}"
-    with storage.open(new, "w") as file:
-        file.write(text)
-    os.replace(new, path)
+    _write(_path(day_store, day.date), json.dumps(dataclasses.asdict(day), default=str, indent=2))
 
 
 def release(day_store: str, date: datetime.date) -> HeldDay:
@@ -117,12 +104,62 @@ def forget_before(day_store: str, date: datetime.date) -> list[datetime.date]:
     """Forgets the held days before `date`, which no run trains on any more, and returns them."""
     old = [day.date for day in list_held(day_store) if day.date < date]
     for day in old:
-        storage.remove(_path(day_store, day))
+        _remove(_path(day_store, day))
     return old
 
 
 def _path(day_store: str, date: datetime.date) -> str:
     return os.path.join(day_store, _FOLDER, f"{date}.json")
+
+
+# Beam's file systems, as for all of the day store, but imported for remote ones only: `status`
+# looks here, too.
+
+
+def _names(folder: str) -> list[str]:
+    if is_local(folder):
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    from apache_beam.io.filesystems import FileSystems
+
+    found = FileSystems.match([f"{folder}/*"])[0].metadata_list
+    return [os.path.basename(metadata.path) for metadata in found]
+
+
+def _read(path: str) -> str | None:
+    if is_local(path):
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    from apache_beam.io.filesystems import FileSystems
+
+    if not FileSystems.exists(path):
+        return None
+    with FileSystems.open(path) as remote:
+        return remote.read().decode()
+
+
+def _write(path: str, text: str) -> None:
+    if is_local(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        new = f"{path}.{uuid.uuid4().hex}"
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(new, path)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    with FileSystems.create(path) as remote:
+        remote.write(text.encode())
+
+
+def _remove(path: str) -> None:
+    if is_local(path):
+        os.remove(path)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.delete([path])
 
 
 def _as_date(text: str) -> datetime.date | None:

@@ -23,7 +23,7 @@ from tfx.utils import io_utils, path_utils
 from components.artifacts import DAY_EVENTS
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
-from components.daily_example_gen.judging import judge_days
+from components.daily_example_gen.judging import Judgement, judge_days
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -85,7 +85,8 @@ def make_examples(
         quarantine_dir: target directory of the malformed lines, a file a day.
         make_pipeline: makes a Beam pipeline.
         history_dir: target directory of the history tables that the model is to carry.
-        baseline_dir: folder of the served version that the plan compares with.
+        baseline_dir: folder of the served version that the plan compares with, which judges the
+            days that it has not seen; no day is left out of training if not given.
 
     Returns:
         What the run's examples are.
@@ -94,7 +95,7 @@ def make_examples(
         BadDataError: the days cannot be trusted; nothing is laid out then.
     """
     days = days_of_run(plan, logs_root, day_store, make_pipeline, history_dir)
-    judgement = judge_days(plan, days, day_store, baseline_dir)
+    judgement = judge_days(plan, days, day_store, baseline_dir) if baseline_dir else Judgement()
     training = plan_training(plan, days, held=judgement.held, whole=judgement.whole)
     held = tuple(judgement.held.values())
     notes = [*check_days(plan, days, training, logs_root, held), *judgement.notes]

@@ -13,7 +13,7 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from tfx.orchestration import data_types
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
-from components import artifacts
+from components import artifacts, held_days
 from components.daily_example_gen import day_store, ingest, splits
 from components.daily_example_gen.component import DailyExampleGen
 from components.daily_example_gen.day_store import DayStore, list_logs
@@ -407,6 +407,19 @@ def test_logs_and_store_may_be_remote(root):
     assert ingest_remotely(make_pipeline).total("events") == 301
     assert not os.path.isdir(former) or not os.listdir(former)
     assert not [path for path in (root / "remote").glob("*/.work/*/*") if path.is_file()]
+
+
+def test_held_days_may_be_remembered_remotely(tmp_path):
+    store = f"objects://{tmp_path}/store"
+    assert held_days.list_held(store) == []
+    assert held_days.find(store, DAYS[0]) is None
+    days = [held_days.HeldDay(date, "c", 1, ("click",), RUN_DATE) for date in DAYS[:3]]
+    for day in days:
+        held_days.save(store, day)
+    assert held_days.list_held(store) == days
+    assert held_days.release(store, DAYS[1]).released
+    assert held_days.forget_before(store, DAYS[1]) == [DAYS[0]]
+    assert held_days.list_held(store) == [days[2]]
 
 
 @pytest.mark.parametrize("scheme", ["", "objects://"])

@@ -11,7 +11,7 @@ import pytest
 from planted_runs import Store
 from typer.testing import CliRunner
 
-from components import serving_store
+from components import held_days, serving_store
 from pipeline import daily
 from pipeline.cli import app
 from pipeline.workspace import LOCK_FILE, Workspace
@@ -280,6 +280,24 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
     first, second = json.loads(invoke("status", "-w", tmp_path, "--json").output)
     assert (first["outcome"], first["version"]) == ("pushed", 1)
     assert (second["outcome"], second["reasons"]) == ("blocked", ["click: auc is [bad]"])
+
+
+def test_held_day_is_in_status_until_it_is_released(tmp_path):
+    Store(str(tmp_path / "metadata.sqlite")).run("r1", "2026-01-06", version=1)
+    day, after = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
+    held_days.save(
+        Workspace(str(tmp_path)).day_store,
+        held_days.HeldDay(day, "c", 1, ("click: AUC 0.5",), after),
+    )
+    text = text_of(invoke("status", "-w", tmp_path))
+    assert "2026-01-05: held, not trained on" in text
+    assert "click: AUC 0.5" in text
+    result = invoke("release", "2026-01-05", "-w", tmp_path)
+    assert (result.exit_code, "the next run trains on it in full" in text_of(result)) == (0, True)
+    assert "2026-01-05" not in text_of(invoke("status", "-w", tmp_path))
+    result = invoke("release", "2026-01-05", "-w", tmp_path)
+    assert result.exit_code == ExitCode.FAILED
+    assert "2026-01-05 is not held; held days: none" in text_of(result)
 
 
 @pytest.fixture
