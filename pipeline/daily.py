@@ -130,9 +130,11 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
             if process.returncode != 0:
                 _note_death(workspace, process.returncode)
     run = _new_run(workspace, before)
+    if run is not None and run.outcome == "pushed":
+        # Also where the process died after it.
+        return DayResult(ExitCode.PUSHED, run, log_path)
     if process.returncode == 0:
-        pushed = run is not None and run.outcome == "pushed"
-        return DayResult(ExitCode.PUSHED if pushed else ExitCode.BLOCKED, run, log_path)
+        return DayResult(ExitCode.BLOCKED, run, log_path)
     try:
         code = ExitCode(process.returncode)
     except ValueError:

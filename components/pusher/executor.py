@@ -59,7 +59,7 @@ class Executor(executor.Executor):
                 trained_through=_trained_through(plan, train),
                 model_fingerprint=plan.spec.model_fingerprint(),
                 tasks_fingerprint=plan.spec.tasks_fingerprint(),
-                model_uri=model.uri,
+                model_uri=model.get_string_custom_property(storage.OWN_URI) or model.uri,
                 made_from=_made_from(plan, (train, evaluated)),
                 files=files,
             ),

@@ -33,6 +33,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from components.storage import OWN_URI
 from pipeline import notify
 from pipeline.beam_run import error_in
 from pipeline.kubeflow.mounts import local_path
@@ -99,6 +100,8 @@ def mend_input(
     for name, artifacts in inputs.items():
         for artifact in artifacts.get("artifacts", []):
             artifact["type"] = types[name]["artifactType"]
+            # The path of the copy is gone with the pod: what is noted for later is this.
+            artifact["metadata"] = {**artifact.get("metadata", {}), OWN_URI: artifact["uri"]}
             artifact["uri"] = _path(artifact["uri"], mounts)
     outputs = mended["outputs"].get("artifacts", {})
     outputs.pop(_LOGS_OUTPUT, None)

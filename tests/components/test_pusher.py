@@ -51,6 +51,7 @@ def execute(
     seed=0,
     weights="weights",
     checked=None,
+    own_uri="",
 ):
     served = serving_store.served_version(str(folder / "serving"))
     RunPlan(
@@ -79,6 +80,7 @@ def execute(
     inputs["examples"][0].split_names = '["train", "eval"]'
     inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
     inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
+    inputs["model"][0].set_string_custom_property("own_uri", own_uri)
     files = model_files.digests(str(model), model_files.list_files(str(model)))
     inputs["infra_blessing"][0].set_string_custom_property(
         "model_digest", checked or model_files.digest_of(files)
@@ -188,6 +190,12 @@ def test_model_that_is_not_the_one_that_was_judged_is_not_pushed(tmp_path):
     with pytest.raises(ServingStoreError, match="not the one that ServingCheck saw"):
         execute(tmp_path, checked="0" * 64)
     assert not (tmp_path / "serving").exists()
+
+
+def test_version_of_a_copied_model_names_the_uri_that_the_copy_is_of(tmp_path):
+    execute(tmp_path, own_uri="gs://bucket/model/7")
+    served = serving_store.served_version(str(tmp_path / "serving"))
+    assert served.info.model_uri == "gs://bucket/model/7"
 
 
 def test_version_file_is_json_for_other_programs(tmp_path):

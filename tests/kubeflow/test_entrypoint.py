@@ -11,6 +11,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import io_utils
 
 from components import artifacts
+from components.storage import OWN_URI
 from pipeline.kubeflow import entrypoint
 from pipeline.kubeflow.mounts import local_path
 from schemas.errors import BadDataError
@@ -212,6 +213,15 @@ def test_remote_artifacts_are_left_at_their_uris():
     assert mended["outputs"]["artifacts"]["blessing"]["artifacts"][0]["uri"] == BLESSING_URI
     output = {"artifacts": {"blessing": {"artifacts": [{"uri": BLESSING_URI, "metadata": {}}]}}}
     assert entrypoint.mend_output(output, given, None) == output
+
+
+@pytest.mark.parametrize("mounts", ["pod", None])
+def test_artifacts_that_are_given_know_their_own_uri(tmp_path, mounts):
+    mounts = mounts and str(tmp_path / mounts)
+    mended = entrypoint.mend_input(executor_input(), INPUTS_SPEC, mounts)
+    (plan,) = mended["inputs"]["artifacts"]["plan"]["artifacts"]
+    assert plan["metadata"][OWN_URI] == PLAN_URI
+    assert (plan["uri"] == PLAN_URI) == (mounts is None)
 
 
 def test_mending_changes_nothing_that_was_given(tmp_path):

@@ -188,6 +188,14 @@ def test_run_whose_process_dies_has_failed_at_once(tmp_path, monkeypatch, end, c
     assert (day.run.outcome, day.run.reasons) == ("failed", (reason,))
 
 
+def test_run_whose_process_dies_after_the_push_has_pushed(tmp_path, monkeypatch):
+    planted = "Store('metadata.sqlite').run('r1', '2026-01-03', version=4)"
+    child = f"from planted_runs import Store\n{planted}\nos.kill(os.getpid(), 9)"
+    day = run_in(tmp_path, monkeypatch, child)
+    assert day.exit_code == PUSHED
+    assert (day.run.outcome, day.run.version) == ("pushed", 4)
+
+
 def test_error_that_a_run_noted_itself_stays(tmp_path, monkeypatch):
     child = (
         "from pipeline import lineage\nfrom planted_runs import Store\n"
