@@ -403,12 +403,15 @@ class Architecture(_Model):
         tower: units of each task's own layers, before its output unit.
         cross_layers: DCN-v2 cross layers on the input, followed by layer normalisation.
         dropout: share of the shared bottom's units dropped in training.
+        activation_limit: largest activation of a hidden unit (activation clipping); none if
+            it is not given.
     """
 
     shared: tuple[Units, ...] = Field(min_length=1, max_length=100)
     tower: tuple[Units, ...] = Field(default=(), max_length=100)
     cross_layers: int = Field(default=0, ge=0, le=100)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    activation_limit: float | None = Field(default=None, gt=0.0)
 
 
 PRESETS: Mapping[str, Architecture] = {
@@ -955,7 +958,7 @@ class RankingSpec(_Model):
                     for name, feature in self.features.items()
                 ],
                 "tasks": [_meaning(item) for item in self.tasks.items()],
-                "model": self.model.model_dump(exclude={"dropout"}),
+                "model": self.model.model_dump(exclude={"dropout", "activation_limit"}),
             }
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,10 @@ def build_model(spec: RankingSpec) -> keras.Model:
         for layer in range(spec.model.cross_layers):
             x = Cross(name=f"cross-{layer}")(x0, x)
         x = keras.layers.LayerNormalization(name="cross-normalization")(x)
+    activation = functools.partial(keras.activations.relu, max_value=spec.model.activation_limit)
     for layer, units in enumerate(spec.model.shared):
         x = keras.layers.Dense(
-            units, "relu", kernel_initializer="he_normal", name=f"shared-{layer}"
+            units, activation, kernel_initializer="he_normal", name=f"shared-{layer}"
         )(x)
         if spec.model.dropout:
             x = keras.layers.Dropout(
@@ -77,7 +79,7 @@ def build_model(spec: RankingSpec) -> keras.Model:
         tower = x
         for layer, units in enumerate(spec.model.tower):
             tower = keras.layers.Dense(
-                units, "relu", kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
+                units, activation, kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
         outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -58,6 +59,21 @@ def test_features_may_have_any_name(name):
         f"features.{name}={{type: dense}}", "model={shared: [4], cross_layers: 1, dropout: 0.1}"
     )
     assert name in build_model(spec).input
+
+
+def test_activations_are_clipped_at_the_limit_alone():
+    free = build_model(tiny_spec("model={shared: [8], tower: [4]}"))
+    limited = build_model(tiny_spec("model={shared: [8], tower: [4], activation_limit: 0.5}"))
+    limited.set_weights(free.get_weights())
+    x = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[None]
+    for layer in free.layers:
+        if not isinstance(layer, keras.layers.Dense) or layer.name.startswith("head-"):
+            continue
+        inputs = np.resize(x, (1, layer.kernel.shape[0]))
+        unlimited = np.asarray(layer(inputs))
+        assert unlimited.max() > 0.5
+        ours = np.asarray(limited.get_layer(layer.name)(inputs))
+        np.testing.assert_allclose(ours, np.minimum(unlimited, 0.5), rtol=1e-6)
 
 
 def test_cross_layer_matches_its_equation():
