@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from components import storage
 from schemas.errors import ServingStoreError
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def locked(serving_dir: str) -> Iterator[Callable[[], None]]:
+def locked(serving_dir: str) -> Iterator[None]:
     """Keeps other pushes and rollbacks out of a serving directory, those of other hosts too.
 
     A local directory, or a volume that several hosts mount, is locked with flock(2); the
@@ -28,21 +28,18 @@ def locked(serving_dir: str) -> Iterator[Callable[[], None]]:
     Args:
         serving_dir: folder of the served versions; exists.
 
-    Yields:
-        A function to be called right before a version is made visible.
-
     Raises:
         ServingStoreError: others hold the lock for a quarter of an hour, or the file system
             cannot lock.
     """
     if not storage.is_local(serving_dir):
-        yield lambda: None
+        yield
         return
     path = os.path.join(serving_dir, LOCK_FILE)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _wait(descriptor, path)
-        yield lambda: None
+        yield
     finally:
         os.close(descriptor)
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import pydantic
 from absl import logging
@@ -153,19 +153,19 @@ def push(
     """
     if not storage.exists(os.path.join(model_dir, SAVED_MODEL)):
         raise ServingStoreError(f"{model_dir}: no {SAVED_MODEL}; nothing was pushed")
-    with _changing(serving_dir) as confirm:
+    with _changing(serving_dir):
         served = served_version(serving_dir)
         if served is not None and _same_push(served.info, info):
             logging.info("%s was made from the same: it is not pushed again", served.path)
             return served
-        number = served.version if served else None
+        number = _number(serving_dir)
         if number != served_before:
             raise ServingStoreError(
                 f"{serving_dir}: {_named(number)} is served by now, but the run was planned, and "
                 f"its model judged, when {_named(served_before)} was; nothing was pushed. Run "
                 "the day again"
             )
-        return _add(model_dir, serving_dir, info, keep_versions, confirm)
+        return _add(model_dir, serving_dir, info, keep_versions)
 
 
 def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -> ServedVersion:
@@ -185,7 +185,7 @@ def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -
     """
     if not storage.exists(serving_dir):
         raise ServingStoreError(f"{serving_dir}: no version {version}; there is: none")
-    with _changing(serving_dir) as confirm:
+    with _changing(serving_dir):
         versions = {item.version: item for item in list_versions(serving_dir)}
         if version not in versions:
             known = ", ".join(map(str, versions)) or "none"
@@ -199,7 +199,7 @@ def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -
             )
         files = target.info.files or model_files.digests(target.path, _model_files(target.path))
         info = dataclasses.replace(target.info, rolled_back_to=version, files=files)
-        return _add(target.path, serving_dir, info, keep_versions, confirm)
+        return _add(target.path, serving_dir, info, keep_versions)
 
 
 def copy_out(version: ServedVersion, target: str, *, training_state: bool) -> None:
@@ -255,13 +255,13 @@ def _broken(version: ServedVersion, faults: list[str]) -> ServingStoreError:
 
 
 @contextlib.contextmanager
-def _changing(serving_dir: str) -> Iterator[Callable[[], None]]:
+def _changing(serving_dir: str) -> Iterator[None]:
     """Holds the directory's lock, and has what its file system fails with told."""
     try:
         storage.makedirs(serving_dir)
-        with serving_lock.locked(serving_dir) as confirm:
+        with serving_lock.locked(serving_dir):
             _remove_dead_staging(serving_dir)
-            yield confirm
+            yield
     except storage.errors() as error:
         raise ServingStoreError(
             f"{serving_dir}: cannot be changed ({_words(error)}); what is served is what was"
@@ -278,7 +278,6 @@ def _add(
     serving_dir: str,
     info: ModelInfo,
     keep_versions: int | None,
-    confirm: Callable[[], None],
 ) -> ServedVersion:
     """Adds a version; the lock is held."""
     files = _model_files(model_dir)
@@ -287,6 +286,7 @@ def _add(
     number = max((number for number, _ in _numbered(serving_dir)), default=0) + 1
     path = os.path.join(serving_dir, str(number))
     local = storage.is_local(serving_dir)
+    before = _number(serving_dir)
     staging = os.path.join(serving_dir, f"{_STAGING_PREFIX}{uuid.uuid4().hex}") if local else path
     try:
         version_file = os.path.join(staging, VERSION_FILE)
@@ -295,8 +295,12 @@ def _add(
             content = {**_INFO.dump_python(info, mode="json"), "digest": info.digest}
             file.write(json.dumps(content, indent=2))
         for part in (files[:-1], files[-1:]):
-            if part == [SAVED_MODEL]:
-                confirm()
+            # Without a lock, another push may have come in between.
+            if part == [SAVED_MODEL] and not local and _number(serving_dir) != before:
+                raise ServingStoreError(
+                    f"{serving_dir}: another version was pushed meanwhile; nothing was pushed. Run "
+                    "the day again"
+                )
             model_files.copy(model_dir, staging, part)
             expected = {file: info.files[file] for file in part if file in info.files}
             if faults := model_files.damage(staging, expected):
@@ -426,6 +430,11 @@ def _remove_dead_staging(serving_dir: str) -> None:
     for name in os.listdir(serving_dir):
         if name.startswith(_STAGING_PREFIX):
             _discard(os.path.join(serving_dir, name))
+
+
+def _number(serving_dir: str) -> int | None:
+    served = served_version(serving_dir)
+    return served.version if served else None
 
 
 def _named(version: int | None) -> str:

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import pathlib
+import shutil
 import threading
 
 import pytest
@@ -182,6 +183,25 @@ def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
     back = rollback(serving, 1, 5)
     assert seen[-1][-1] == back
     assert {versions[-1].version for versions in seen[:-1]} == {2}
+
+
+def test_on_an_object_store_a_push_gives_way_to_one_that_came_in_between(
+    serving, model, monkeypatch
+):
+    push(model, serving, INFO, 5)
+    monkeypatch.setattr(storage, "is_local", lambda path: False)
+    copy = storage.copy
+    before = served_version(serving)
+
+    def interrupted(source, *args, **kwargs):
+        copy(source, *args, **kwargs)
+        if source.endswith("variables.index") and not os.path.exists(os.path.join(serving, "9")):
+            shutil.copytree(before.path, os.path.join(serving, "9"))
+
+    monkeypatch.setattr(storage, "copy", interrupted)
+    with pytest.raises(ServingStoreError, match="another version was pushed meanwhile"):
+        push(model, serving, INFO, 5)
+    assert names(serving) == ["1", "9"]
 
 
 def test_on_an_object_store_old_versions_are_removed_too(serving, model, monkeypatch):
