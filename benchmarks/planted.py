@@ -14,7 +14,7 @@ LAYERS = ("embedding/table", "shared_0/kernel", "shared_1/kernel", "head_click/b
 LEVELS = np.array([0.6, 0.1, 1.0])
 """Losses of a trained model, by task."""
 AUCS = np.array([0.72, 0.75])
-NOISES = ("quiet", "noisy", "heavy tails", "autocorrelated", "drifting", "falling")
+NOISES = ("quiet", "noisy", "heavy tails", "autocorrelated", "drifting", "falling", "few positives")
 FULL = ("nan", "constant", "slow", "dead", "chance", "frozen")
 
 
@@ -54,7 +54,8 @@ def healthy(noise: str, steps: int, seed: int) -> Curves:
     Args:
         noise: one of `NOISES`: scatter of 2 % or 10 % from batch to batch; squared errors
             with single batches many times the usual; scatter that lasts for ten steps; a
-            slow rise by 30 %; a loss that falls from the value of a constant predictor.
+            slow rise by 30 %; a loss that falls from the value of a constant predictor; a
+            task with one positive in four batches of 64.
         steps: number of steps.
         seed: of the noise.
     """
@@ -70,6 +71,11 @@ def healthy(noise: str, steps: int, seed: int) -> Curves:
         log_loss += np.linspace(0.0, np.log(1.3), steps)[:, None]
     if noise == "falling":
         log_loss += np.log1p(0.4 * np.exp(-np.arange(steps) / 150.0))[:, None]
+    if noise == "few positives":
+        # Log loss of a rate of 0.4 %: 0.004 of a negative, 5.5 of a positive, less or more.
+        positives = rng.poisson(0.25, steps)
+        surprise = 5.5 * positives * np.exp(0.2 * rng.normal(size=steps))
+        log_loss[:, 1] = np.log(0.004 + surprise / 64)
     auc = AUCS + 0.005 * _lasting(rng, steps, 2, 0.98)
     if noise == "falling":
         auc = 0.5 + (auc - 0.5) * (1.0 - np.exp(-np.arange(1, steps + 1) / 100.0))[:, None]

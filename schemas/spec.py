@@ -958,6 +958,7 @@ class RankingSpec(_Model):
                     for name, feature in self.features.items()
                 ],
                 "tasks": [_meaning(item) for item in self.tasks.items()],
+                "regression": "in units of its label's deviation",
                 "model": self.model.model_dump(exclude={"dropout", "activation_limit"}),
             }
         )

@@ -86,6 +86,33 @@ class Cross(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("steadyrank")
+class LabelUnits(keras.layers.Layer):
+    """From z-scores to a label's own units: mean + deviation * z.
+
+    A head then learns numbers around 1 whatever its label is measured in. Mean and deviation
+    are weights that no step trains: a cold start sets them, warm starts carry them over.
+
+    Input and output: float [batch, 1].
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Builds mean and deviation, scalars, as zero and one."""
+        self.mean = self.add_weight(shape=(), initializer="zeros", trainable=False, name="mean")
+        self.deviation = self.add_weight(
+            shape=(), initializer="ones", trainable=False, name="deviation"
+        )
+        self.built = True
+
+    def call(self, z: Any) -> Any:
+        """Scales and shifts."""
+        return self.mean + self.deviation * z
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the shape of the input."""
+        return input_shape
+
+
+@keras.saving.register_keras_serializable("steadyrank")
 class ClippedNormalization(keras.layers.Layer):
     """z-scores, clipped: (x - mean) / std within [-`limit`, `limit`].
 

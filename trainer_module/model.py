@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas.errors import BadDataError
 from schemas.spec import BinaryTask, RankingSpec
-from trainer_module.layers import ClippedNormalization, Cross, PooledEmbedding
+from trainer_module.layers import ClippedNormalization, Cross, LabelUnits, PooledEmbedding
 from trainer_module.moments import robust_moments
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _NORMALIZATION = "z-scores"
 HEAD = "head-"
 EMBEDDING = "embedding-"
 _TOWER = "tower-"
+UNITS = "units-"
 
 
 def build_model(spec: RankingSpec) -> keras.Model:
@@ -82,20 +83,23 @@ def build_model(spec: RankingSpec) -> keras.Model:
                 units, activation, kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
-        outputs[task] = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)
+        output = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)
+        if not isinstance(spec.tasks[task], BinaryTask):
+            output = LabelUnits(dtype="float32", name=f"{UNITS}{task}")(output)
+        outputs[task] = output
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
 
 
 def task_of_layer(layer: str) -> str | None:
     """Returns the task whose own a layer of `build_model` is; None for what tasks share."""
-    for kind in (HEAD, _TOWER):
+    for kind in (HEAD, UNITS, _TOWER):
         if layer.startswith(kind):
             return layer.removeprefix(kind).partition("-")[0]
     return None
 
 
 def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: RankingSpec) -> None:
-    """Sets what a cold start takes from data: normalisation, and each head's base rate.
+    """Sets what a cold start takes from data: normalisation, base rates, the labels' units.
 
     A warm start does not come here: mean and variance then stay those that the weights were
     trained with. Were they estimated anew each day, a holiday's bump would rescale the
@@ -113,6 +117,7 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
     dense: list[np.ndarray] = []
     labelled = dict.fromkeys(spec.tasks, 0.0)
     label_sum = dict.fromkeys(spec.tasks, 0.0)
+    square_sum = dict.fromkeys(spec.tasks, 0.0)
     for features, labels, weights in batches:
         if spec.dense:
             columns = [np.asarray(features[name], np.float32) for name in spec.dense]
@@ -120,7 +125,9 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
         for name in spec.tasks:
             weight = np.asarray(weights[name], np.float64)
             labelled[name] += weight.sum()
-            label_sum[name] += (weight * np.asarray(labels[name], np.float64)).sum()
+            label = np.asarray(labels[name], np.float64)
+            label_sum[name] += (weight * label).sum()
+            square_sum[name] += (weight * np.square(label)).sum()
     if dense:
         moments = np.array([robust_moments(column) for column in np.concatenate(dense).T])
         for name, (mean, variance) in zip(spec.dense, moments, strict=True):
@@ -134,10 +141,27 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
         normalization.mean.assign(moments[:, 0].astype(np.float32))
         normalization.variance.assign(moments[:, 1].astype(np.float32))
     for name, task in spec.tasks.items():
-        if labelled[name]:
-            rate = label_sum[name] / labelled[name]
-            bias = _logit(rate) if isinstance(task, BinaryTask) else rate
-            model.get_layer(f"{HEAD}{name}").bias.assign([bias])
+        if not labelled[name]:
+            continue
+        mean = label_sum[name] / labelled[name]
+        if isinstance(task, BinaryTask):
+            model.get_layer(f"{HEAD}{name}").bias.assign([_logit(mean)])
+            continue
+        units = model.get_layer(f"{UNITS}{name}")
+        units.mean.assign(mean)
+        variance = square_sum[name] / labelled[name] - mean**2
+        # One that never varies, up to rounding, has no scale.
+        if variance > 1e-10 * mean**2:
+            units.deviation.assign(variance**0.5)
+
+
+def label_deviations(model: keras.Model, spec: RankingSpec) -> dict[str, Any]:
+    """Returns, for each regression task, the deviation that its errors are measured in."""
+    return {
+        name: model.get_layer(f"{UNITS}{name}").deviation
+        for name, task in spec.tasks.items()
+        if not isinstance(task, BinaryTask)
+    }
 
 
 def _logit(rate: float) -> Any:

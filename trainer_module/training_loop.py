@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from schemas.spec import BinaryTask, RankingSpec
 from trainer_module.inputs import Batch
+from trainer_module.model import label_deviations
 from trainer_module.optimizers import STATISTICS
 from trainer_module.stability.statistics import StepStatistics
 from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
@@ -55,6 +56,8 @@ class TrainingLoop:
         # Binary tasks first, so that each kind is one tensor.
         self.tasks = [*self.binary_tasks, *(n for n in spec.tasks if n not in self.binary_tasks)]
         self._weights = np.array([spec.tasks[n].loss_weight for n in self.tasks], np.float32)
+        by_task = label_deviations(model, spec)
+        self._deviations = [by_task[name] for name in self.tasks[len(self.binary_tasks) :]]
         self.layers = [variable.path for variable in model.trainable_variables]
         self.auc = StreamingAUC(len(self.binary_tasks), spec.training.batch_size)
         self._run = tf.function(self._steps)
@@ -160,7 +163,8 @@ class TrainingLoop:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """One replica's part of the loss, and of each task's.
 
-        Log loss on logits, or squared error; the mean over a task's labelled events.
+        Log loss on logits, or squared error in units of the label's deviation at the cold
+        start; the mean over a task's labelled events.
         """
         replicas = tf.distribute.get_replica_context()
         labelled = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(w, axis=0))
@@ -169,6 +173,8 @@ class TrainingLoop:
             tf.nn.sigmoid_cross_entropy_with_logits(y[:, :split], outputs[:, :split]),
             tf.square(outputs[:, split:] - y[:, split:]),
         ]
+        if self._deviations:
+            errors[1] /= tf.square(tf.stack([tf.convert_to_tensor(d) for d in self._deviations]))
         sums = tf.reduce_sum(tf.concat(errors, axis=1) * w, axis=0)
         task_loss = tf.math.divide_no_nan(sums, labelled)
         return tf.tensordot(task_loss, self._weights, axes=1), task_loss

@@ -143,8 +143,22 @@ def test_cold_start_takes_statistics_and_base_rates_from_the_data():
     click = 1 / (1 + np.exp(-np.asarray(model.get_layer("head-click").bias)))
     np.testing.assert_allclose(click, np.mean(labels["click"]), rtol=1e-5)
     rated = np.asarray(weights["stars"]) == 1
-    stars = np.asarray(labels["stars"])[rated].mean()
-    np.testing.assert_allclose(model.get_layer("head-stars").bias, [stars], rtol=1e-5)
+    stars = np.asarray(labels["stars"])[rated]
+    units = model.get_layer("units-stars")
+    np.testing.assert_allclose(
+        [units.mean, units.deviation], [stars.mean(), stars.std()], rtol=1e-4
+    )
+
+
+def test_predictions_start_around_the_mean_of_their_label():
+    spec = tiny_spec()
+    model = build_model(spec)
+    batch = _batch(spec, 500)
+    initialise_from_data(model, [batch], spec)
+    rated = np.asarray(batch[2]["stars"]) == 1
+    stars = np.asarray(batch[1]["stars"])[rated]
+    predicted = np.asarray(model(batch[0])["stars"])[rated]
+    assert abs(predicted.mean() - stars.mean()) < stars.std()
 
 
 def test_an_outlier_leaves_the_other_events_their_z_scores():

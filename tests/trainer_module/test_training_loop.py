@@ -12,7 +12,7 @@ from benchmarks.train import keras_losses
 from schemas.spec import parse_spec
 from trainer_module.distribution import batches_of_replicas
 from trainer_module.inputs import training_batches
-from trainer_module.model import build_model
+from trainer_module.model import build_model, initialise_from_data
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.streaming_auc import BINS, LOGIT_RANGE, StreamingAUC
 from trainer_module.training import make_optimizer
@@ -64,6 +64,29 @@ def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
     np.testing.assert_allclose(loss, expected, rtol=1e-3)
     for one, other in zip(model.weights, reference.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_regression_learns_alike_in_whatever_unit_its_label_is(files):
+    """In a unit a thousand times smaller: the same losses, and predictions in that unit."""
+    spec = tiny_spec("training.batch_size=32")
+
+    def trained(factor):
+        model, optimizer = parts(spec)
+        batches = [
+            (features, {**labels, "watch": labels["watch"] * factor}, weights)
+            for features, labels, weights in read(files, spec)
+        ]
+        initialise_from_data(model, batches, spec)
+        loop = TrainingLoop(model, optimizer, spec, STRATEGY)
+        feed = batches_of_replicas(
+            STRATEGY, lambda **kwargs: tf.data.experimental.from_list(batches[:-1])
+        )
+        loss = loop.run(feed, 6, 0).task_loss
+        return loss, np.asarray(model(batches[0][0])["watch"])
+
+    (loss, watch), (scaled_loss, scaled_watch) = trained(1.0), trained(1000.0)
+    np.testing.assert_allclose(scaled_loss, loss, rtol=2e-3)
+    np.testing.assert_allclose(scaled_watch, 1000.0 * watch, rtol=5e-3)
 
 
 def test_statistics_are_those_of_each_step(files):
@@ -152,13 +175,14 @@ def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cu
             for step in range(steps)
         ]
     )
-    auc = StreamingAUC(1, batch, window)
+    least = 3.0
+    auc = StreamingAUC(1, batch, window, least)
     got = np.concatenate([auc.update(chunk) for chunk in np.split(counts, np.cumsum(cuts)[:-1])])
     for step in range(steps):
         fading = np.exp(-batch / window * np.arange(step, -1, -1))[:, None, None]
         faded = (weights[: step + 1] * fading).ravel()
         y = labels[: step + 1].ravel()
-        if not (faded * y).sum() or not (faded * (1 - y)).sum():
+        if min((faded * y).sum(), (faded * (1 - y)).sum()) < least:
             assert np.isnan(got[step, 0])
             continue
         expected = roc_auc_score(y, logits[: step + 1].ravel(), sample_weight=faded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -72,11 +72,16 @@ def pick(batches: Batch, which: int | Sequence[int] | tf.Tensor) -> Batch:
     return picked
 
 
-def best_constant_loss(batches: Batch, spec: RankingSpec) -> float:
+def best_constant_loss(batches: Batch, spec: RankingSpec, deviations: Mapping[str, float]) -> float:
     """Returns the loss on stacked batches of the best prediction that is the same for all.
 
     It is what a model reaches that knows each task's base rate and nothing else: the entropy
     of a binary task's labels, a regression's variance, summed with the tasks' weights.
+
+    Args:
+        batches: stacked.
+        spec: the ranking spec.
+        deviations: of each regression's labels, which its errors are measured in.
     """
     _, labels, weights = batches
     total = 0.0
@@ -91,5 +96,6 @@ def best_constant_loss(batches: Batch, spec: RankingSpec) -> float:
             loss = -float(np.sum(shares * np.log(np.where(shares > 0, shares, 1.0))))
         else:
             loss = float(np.average(np.square(label - mean), weights=weight))
+            loss /= float(deviations[name]) ** 2
         total += task.loss_weight * loss
     return total

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer_module.inputs import Batch
+from trainer_module.model import label_deviations
 from trainer_module.risk.data import best_constant_loss, pick
 from trainer_module.risk.trainee import Trainee
 
@@ -70,7 +71,9 @@ def train_once(
         np.median([trainee.evaluate(pick(tail_batches, step)) for step in range(tail_steps)])
     )
     losses = trainee.train(steps)
-    constant = best_constant_loss(tail_batches, trainee.spec)
+    constant = best_constant_loss(
+        tail_batches, trainee.spec, label_deviations(trainee.model, trainee.spec)
+    )
     why = why_diverged(losses, start, constant, jumps=jumps)
     if not why and not jumps and (dead := _constant_tasks(trainee, probe)):
         why = f"one prediction for all events: {', '.join(dead)}"

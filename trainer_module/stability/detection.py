@@ -26,6 +26,8 @@ _REFRESH = 10
 _FORGETTING = 5
 """Windows after which a lower level of before is forgotten, all but 1/e."""
 _MAD_TO_SIGMA = 1.4826
+_RARE, _RARE_TO_SIGMA = 0.98, 2.0537
+"""Quantile of the healthy steps, and how many standard deviations of a normal one it is up."""
 _TOTAL = 0
 """Column of the total loss among the series; tasks follow."""
 
@@ -352,10 +354,14 @@ class Detector:
             self._refresh()
 
     def _refresh(self) -> None:
-        low, middle, high = self._window.quartiles(self.limits.min_window)
+        low, middle, high, rare = self._window.quantiles(self.limits.min_window)
         series = len(self._level)
         self._level = middle[:series]
         spread = _MAD_TO_SIGMA * (high - middle)[:series]
+        # The loss of a task with few positives is the same low number in most batches and
+        # many times that in some: its scatter is not that of the batches in the middle.
+        tail = (rare - middle)[:series] / _RARE_TO_SIGMA
+        spread[_TOTAL + 1 :] = np.fmax(spread, tail)[_TOTAL + 1 :]
         self._scale = np.maximum(spread, self.limits.min_scale)
         self._note_lowest()
         self._usual_auc = middle[series:]
@@ -489,11 +495,11 @@ class _Window:
         self.values[late] = np.nan
         self.steps[late] = -1
 
-    def quartiles(self, at_least: int) -> Array:
-        """Quartiles of each column, [3, columns]; NaN for a column of fewer values."""
+    def quantiles(self, at_least: int) -> Array:
+        """Quartiles and the rare high of each column, [4, columns]; NaN for fewer values."""
         ordered = np.sort(self.values, axis=0)  # NaN goes last
         count = np.sum(np.isfinite(ordered), axis=0)
-        rows = np.array([[0.25], [0.5], [0.75]]) * np.maximum(count - 1, 0)
+        rows = np.array([[0.25], [0.5], [0.75], [_RARE]]) * np.maximum(count - 1, 0)
         result = np.take_along_axis(ordered, np.rint(rows).astype(int), axis=0)
         result[:, count < at_least] = np.nan
         return result

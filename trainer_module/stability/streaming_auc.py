@@ -17,9 +17,12 @@ class StreamingAUC:
         tasks: number of binary tasks.
         batch_size: events of a step.
         window: events after which an event counts 1/e.
+        least: fewest positives, and negatives, that an AUC is told from: the standard error
+            of one at chance is 0.29 / sqrt(positives), Hanley and McNeil, Radiology 143, 1982.
     """
 
-    def __init__(self, tasks: int, batch_size: int, window: float = 50_000.0):
+    def __init__(self, tasks: int, batch_size: int, window: float = 50_000.0, least: float = 100.0):
+        self._least = least
         self._fading = float(np.exp(-batch_size / window))
         self._tasks = tasks
         self._counts = np.zeros(tasks * 2 * BINS)
@@ -32,7 +35,7 @@ class StreamingAUC:
                 task, class (negative, positive) and bin of the logit.
 
         Returns:
-            float32 [steps, tasks]: the AUC with each step; NaN until both classes were seen.
+            float32 [steps, tasks]: the AUC with each step; NaN with too few of a class.
                 Predictions of one bin count as ties.
         """
         steps = len(counts)
@@ -44,6 +47,7 @@ class StreamingAUC:
         negative, positive = np.moveaxis(faded.reshape(steps, self._tasks, 2, BINS), 2, 0)
         below = np.cumsum(negative, axis=-1) - negative / 2
         pairs = negative.sum(-1) * positive.sum(-1)
+        pairs[np.minimum(negative.sum(-1), positive.sum(-1)) < self._least] = 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
             return ((positive * below).sum(-1) / np.where(pairs > 0, pairs, np.nan)).astype("f4")
 

@@ -1,0 +1,84 @@
+"""What a first model reaches with default settings, on simulated worlds of different shape.
+
+    python -m benchmarks.learning [--worlds NAME ...] [--seeds N] [--set FIELD=VALUE ...]
+
+Each world is held against its own best possible prediction, which the simulator knows, and
+against the same spec with settings given by `--set`. The model is `schemas/demo.yaml`'s, with
+default training; a cold start on seven days, then warm starts, each judged by the next day.
+Results are added to `results/learning.json` after each training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.daily import best_possible, run_days, simulated
+from pipeline.simulate import Shape
+from schemas.spec import RankingSpec, parse_spec
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "learning.json"
+WORLDS: Mapping[str, tuple[int, Shape]] = {
+    "4 thousand a day": (4_000, Shape()),
+    "few users, many items": (8_000, Shape(users=0.02, items=0.5)),
+    "rare likes and shares": (8_000, Shape(rarity=3.0)),
+    "strong drift": (8_000, Shape(drift=3.0)),
+    "20 thousand a day": (20_000, Shape()),
+    "200 thousand a day": (200_000, Shape()),
+}
+"""Events a day, and the shape. None of them, by seed, was looked at when defaults were chosen."""
+COLD, LAST = 7, 9
+_WORLD_SEED = 1000
+
+
+def default_spec(overrides: Sequence[str]) -> RankingSpec:
+    """The demo's features and tasks with default training, or with what is given."""
+    content = yaml.safe_load((ROOT / "schemas" / "demo.yaml").read_text("utf-8"))
+    content["training"] = {}
+    return parse_spec(yaml.safe_dump(content), "demo.yaml", overrides)
+
+
+def measure(world: str, seeds: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains in one world; returns each task's mean over the days, by seed, and the best."""
+    rows, shape = WORLDS[world]
+    spec = default_spec(overrides)
+    number = _WORLD_SEED + list(WORLDS).index(world)
+    columns = simulated(spec, shape, LAST + 1, rows, number)
+    reached = []
+    for seed in range(seeds):
+        days = run_days(spec, columns, range(COLD), LAST, seed)
+        reached.append({name: float(np.mean([day[name] for day in days])) for name in spec.tasks})
+    return {
+        "world": world,
+        "settings": list(overrides),
+        "mean": {n: float(np.mean([r[n] for r in reached])) for n in spec.tasks},
+        "seeds": reached,
+        "best possible": best_possible(spec, columns, range(COLD, LAST + 1)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[])
+    options = parser.parse_args()
+    for world in options.worlds:
+        result = measure(world, options.seeds, options.overrides)
+        known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
+        same = ("world", "settings")
+        known = [old for old in known if any(old[key] != result[key] for key in same)]
+        RESULTS.write_text(json.dumps([*known, result], indent=1) + "\n", "utf-8")
+        shown = {name: round(value, 4) for name, value in result["mean"].items()}
+        print(f"{world} {' '.join(options.overrides)}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
