@@ -51,6 +51,19 @@ FIXED = {
 CANDIDATES = tuple(name for name in GRIDS if name not in RIVALS)
 
 
+LOSS_WEIGHTS = [
+    f"tasks.{task}.loss_weight={weight}"
+    for task, weight in {
+        "like": 2,
+        "profile_enter": 3,
+        "open_comment": 3,
+        "play_time": 0.2,
+        "watch_ratio": 0.2,
+    }.items()
+]
+"""Of squared errors in the label's own units, as this trains on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Trainings that are done together."""
@@ -63,7 +76,7 @@ class Cell:
 
 def spec_of(preset: str) -> RankingSpec:
     """Returns the example's spec with one of the paper's models."""
-    spec = load_spec("examples/kuairand/spec.yaml")
+    spec = load_spec("examples/kuairand/spec.yaml", LOSS_WEIGHTS)
     return spec.model_copy(update={"model": PRESETS[preset]})
 
 
