@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: help env run test test-fast check format bench docs lock clean image image-push image-check
+.PHONY: audit help env run test test-fast check format bench docs lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,6 +29,12 @@ check: env  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: env  ## known weaknesses of the locked packages (asks the network; see SECURITY.md)
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'
+	@set -e; for lock in locks/tfx-*.txt; do echo "== $$lock"; \
+	  build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $$lock; done
 
 format: env  ## rewrite the code as `check` wants it
 	$(BIN)/ruff check --fix .

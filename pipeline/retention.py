@@ -57,7 +57,7 @@ def find_surplus(workspace: Workspace, store: MetadataStore, spec: RankingSpec) 
     served = serving_store.served_version(workspace.serving)
     keep = _Kept.of(runs, served, spec)
     found = [
-        *_artifacts(workspace.artifacts, runs, keep, _report_uris(store)),
+        *_artifacts(workspace.artifacts, runs, keep, _reports(store)),
         *_run_logs(workspace.run_logs, spec.retention.reports),
         *_checkpoints(workspace.checkpoints, served),
         *_days(workspace.day_store, keep.first_day),
@@ -67,9 +67,14 @@ def find_surplus(workspace: Workspace, store: MetadataStore, spec: RankingSpec) 
 
 def remove(surplus: Sequence[Surplus], store: MetadataStore) -> None:
     """Removes what `find_surplus` found; what cannot be removed now is found again later."""
+    gone = {_place(item.path) for item in surplus}
+    artifacts = [artifact for artifact in store.get_artifacts() if _place(artifact.uri) in gone]
+    for artifact in artifacts:
+        artifact.state = mlmd.Artifact.State.DELETED
+    if artifacts:
+        store.put_artifacts(artifacts)
     for item in surplus:
         try:
-            _mark_deleted(store, item.path)
             if os.path.isdir(item.path):
                 shutil.rmtree(item.path)
             else:
@@ -153,14 +158,19 @@ def _artifacts(
             if run is None or run.run_id in keep.whole:
                 continue
             what = f"{os.path.relpath(os.path.dirname(path), root)} of the run of {run.run_date}"
-            if run.run_id not in keep.reports or path not in reports:
+            if run.run_id not in keep.reports or _place(path) not in reports:
                 yield path, what
 
 
-def _report_uris(store: MetadataStore) -> set[str]:
+def _place(path: str) -> str:
+    """`<component>/<output>/<execution>` of an artifact: it stays when a workspace is moved."""
+    return "/".join(path.rstrip("/").split("/")[-3:])
+
+
+def _reports(store: MetadataStore) -> set[str]:
     """Where artifacts lie that are small; what a killed step left is none of them."""
     types = {kind.id for kind in store.get_artifact_types() if kind.name not in _DATA}
-    return {artifact.uri for artifact in store.get_artifacts() if artifact.type_id in types}
+    return {_place(artifact.uri) for artifact in store.get_artifacts() if artifact.type_id in types}
 
 
 def _run_logs(root: str, count: int) -> Iterator[tuple[str, str]]:
@@ -219,11 +229,3 @@ def _freed(path: str) -> int:
         # Shards are hard links to the encoded days.
         size += status.st_blocks * 512 if status.st_nlink == 1 else 0
     return size
-
-
-def _mark_deleted(store: MetadataStore, path: str) -> None:
-    artifacts = store.get_artifacts_by_uri(path)
-    for artifact in artifacts:
-        artifact.state = mlmd.Artifact.State.DELETED
-    if artifacts:
-        store.put_artifacts(artifacts)

@@ -182,6 +182,22 @@ def test_rest_of_a_killed_step_goes_as_data_does(planted):
     assert planted.runs_with("Plan", "plan") == [0, 1, 2]
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_reports_stay_where_the_workspace_is_named_otherwise(planted, monkeypatch, moved):
+    for number in range(8):
+        planted.day(number, version=number + 1)
+    root = Path(planted.space.root)
+    if moved:
+        root = root.rename(root.with_name("moved"))
+        planted.space = Workspace(str(root))
+    monkeypatch.chdir(root.parent)
+    absolute, planted.space = planted.space, Workspace(root.name)
+    planted.clean()
+    planted.space = absolute
+    assert planted.runs_with("Trainer", "model") == [6, 7]
+    assert planted.runs_with("Trainer", "stability") == [4, 5, 6, 7]
+
+
 def test_cleaning_twice_removes_nothing_more(planted):
     for number in range(8):
         planted.day(number, version=number + 1)

@@ -113,7 +113,8 @@ def test_worse_version_is_rolled_back_where_asked_for(tmp_path, models, signal, 
     for number, name in ((1, "before"), (2, "served")):
         day = SERVED_DAY - datetime.timedelta(2 - number)
         info = serving_store.ModelInfo(day, day, "m", "t", name)
-        serving_store.push(str(models / name), str(work / "serving"), info, 5)
+        before = number - 1 or None
+        serving_store.push(str(models / name), str(work / "serving"), info, 5, served_before=before)
     call = ["watch", "-l", str(logs), "-s", str(spec), "-w", str(work), "--rollback"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == code, result.output
