@@ -103,7 +103,7 @@ def spec_of_newest_run(workspace: Workspace, store: MetadataStore) -> RankingSpe
 
     for artifact in sorted(store.get_artifacts_by_type("RunPlan"), key=lambda a: -a.id):
         try:
-            return load_plan(artifact.uri).spec
+            return load_plan(os.path.join(workspace.artifacts, _place(artifact.uri))).spec
         except (OSError, RankerError):
             continue
     raise RankerError(f"{workspace.root}: no run there has left its plan; give --spec")

@@ -11,9 +11,11 @@ from planted_runs import STATE, Store
 from typer.testing import CliRunner
 
 from components import serving_store
+from components.plan.planning import make_plan
 from pipeline import lineage, retention
 from pipeline.cli import app
 from pipeline.workspace import Workspace
+from schemas.errors import RankerError
 from schemas.spec import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
@@ -305,6 +307,21 @@ def test_dry_run_names_all_that_would_be_removed_and_removes_nothing(planted, tm
     assert not [name for name in named if os.path.lexists(name)]
     assert f"{len(named)} would be removed" in told.output
     assert f"{len(named)} removed" in done.output
+
+
+def test_spec_is_that_of_the_newest_run_with_a_plan_also_in_a_workspace_that_was_moved(planted):
+    for number in range(2):
+        planted.day(number)
+    # The newest run's plan is broken; the one before holds a spec.
+    plan = make_plan(load_spec(DEMO, ["name=mine"]), FIRST, ())
+    plan.save(planted.artifact("Plan", "plan", 1))
+    root = Path(planted.space.root)
+    moved = Workspace(str(root.rename(root.with_name("moved"))))
+    store = lineage.open_store(moved.metadata_path)
+    assert retention.spec_of_newest_run(moved, store).name == "mine"
+    shutil.rmtree(moved.artifacts)
+    with pytest.raises(RankerError, match="give --spec"):
+        retention.spec_of_newest_run(moved, store)
 
 
 def test_clean_without_a_history_removes_nothing(planted):
