@@ -340,3 +340,18 @@ def test_jax_takes_the_steps_that_tensorflow_takes(name, jax_walks):
         for ours, theirs in zip([skipped, *expected], stored.values(), strict=True):
             # Moments are sums of large numbers of either sign.
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * np.abs(ours).max())
+
+
+def test_rules_keep_to_their_formulas_on_jax():
+    code = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = (
+        "-q",
+        "--noconftest",
+        "-pno:cacheprovider",
+        "tests/trainer_module/test_optimizers_rules.py",
+    )
+    # The formulas are checked in float64 too.
+    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    output = run_python(code, *arguments, **jax)
+    assert " passed" in output
+    assert "failed" not in output

@@ -150,7 +150,7 @@ def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(batches, 
     moved = [
         np.abs(a - b.numpy()).max() for a, b in zip(after[0], served.model.weights, strict=True)
     ]
-    assert 0.0 < max(moved) < 0.9 * tiny_spec().training.learning_rate
+    assert 0.0 < max(moved) < 0.9 * tiny_spec().training.embedding_rate
 
 
 def test_a_state_of_another_model_is_a_training_error(batches, tmp_path):
