@@ -40,8 +40,10 @@ def write_spec(path: pathlib.Path) -> None:
     spec["training"]["window_days"] = FIRST_RUN
     spec["validation"]["min_events"] = 100
     for task in spec["tasks"].values():
-        drop = "max_auc_drop" if task["kind"] == "binary" else "max_r2_drop"
-        task["gate"] = {drop: None}
+        if task["kind"] == "binary":
+            task["gate"] = {"min_auc": None, "max_auc_drop": None}
+        else:
+            task["gate"] = {"max_rmse": 100.0, "max_r2_drop": None}
     path.write_text(yaml.safe_dump(spec))
 
 
