@@ -28,7 +28,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def reasons(
-    predictions: Mapping[str, Outputs], tasks: Mapping[str, Task], score: str, events: int
+    predictions: Mapping[str, Outputs],
+    tasks: Mapping[str, Task],
+    score: str,
+    events: int,
+    *,
+    looked_up: bool = False,
 ) -> list[str]:
     """Says why a model must not be served.
 
@@ -43,6 +48,9 @@ def reasons(
         tasks: the tasks by the name of their output.
         score: formula of the score.
         events: how many were asked.
+        looked_up: whether what is served looks inputs up as of another day than the evaluated
+            events have them of (history features). The two request forms are then held to
+            each other alone.
 
     Returns:
         One line per fault; empty when the model may be served.
@@ -65,13 +73,17 @@ def reasons(
         name: _in_units_of_the_label(np.asarray(evaluated[name], np.float64), task)
         for name, task in tasks.items()
     }
+    source = "the evaluated signature"
+    if looked_up:
+        source = signatures.SERVE_EXAMPLES
+        judged = {name: np.asarray(served[source][name], np.float64) for name in tasks}
     combined = formula.parse(score, names=tasks)
     for signature, outputs in served.items():
         values = {name: np.asarray(outputs[name], np.float64) for name in tasks}
         expected = {**judged, signatures.SCORE: formula.evaluate(combined, values, _FUNCTIONS)}
         for name, right in expected.items():
-            source = "its formula" if name == signatures.SCORE else "the evaluated signature"
-            faults += _differs(f"{signature}: {name}", outputs[name], right, source)
+            by = "its formula" if name == signatures.SCORE else source
+            faults += _differs(f"{signature}: {name}", outputs[name], right, by)
     return faults
 
 

@@ -135,6 +135,24 @@ def test_what_is_served_must_be_what_is_judged_and_the_score_its_formula(served,
     ]
 
 
+def test_what_is_looked_up_as_of_another_day_is_held_to_the_other_form_and_the_formula():
+    """History features: the tables served are a day newer than the events' own columns."""
+    other_day = {"click": [0.3, 0.7], "rate": [4.0, 5.0], "score": [4.3, 5.7]}
+    ask = functools.partial(
+        verdict.reasons, tasks=SPEC_OF_TEST.tasks, score="click + rate", events=2, looked_up=True
+    )
+    first, third = "serving_default", {"evaluate": EVALUATED}
+    assert ask({first: other_day, "raw_features": other_day, **third}) == []
+    wrong = {**other_day, "rate": [4.0, 15.0]}
+    found = ask({first: other_day, "raw_features": wrong, **third})
+    assert [line.split(" is ")[0] for line in found] == [
+        "raw_features: rate",
+        "raw_features: score",
+    ]
+    negated = {**other_day, "score": [-4.3, -5.7]}
+    assert len(ask({first: negated, "raw_features": negated, **third})) == 2
+
+
 @pytest.mark.parametrize("missing", ["serving_default", "raw_features", "evaluate"])
 def test_model_without_a_signature_is_not_served(missing):
     predictions = {"serving_default": GOOD, "raw_features": GOOD, "evaluate": EVALUATED}
