@@ -68,7 +68,7 @@ def faults(
 
 
 def _blown_up(variable: Any, limit: float) -> list[str]:
-    values = np.abs(np.asarray(variable).astype(np.float32))
+    values = np.atleast_1d(np.abs(np.asarray(variable).astype(np.float32)))
     rows = values.reshape(len(values), -1).max(axis=1)
     beyond = np.flatnonzero(np.isfinite(rows) & (rows > limit))
     if not beyond.size:
