@@ -88,6 +88,13 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
         )
 
 
+def write_rates(spec: RankingSpec, examples: str, path: str) -> None:
+    """Writes the rates that the models are to beat, of a few events."""
+    from components.evaluator.rates import Rates
+
+    Rates.fit([os.path.join(examples, name) for name in os.listdir(examples)], spec).save(path)
+
+
 def by_batches(spec: RankingSpec, models: dict[str, str], examples: str, output: str) -> None:
     """Evaluates as this project does."""
     import apache_beam as beam
@@ -95,7 +102,7 @@ def by_batches(spec: RankingSpec, models: dict[str, str], examples: str, output:
     from components.evaluator.executor import evaluate
 
     with beam.Pipeline(argv=["--direct_running_mode=in_memory"]) as pipeline:
-        evaluate(pipeline, spec, models, examples, output)
+        evaluate(pipeline, spec, models, examples, os.path.join(examples, "..", "rates"), output)
 
 
 def by_event(spec: RankingSpec, models: dict[str, str], examples: str, output: str) -> None:
@@ -140,7 +147,7 @@ def inference_alone(spec: RankingSpec, models: dict[str, str], examples: str, ou
 
     from components.evaluator import inference
 
-    predict = inference.Models(spec, models)
+    predict = inference.Models(spec, models, os.path.join(examples, "..", "rates"))
     for file in sorted(os.listdir(examples)):
         for batch in inference.read_batches(os.path.join(examples, file)):
             assert predict(batch.column(0))[tfma.PREDICTIONS_KEY]
@@ -206,6 +213,7 @@ def main() -> int:
             write_events(spec, events, os.path.join(folder, f"examples-{events}"))
         examples = os.path.join(folder, f"examples-{sizes[0]}")
         export_models(spec, examples, os.path.join(folder, "models"))
+        write_rates(spec, examples, os.path.join(folder, "rates"))
         for contender, measured in (
             ("tfma", sizes[:2]),
             ("ours", (sizes[0], *sizes[2:])),

@@ -276,10 +276,16 @@ class RegressionBounds(_Model):
 
 
 class BinaryGate(BinaryBounds):
-    """What a binary task must reach over all events and, under `slices`, for a feature's values."""
+    """What a binary task must reach over all events and, under `slices`, for a feature's values.
+
+    Attributes:
+        min_auc_lift: lower bound on the AUC less that of smoothed rates of the single-valued
+            categorical features, counted on the training events.
+    """
 
     min_auc: float | None = Field(le=1.0)
     calibration: Bounds | None = (0.5, 2.0)
+    min_auc_lift: float | None = Field(default=None, ge=-0.5, le=0.5)
     slices: dict[Name, BinaryBounds] = {}
 
     def of_slice(self, feature: str) -> BinaryBounds:

@@ -17,6 +17,7 @@ from components.evaluator.eval_config import BASELINE, CANDIDATE, TFMA_CLASSES
 from components.evaluator.metrics import (
     Moments,
     TaskSums,
+    auc_lift,
     merge_tasks,
     moments_by_group,
     rankings_by_group,
@@ -100,9 +101,10 @@ def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[Sli
         counts = np.bincount(codes, minlength=number)
         models, scores = {}, {}
         for model, outputs in predictions.items():
-            score = outputs[signatures.SCORE][inside]
-            ones = np.ones_like(score)
-            scores[model] = moments_by_group(score, score, ones, codes, number)
+            if signatures.SCORE in outputs:
+                score = outputs[signatures.SCORE][inside]
+                ones = np.ones_like(score)
+                scores[model] = moments_by_group(score, score, ones, codes, number)
             models[model] = {
                 name: _sum_output(
                     extracts[tfma.LABELS_KEY][name][inside],
@@ -176,12 +178,17 @@ def _merge(sums: list[SliceSums]) -> SliceSums:
 def metrics_of(sums: SliceSums) -> dict[tfma.metrics.MetricKey, float]:
     """Returns a slice's metrics, of each model and their differences, by TFMA's keys."""
     metrics = {}
-    for model, tasks in sums.models.items():
+    models = dict(sums.models)
+    rates = models.pop(inference.RATES, {})
+    for model, tasks in models.items():
         count = tfma.metrics.MetricKey("example_count", model, example_weighted=False)
         metrics[count] = float(sums.events)
         for task, task_sums in tasks.items():
             for name, value in task_sums.metrics().items():
                 metrics[_key(name, model, task)] = value
+        for task, of_rates in rates.items():
+            lift = auc_lift(tasks[task], of_rates)
+            metrics[_key("auc_lift", model, task)] = lift
     for key, value in list(metrics.items()):
         served = metrics.get(key.make_baseline_key(BASELINE))
         if key.model_name != BASELINE and served is not None:

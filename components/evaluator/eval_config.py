@@ -57,6 +57,8 @@ def eval_config(spec: RankingSpec, *, compare: bool) -> config_pb2.EvalConfig:
     metrics = [config_pb2.MetricsSpec(metrics=[count])]
     for name, task in spec.tasks.items():
         by_slice: dict[str | None, list[_Bound]] = {None: list(_bounds(task.gate))}
+        if isinstance(task, BinaryTask):
+            by_slice[None].append(_Bound("auc_lift", low=task.gate.min_auc_lift))
         for feature in spec.sliced_features:
             by_slice[feature] = list(_bounds(task.gate.of_slice(feature)))
         metrics.append(_output_metrics(name, reported_metrics(task), by_slice, compare))

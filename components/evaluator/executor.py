@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
+import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tfx import types
@@ -21,13 +22,15 @@ from tfx.utils import io_utils, path_utils
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
+from components.evaluator.rates import Rates
 from components.evaluator.verdict import OVERALL, Metrics, Verdict, decide
 from components.run_plan import load_plan
 from schemas.spec import RankingSpec
 from trainer_module.stability.report import load_verdict
 
 VERDICT_FILE = "verdict.json"
-EVAL_SPLIT = "eval"
+RATES_FILE = "rates.npz"
+TRAIN_SPLIT, EVAL_SPLIT = "train", "eval"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -55,12 +58,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if plan.baseline_version is not None:
             models[BASELINE] = artifact_utils.get_single_instance(input_dict["baseline_model"])
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
+        rates = os.path.join(evaluation, RATES_FILE)
+        training = artifact_utils.get_split_uri(input_dict["examples"], TRAIN_SPLIT)
+        Rates.fit(tf.io.gfile.glob(os.path.join(training, "*")), plan.spec).save(rates)
         with self._make_beam_pipeline() as pipeline:
             evaluate(
                 pipeline,
                 plan.spec,
                 {name: path_utils.serving_model_path(m.uri) for name, m in models.items()},
                 artifact_utils.get_split_uri(input_dict["examples"], EVAL_SPLIT),
+                rates,
                 evaluation,
             )
         metrics = results.load_metrics(evaluation)
@@ -73,6 +80,7 @@ def evaluate(
     spec: RankingSpec,
     models: Mapping[str, str],
     examples: str,
+    rates: str,
     output: str,
 ) -> None:
     """Lets TFMA evaluate, by whole batches where its own way is event by event.
@@ -82,6 +90,7 @@ def evaluate(
         spec: the ranking spec.
         models: folders of the SavedModels: that of `CANDIDATE` and, to compare, of `BASELINE`.
         examples: folder of the encoded events.
+        rates: file of `Rates`.
         output: folder of TFMA's results.
     """
     compare = BASELINE in models
@@ -101,7 +110,7 @@ def evaluate(
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared,
             eval_config=config,
-            extractors=[inference.prediction_extractor(spec, names)],
+            extractors=[inference.prediction_extractor(spec, names, rates)],
             evaluators=[batch_evaluator(spec, config)],
             output_path=output,
         )

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from apache_beam.utils.shared import Shared
 
+from components.evaluator.rates import Rates, event_buckets
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.preprocessing import raw_feature_spec
@@ -23,6 +24,9 @@ BATCH = 8192
 """Events that are read, predicted and summed up at once."""
 
 STAGE = "PredictBatches"
+
+RATES = "rates"
+"""Name under which smoothed rates predict beside the models."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,34 +70,39 @@ def read_batches(file: str) -> Iterator[pa.RecordBatch]:
         )
 
 
-def prediction_extractor(spec: RankingSpec, models: Mapping[str, str]) -> tfma.extractors.Extractor:
+def prediction_extractor(
+    spec: RankingSpec, models: Mapping[str, str], rates: str
+) -> tfma.extractors.Extractor:
     """Makes the extractor that takes the place of TFMA's own, which work event by event.
 
     It adds to a batch's extracts: `tfma.LABELS_KEY` and `tfma.EXAMPLE_WEIGHTS_KEY`, float32
-    [events] by output; `tfma.PREDICTIONS_KEY`, the same by model and output, the score too;
+    [events] by output; `tfma.PREDICTIONS_KEY`, the same by model and output, the score too, and
+    as `RATES` what smoothed rates predict of the binary tasks;
     `tfma.FEATURES_KEY`, `Slices` by the sliced feature.
 
     Args:
         spec: the ranking spec.
         models: folder of the SavedModel by model name; labels are the first one's.
+        rates: file of `Rates`.
 
     Returns:
         An extractor for record batches of `ReadBatches`.
     """
     return tfma.extractors.Extractor(
-        stage_name=STAGE, ptransform=beam.ParDo(_Predict(spec, dict(models), Shared()))
+        stage_name=STAGE, ptransform=beam.ParDo(_Predict(spec, dict(models), rates, Shared()))
     )
 
 
 class _Predict(beam.DoFn):
-    def __init__(self, spec: RankingSpec, models: dict[str, str], shared: Shared):
+    def __init__(self, spec: RankingSpec, models: dict[str, str], rates: str, shared: Shared):
         self._spec = spec
         self._models = models
+        self._rates = rates
         self._shared = shared
 
     def setup(self) -> None:
         # Once in a process, whatever the number of its threads.
-        self._predict = self._shared.acquire(lambda: Models(self._spec, self._models))
+        self._predict = self._shared.acquire(lambda: Models(self._spec, self._models, self._rates))
 
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**extracts, **self._predict(extracts[tfma.ARROW_RECORD_BATCH_KEY].column(0))}
@@ -102,7 +111,9 @@ class _Predict(beam.DoFn):
 class Models:
     """Several models and what they are judged on, as one function of serialized events."""
 
-    def __init__(self, spec: RankingSpec, models: Mapping[str, str]):
+    def __init__(self, spec: RankingSpec, models: Mapping[str, str], rates: str):
+        self._spec = spec
+        self._rates = Rates.load(rates, spec)
         self._outputs = [*spec.tasks, signatures.FINITE]
         self._sliced = {name: raw_feature_spec(spec)[name] for name in spec.sliced_features}
         self._loaded = {name: tf.saved_model.load(path) for name, path in models.items()}
@@ -120,12 +131,13 @@ class Models:
             for name, values in tf.io.parse_example(examples, self._sliced).items():
                 unique, codes = tf.unique(values.values, tf.int64)
                 slices[name] = (unique, codes, values.indices[:, 0])
-        return predictions, labels, slices
+        buckets, _, _ = event_buckets(examples, self._spec)
+        return predictions, labels, slices, buckets
 
     def __call__(self, examples: pa.Array) -> dict[str, Any]:
         """Returns the extracts that `prediction_extractor` adds for serialized events."""
         serialized = tf.constant(examples.to_numpy(zero_copy_only=False), tf.string)
-        predictions, labels, slices = tf.nest.map_structure(
+        predictions, labels, slices, buckets = tf.nest.map_structure(
             lambda tensor: tensor.numpy(), self._function(serialized)
         )
         return {
@@ -134,7 +146,8 @@ class Models:
             tfma.PREDICTIONS_KEY: {
                 model: {n: outputs[n] for n in (*self._outputs, signatures.SCORE)}
                 for model, outputs in predictions.items()
-            },
+            }
+            | {RATES: self._rates.predict(buckets, len(examples))},
             tfma.FEATURES_KEY: {
                 name: _slices(len(examples), *found) for name, found in slices.items()
             },

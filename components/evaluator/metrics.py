@@ -219,6 +219,11 @@ def score_change(candidate: Moments, served: Moments) -> dict[str, float]:
     }
 
 
+def auc_lift(model: TaskSums, trivial: TaskSums) -> float:
+    """The AUC of a model less that of a trivial one, or less a constant's where that is more."""
+    return model.metrics()["auc"] - max(trivial.metrics()["auc"], 0.5)
+
+
 def merge_tasks(sums: Sequence[Mapping[str, TaskSums]]) -> dict[str, TaskSums]:
     """Merges the sums of several sets of events, each by task."""
     merged = {}

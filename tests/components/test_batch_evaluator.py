@@ -1,6 +1,7 @@
 """Evaluation by whole batches against TFMA's own way, event by event."""
 
 import math
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -12,6 +13,7 @@ from tfx_bsl.tfxio import tensor_adapter, tf_example_record
 from components.evaluator import inference
 from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
 from components.evaluator.executor import evaluate
+from components.evaluator.rates import Rates
 from components.evaluator.results import load_failures
 from schemas.spec import parse_spec
 from schemas.tfdv_schema import tfdv_schema
@@ -148,8 +150,10 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     examples = str(tmp_path / "examples")
     write_examples(examples, columns, absent, files=3)
     evaluate_by_event(models, examples, str(tmp_path / "theirs"))
+    rates = str(tmp_path / "rates")
+    Rates.fit([str(path) for path in Path(examples).iterdir()], SPEC).save(rates)
     with beam.Pipeline(argv=OPTIONS) as pipeline:
-        evaluate(pipeline, SPEC, models, examples, str(tmp_path / "ours"))
+        evaluate(pipeline, SPEC, models, examples, rates, str(tmp_path / "ours"))
 
     theirs, ours = (metrics_of(str(tmp_path / name)) for name in ("theirs", "ours"))
     slices = {name for name, _ in theirs}

@@ -43,6 +43,7 @@ model: {preset: tiny}
 serving: {score: click}
 """
 SPEC_OF_TEST = parse_spec(SPEC, "spec")
+LIFTED = parse_spec(SPEC, "spec", ["tasks.click.gate.min_auc_lift=0.01"])
 EVENTS = 400
 FINITE_BOUND = "all_finite: mean_prediction is {}, must be at least 1 (all events)"
 
@@ -106,14 +107,15 @@ def evaluate(
         "served_rate_answer": columns["rate_answer"],
         **columns,
     }
-    write_examples(str(folder / "examples" / "Split-eval"), columns, absent)
+    for split in ("train", "eval"):
+        write_examples(str(folder / "examples" / f"Split-{split}"), columns, absent)
     examples = artifact(
         standard_artifacts.Examples,
         folder / "examples",
         payload_format="FORMAT_TF_EXAMPLE",
         file_format="tfrecords_gzip",
     )
-    examples[0].split_names = '["eval"]'
+    examples[0].split_names = '["train", "eval"]'
     outputs = {
         "evaluation": artifact(standard_artifacts.ModelEvaluation, folder / "evaluation"),
         "blessing": artifact(standard_artifacts.ModelBlessing, folder / "blessing"),
@@ -302,6 +304,23 @@ def test_slice_that_fell_and_a_score_of_another_scale_are_blocked_by_default(tmp
     (score,) = [line for line in verdict["reasons"] if line.startswith("score: ")]
     assert score.startswith("score: score_scale is 0.1")
     assert score.endswith("must be at least 0.5 and at most 2 (all events)")
+
+
+def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
+    tmp_path, models, monkeypatch
+):
+    monkeypatch.setitem(globals(), "SPEC_OF_TEST", LIFTED)
+    columns = good_events()
+    # All that is to be known is the device.
+    phone = columns["device"] == "phone"
+    columns["clicked"] = np.where(np.arange(EVENTS) % 10 < 2, ~phone, phone).astype(float)
+    columns["click_logit"] = np.where(phone, 1.0, -1.0)
+    blessing, verdict = evaluate(tmp_path, models, columns)
+    assert_published(blessing, verdict, blessed=False)
+    overall = verdict["metrics"]["candidate"]["all events"]["click"]
+    assert overall["auc"] == pytest.approx(0.8)
+    assert overall["auc_lift"] == pytest.approx(0.0, abs=1e-9)
+    assert verdict["reasons"] == ["click: auc_lift is 0.0000, must be at least 0.01 (all events)"]
 
 
 def test_day_without_a_positive_is_not_held_against_the_model(tmp_path, models):

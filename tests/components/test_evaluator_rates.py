@@ -1,0 +1,102 @@
+"""The rates that a model must beat, against counting by hand."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from planted_model import write_examples
+
+from components.evaluator import rates
+from components.evaluator.rates import PRIOR_EVENTS, Rates, event_buckets
+from schemas.spec import parse_spec
+
+SPEC = parse_spec(
+    """
+name: rated
+features:
+  user: {type: categorical, buckets: 100000, embedding: 2}
+  hour: {type: categorical, dtype: int, buckets: 100000, embedding: 2}
+  recent: {type: categorical, multivalued: true, table: user}
+  age: {type: dense}
+tasks:
+  click: {kind: binary, label: clicked, gate: {min_auc: 0.6}}
+  save: {kind: binary, label: saved, optional: true, gate: {min_auc: 0.6}}
+  rate: {kind: regression, label: rating, gate: {}}
+model: {preset: tiny}
+serving: {score: click}
+""",
+    "spec",
+)
+EVENTS = 300
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    columns = {
+        "user": [f"u{n}" for n in rng.zipf(1.5, EVENTS) % 20],
+        "hour": rng.integers(0, 5, EVENTS),
+        "clicked": (rng.random(EVENTS) < 0.3).astype(float),
+        "saved": (rng.random(EVENTS) < 0.1).astype(float),
+        "rating": rng.random(EVENTS),
+    }
+    absent = {name: rng.random(EVENTS) < 0.2 for name in ("hour", "saved")}
+    folder = tmp_path_factory.mktemp("examples") / "day"
+    write_examples(str(folder), columns, absent, files=3)
+    return [str(path) for path in sorted(folder.iterdir())], columns, absent
+
+
+def log_odds(rate):
+    return math.log(rate / (1 - rate))
+
+
+def expected(columns, absent, label, row):
+    """The probability of an event, from counts by value; a missing hour is a value, too."""
+    labelled = ~absent.get(label, np.zeros(EVENTS, bool))
+    positive = labelled & (columns[label] == 1)
+    base = (positive.sum() + 1) / (labelled.sum() + 2)
+    answer = log_odds(base)
+    for name in ("user", "hour"):
+        missing = absent.get(name, np.zeros(EVENTS, bool))
+        values = [None if missing[i] else columns[name][i] for i in range(EVENTS)]
+        seen = Counter(value for i, value in enumerate(values) if labelled[i])
+        hits = Counter(value for i, value in enumerate(values) if positive[i])
+        rate = (hits[values[row]] + PRIOR_EVENTS * base) / (seen[values[row]] + PRIOR_EVENTS)
+        answer += log_odds(rate) - log_odds(base)
+    return 1 / (1 + math.exp(-answer))
+
+
+def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_path):
+    files, columns, absent = day
+    Rates.fit(files, SPEC).save(str(tmp_path / "rates"))
+    loaded = Rates.load(str(tmp_path / "rates"), SPEC)
+    assert loaded.tasks == ("click", "save")
+    records = list(tf.data.TFRecordDataset(files[1], "GZIP").as_numpy_iterator())
+    buckets, _, _ = event_buckets(tf.constant(records), SPEC)
+    assert buckets.keys() == {"user", "hour"}
+    answer = loaded.predict({n: v.numpy() for n, v in buckets.items()}, len(records))
+    for task, label in (("click", "clicked"), ("save", "saved")):
+        np.testing.assert_allclose(
+            answer[task],
+            [expected(columns, absent, label, row) for row in range(1, EVENTS, 3)],
+            rtol=1e-4,
+        )
+
+
+def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day, monkeypatch):
+    files, columns, _ = day
+    monkeypatch.setattr(rates, "MAX_EVENTS", 30)
+    few = Rates.fit(files, SPEC).predict({}, 1)["click"]
+    counted = [row for row in range(EVENTS) if row // 3 < 10]
+    assert few[0] == pytest.approx((columns["clicked"][counted].sum() + 1) / 32, rel=1e-5)
+
+
+def test_spec_without_such_features_has_base_rates(day):
+    files, columns, _ = day
+    spec = parse_spec(SPEC.to_yaml(), "spec", ["features={age: {type: dense}}"])
+    answer = Rates.fit(files, spec).predict({}, 4)["click"]
+    np.testing.assert_allclose(
+        answer, np.full(4, (columns["clicked"].sum() + 1) / (EVENTS + 2)), rtol=1e-5
+    )
