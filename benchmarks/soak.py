@@ -43,7 +43,9 @@ def write_spec(path: pathlib.Path) -> None:
         if task["kind"] == "binary":
             task["gate"] = {"min_auc": None, "max_auc_drop": None}
         else:
-            task["gate"] = {"max_rmse": 100.0, "max_r2_drop": None}
+            task["gate"] = {"max_rmse": 100.0, "min_r2": None, "max_r2_drop": None}
+    spec["slices"] = []
+    spec["serving"] |= {"score_scale": None, "score_shift": None}
     path.write_text(yaml.safe_dump(spec))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -132,7 +132,8 @@ def _publish(
     )
     overall = {model: slices.get(OVERALL, {}) for model, slices in metrics.items()}
     evaluation.set_string_custom_property("metrics", json.dumps(overall))
-    evaluation.set_string_custom_property("notes", "\n".join(verdict.notes))
+    notes = [*_lift(overall), *verdict.notes]
+    evaluation.set_string_custom_property("notes", "\n".join(notes))
     evaluation.set_string_custom_property("not_gated", "\n".join(verdict.not_gated))
 
     blessing = artifact_utils.get_single_instance(output_dict["blessing"])
@@ -145,3 +146,14 @@ def _publish(
         constants.ARTIFACT_PROPERTY_BLESSED_KEY, 1 if verdict.blessed else 0
     )
     blessing.set_string_custom_property("reasons", "\n".join(verdict.reasons))
+
+
+def _lift(overall: Mapping[str, Any]) -> Iterator[str]:
+    lifts = {
+        task: values["auc_lift"]
+        for task, values in overall.get(CANDIDATE, {}).items()
+        if "auc_lift" in values
+    }
+    if lifts:
+        said = ", ".join(f"{task} {lift:+.3f}" for task, lift in lifts.items())
+        yield f"AUC over that of smoothed rates: {said}"

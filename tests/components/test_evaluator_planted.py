@@ -143,6 +143,12 @@ def evaluate(
     )
     with open(folder / "evaluation" / VERDICT_FILE) as file:
         verdict = json.load(file)
+    said = {
+        name: outputs["evaluation"][0].get_string_custom_property(name).splitlines()
+        for name in ("notes", "not_gated")
+    }
+    assert said["not_gated"] == verdict["not_gated"]
+    assert verdict["notes"] == [line for line in said["notes"] if not line.startswith("AUC over")]
     return outputs["blessing"][0], verdict
 
 

@@ -380,7 +380,9 @@ def write_spec(path):
     spec["model"] = {"preset": "tiny"}
     spec["validation"]["max_eval_events"] = 1000
     for task in spec["tasks"].values():
-        bounds = {"min_auc": 0.51} if task["kind"] == "binary" else {"max_rmse": 2.0}
+        bounds = (
+            {"min_auc": 0.51} if task["kind"] == "binary" else {"max_rmse": 2.0, "min_r2": None}
+        )
         task["gate"] = bounds
     path.write_text(yaml.safe_dump(spec))
 
