@@ -102,7 +102,7 @@ def by_batches(spec: RankingSpec, models: dict[str, str], examples: str, output:
     from components.evaluator.executor import evaluate
 
     with beam.Pipeline(argv=["--direct_running_mode=in_memory"]) as pipeline:
-        evaluate(pipeline, spec, models, examples, os.path.join(examples, "..", "rates"), output)
+        evaluate(pipeline, spec, models, examples, output, os.path.join(examples, "..", "rates"))
 
 
 def by_event(spec: RankingSpec, models: dict[str, str], examples: str, output: str) -> None:

@@ -67,8 +67,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 plan.spec,
                 {name: path_utils.serving_model_path(m.uri) for name, m in models.items()},
                 artifact_utils.get_split_uri(input_dict["examples"], EVAL_SPLIT),
-                rates,
                 evaluation,
+                rates,
             )
         metrics = results.load_metrics(evaluation)
         verdict = decide(results.load_failures(evaluation), metrics[CANDIDATE], plan.spec)
@@ -80,8 +80,8 @@ def evaluate(
     spec: RankingSpec,
     models: Mapping[str, str],
     examples: str,
-    rates: str,
     output: str,
+    rates: str | None = None,
 ) -> None:
     """Lets TFMA evaluate, by whole batches where its own way is event by event.
 
@@ -90,8 +90,8 @@ def evaluate(
         spec: the ranking spec.
         models: folders of the SavedModels: that of `CANDIDATE` and, to compare, of `BASELINE`.
         examples: folder of the encoded events.
-        rates: file of `Rates`.
         output: folder of TFMA's results.
+        rates: file of `Rates`, to evaluate beside the models.
     """
     compare = BASELINE in models
     config = tfma.utils.update_eval_config_with_defaults(

@@ -71,7 +71,7 @@ def read_batches(file: str) -> Iterator[pa.RecordBatch]:
 
 
 def prediction_extractor(
-    spec: RankingSpec, models: Mapping[str, str], rates: str
+    spec: RankingSpec, models: Mapping[str, str], rates: str | None
 ) -> tfma.extractors.Extractor:
     """Makes the extractor that takes the place of TFMA's own, which work event by event.
 
@@ -83,7 +83,7 @@ def prediction_extractor(
     Args:
         spec: the ranking spec.
         models: folder of the SavedModel by model name; labels are the first one's.
-        rates: file of `Rates`.
+        rates: file of `Rates`, if they predict, too.
 
     Returns:
         An extractor for record batches of `ReadBatches`.
@@ -94,7 +94,9 @@ def prediction_extractor(
 
 
 class _Predict(beam.DoFn):
-    def __init__(self, spec: RankingSpec, models: dict[str, str], rates: str, shared: Shared):
+    def __init__(
+        self, spec: RankingSpec, models: dict[str, str], rates: str | None, shared: Shared
+    ):
         self._spec = spec
         self._models = models
         self._rates = rates
@@ -111,9 +113,9 @@ class _Predict(beam.DoFn):
 class Models:
     """Several models and what they are judged on, as one function of serialized events."""
 
-    def __init__(self, spec: RankingSpec, models: Mapping[str, str], rates: str):
+    def __init__(self, spec: RankingSpec, models: Mapping[str, str], rates: str | None):
         self._spec = spec
-        self._rates = Rates.load(rates, spec)
+        self._rates = Rates.load(rates, spec) if rates else None
         self._outputs = [*spec.tasks, signatures.FINITE]
         self._sliced = {name: raw_feature_spec(spec)[name] for name in spec.sliced_features}
         self._loaded = {name: tf.saved_model.load(path) for name, path in models.items()}
@@ -131,7 +133,7 @@ class Models:
             for name, values in tf.io.parse_example(examples, self._sliced).items():
                 unique, codes = tf.unique(values.values, tf.int64)
                 slices[name] = (unique, codes, values.indices[:, 0])
-        buckets, _, _ = event_buckets(examples, self._spec)
+        buckets = event_buckets(examples, self._spec)[0] if self._rates else {}
         return predictions, labels, slices, buckets
 
     def __call__(self, examples: pa.Array) -> dict[str, Any]:
@@ -147,7 +149,7 @@ class Models:
                 model: {n: outputs[n] for n in (*self._outputs, signatures.SCORE)}
                 for model, outputs in predictions.items()
             }
-            | {RATES: self._rates.predict(buckets, len(examples))},
+            | ({RATES: self._rates.predict(buckets, len(examples))} if self._rates else {}),
             tfma.FEATURES_KEY: {
                 name: _slices(len(examples), *found) for name, found in slices.items()
             },

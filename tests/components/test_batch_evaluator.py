@@ -153,7 +153,7 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     rates = str(tmp_path / "rates")
     Rates.fit([str(path) for path in Path(examples).iterdir()], SPEC).save(rates)
     with beam.Pipeline(argv=OPTIONS) as pipeline:
-        evaluate(pipeline, SPEC, models, examples, rates, str(tmp_path / "ours"))
+        evaluate(pipeline, SPEC, models, examples, str(tmp_path / "ours"), rates)
 
     theirs, ours = (metrics_of(str(tmp_path / name)) for name in ("theirs", "ours"))
     slices = {name for name, _ in theirs}
