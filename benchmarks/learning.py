@@ -41,6 +41,9 @@ _WORLD_SEED = 1000
 def default_spec(overrides: Sequence[str]) -> RankingSpec:
     """The demo's features and tasks with default training, or with what is given."""
     content = yaml.safe_load((ROOT / "schemas" / "demo.yaml").read_text("utf-8"))
+    # Nobody joins history features to these events.
+    features = content["features"].items()
+    content["features"] = {n: f for n, f in features if f["type"] != "history"}
     content["training"] = {}
     return parse_spec(yaml.safe_dump(content), "demo.yaml", overrides)
 
