@@ -131,9 +131,7 @@ def _count_shard(
     shard: tuple[str, dict[str, str]], spec: RankingSpec
 ) -> Iterator[tuple[tuple[str, str], pa.Table]]:
     path, targets = shard
-    labels = {task.label for name in targets for task in spec.history_tasks(name).values()}
-    ids = {key for name in targets for key in spec.history[name].of}
-    events = _columns(read_records(path), spec, [*sorted(ids), *sorted(labels)])
+    events = _ids_and_labels(path, spec)
     for name, target in sorted(targets.items()):
         totals = history.count_events(events, spec.history[name], spec.history_tasks(name))
         yield (name, target), totals
@@ -142,6 +140,23 @@ def _count_shard(
 def _store_totals(of_day: tuple[tuple[str, str], Any], spec: RankingSpec) -> None:
     (name, path), totals = of_day
     _write_table(path, history.merge(list(totals), spec.history[name]))
+
+
+def _ids_and_labels(shard: str, spec: RankingSpec) -> pa.Table:
+    """What history needs of a shard's events; decoding is dear, so it is kept beside the shard."""
+    names = _names(spec)
+    key = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+    path = f"{shard}-{key}.parquet"
+    if not FileSystems.exists(path):
+        _write_table(path, _columns(read_records(shard), spec, names))
+    return _read_table(path)
+
+
+def _names(spec: RankingSpec) -> list[str]:
+    """Fields of an event that its own and later events' history needs."""
+    ids = {key for feature in spec.history.values() for key in feature.of}
+    labels = {task.label for name in spec.history for task in spec.history_tasks(name).values()}
+    return sorted(ids | labels)
 
 
 def _columns(records: Sequence[bytes], spec: RankingSpec, names: Sequence[str]) -> pa.Table:
@@ -255,7 +270,7 @@ def _run(
 def _make_table(job: tuple[datetime.date, str, str, list[str]], spec: RankingSpec) -> str:
     date, name, path, totals = job
     feature, tasks = spec.history[name], spec.history_tasks(name)
-    nothing = _columns([], spec, [*feature.of, *{task.label for task in tasks.values()}])
+    nothing = _columns([], spec, _names(spec))
     merged = history.count_events(nothing, feature, tasks)
     # Day by day: memory is that of the ids, not of the ids of every day.
     for total in totals:
@@ -270,11 +285,10 @@ def _join_shard(
 ) -> None:
     date, source, target, tables = job
     records = read_records(source)
-    ids = list({key: None for feature in spec.history.values() for key in feature.of})
     found = {name: _read_table(path) for name, path in tables.items()}
     for name, table in found.items():
         check_before(table, date, name)
-    values = history.look_up(_columns(records, spec, ids), found, spec).combine_chunks()
+    values = history.look_up(_ids_and_labels(source, spec), found, spec).combine_chunks()
 
     def chunks() -> Iterator[list[bytes]]:
         for rows in chunks_of(np.arange(len(records))):
