@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSp
 from trainer_module import signatures
 from trainer_module.history import HistoryLookup
 from trainer_module.inputs import model_inputs
-from trainer_module.preprocessing import raw_feature_spec
+from trainer_module.preprocessing import first_value, raw_feature_spec
 
 _FUNCTIONS = {
     "exp": tf.exp,
@@ -42,7 +43,7 @@ def export_model(
     prediction, float32 [batch], in the units of its label (a probability for a binary task),
     and the score. The inputs of a history feature are looked up by its id, or, where its
     `serving` is `request`, are features of the request; `evaluate` reads them from the
-    events, as training did.
+    events, as training did, and looks them up for an event without them.
 
     Args:
         model: of `build_model`.
@@ -108,7 +109,10 @@ class _Ranker(tf.Module):
         return self._answer(self._outputs(raw))
 
     def _evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self._outputs(self._parse(examples, self._spec.inputs))
+        raw = self._parse(examples, self._spec.inputs)
+        for lookup in self._history:
+            raw.update({name: _or_else(raw[name], found) for name, found in lookup(raw).items()})
+        outputs = self._outputs(raw)
         predictions = {
             name: tf.sigmoid(outputs[name]) if isinstance(task, BinaryTask) else outputs[name]
             for name, task in self._spec.tasks.items()
@@ -183,6 +187,13 @@ def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
             dtype, shape = tf.float32, [None]
         result[name] = tf.TensorSpec(shape, dtype, name=name)
     return result
+
+
+def _or_else(own: tf.SparseTensor, other: tf.SparseTensor) -> tf.SparseTensor:
+    """Each row's own value, sparse [batch, 1]; that of `other` where it has none."""
+    value = first_value(own, math.nan)
+    value = tf.where(tf.math.is_nan(value), tf.sparse.to_dense(other), value)
+    return tf.RaggedTensor.from_tensor(value).to_sparse()
 
 
 def _sparse(values: tf.Tensor) -> tf.SparseTensor:

@@ -21,6 +21,7 @@ from components import model_files
 from components.run_plan import load_plan
 from components.serving_check import verdict
 from schemas.spec import RankingSpec
+from trainer_module.export import requested_features
 from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.report import load_verdict
 
@@ -121,14 +122,15 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
 
 
 def sample_requests(events_dir: str, spec: RankingSpec) -> list[bytes]:
-    """Returns serialized tf.Examples of up to `serving.check_events` events, unlabelled."""
+    """Returns up to `serving.check_events` events as requests: tf.Examples of what these bring."""
+    brought = requested_features(spec)
     files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
     records = tf.data.TFRecordDataset(files, compression_type="GZIP")
     requests = []
     for record in records.take(spec.serving.check_events).as_numpy_iterator():
         example = tf.train.Example.FromString(record)
-        for label in spec.labels:
-            example.features.feature.pop(label, None)
+        for name in [name for name in example.features.feature if name not in brought]:
+            del example.features.feature[name]
         requests.append(example.SerializeToString())
     return requests
 

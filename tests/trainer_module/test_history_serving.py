@@ -138,6 +138,8 @@ def test_training_evaluation_and_serving_see_the_same_history(serving, logs, tmp
     served = loaded.signatures["serving_default"](examples=tf.constant(requests))
     named = loaded.signatures["raw_features"](**as_named(requests, spec))
     seconds = np.maximum(np.expm1(expected["watch"]), 0)
+    asked = loaded.signatures["evaluate"](examples=tf.constant(requests))
+    np.testing.assert_allclose(asked["click"], click, rtol=1e-5)
     for answer in (served, named):
         np.testing.assert_allclose(answer["click"], click, rtol=1e-5)
         np.testing.assert_allclose(answer["watch"], seconds, rtol=1e-4, atol=1e-5)
