@@ -65,6 +65,10 @@ def locked(workspace: Workspace) -> Iterator[int]:
         raise RankerError(
             f"{workspace.root}: cannot be a workspace ({error.strerror}); give another --workspace"
         ) from error
+    if os.path.exists(workspace.serving) and os.path.samefile(workspace.serving, workspace.root):
+        os.close(lock)
+        # Its lock would be this one, and a push would wait for itself.
+        raise RankerError(f"{workspace.serving}: leads to the workspace itself; make it a folder")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
