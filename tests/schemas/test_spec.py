@@ -42,7 +42,7 @@ def test_demo_has_the_six_tasks():
     spec = demo()
     assert list(spec.tasks) == ["click", "long_view", "like", "share", "watch_time", "rating"]
     assert [task.kind for task in spec.tasks.values()] == ["binary"] * 4 + ["regression"] * 2
-    assert set(spec.categorical) | set(spec.dense) == set(spec.features)
+    assert set(spec.categorical) | set(spec.dense) | set(spec.history) >= set(spec.features)
     assert spec.table_of("recent_items") == spec.table_of("item_id") == "item_id"
 
 
@@ -486,7 +486,8 @@ def test_history_stands_for_a_count_and_a_rate_a_task():
     rates = [f"user_history__{task}__rate" for task in spec.tasks]
     assert list(spec.history_columns("user_history")) == ["user_history__count", *rates]
     assert list(spec.inputs)[-2:] == ["pair_history__count", "pair_history__click__rate"]
-    assert set(spec.inputs) - set(spec.features) == set(spec.dense) - set(demo().dense)
+    columns = {*spec.history_columns("user_history"), *spec.history_columns("pair_history")}
+    assert columns <= set(spec.dense)
     assert parse_spec(spec.to_yaml(), "again") == spec
 
 
