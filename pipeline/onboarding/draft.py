@@ -343,7 +343,8 @@ def _shared_tables(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, str]:
 
 def _gate(guess: Guess, column: Column) -> Iterator[str]:
     if guess.role is Role.BINARY:
-        yield "    gate: {min_auc: 0.55}    # a coin has 0.5; raise it once you know what is usual"
+        yield "    # A coin has an AUC of 0.5. The lift is over smoothed rates of the ids."
+        yield "    gate: {min_auc: 0.55, min_auc_lift: -0.01}"
         return
     if _heavy_tailed(column):
         yield "    transform: log1p    # a heavy tail"
