@@ -14,7 +14,16 @@ LAYERS = ("embedding/table", "shared_0/kernel", "shared_1/kernel", "head_click/b
 LEVELS = np.array([0.6, 0.1, 1.0])
 """Losses of a trained model, by task."""
 AUCS = np.array([0.72, 0.75])
-NOISES = ("quiet", "noisy", "heavy tails", "autocorrelated", "drifting", "falling", "few positives")
+NOISES = (
+    "quiet",
+    "noisy",
+    "heavy tails",
+    "autocorrelated",
+    "drifting",
+    "falling",
+    "few positives",
+    "one positive",
+)
 FULL = ("nan", "constant", "slow", "dead", "chance", "frozen")
 
 
@@ -55,7 +64,8 @@ def healthy(noise: str, steps: int, seed: int) -> Curves:
         noise: one of `NOISES`: scatter of 2 % or 10 % from batch to batch; squared errors
             with single batches many times the usual; scatter that lasts for ten steps; a
             slow rise by 30 %; a loss that falls from the value of a constant predictor; a
-            task with one positive in four batches of 64.
+            task with one positive in four batches of 64; one with a positive in every
+            other batch of 32.
         steps: number of steps.
         seed: of the noise.
     """
@@ -76,6 +86,11 @@ def healthy(noise: str, steps: int, seed: int) -> Curves:
         positives = rng.poisson(0.25, steps)
         surprise = 5.5 * positives * np.exp(0.2 * rng.normal(size=steps))
         log_loss[:, 1] = np.log(0.004 + surprise / 64)
+    if noise == "one positive":
+        # Of a rate of 2 %: the median batch has none, or one, as it happens.
+        positives = rng.poisson(np.log(2.0), steps)
+        surprise = 3.5 * positives * np.exp(0.2 * rng.normal(size=steps))
+        log_loss[:, 1] = np.log(0.025 + surprise / 32)
     auc = AUCS + 0.005 * _lasting(rng, steps, 2, 0.98)
     if noise == "falling":
         auc = 0.5 + (auc - 0.5) * (1.0 - np.exp(-np.arange(1, steps + 1) / 100.0))[:, None]

@@ -372,7 +372,10 @@ class Detector:
         """Takes from the levels what every step is compared with."""
         limits = self.limits
         self._has_level = bool(np.isfinite(self._level[_TOTAL]))
-        self._crept = self._level - self._lowest > np.log(limits.lost_ratio)
+        # The median of a task that half of the batches have a positive of is now that of the
+        # one half, now of the other: a rise within the scatter would be over once noticed.
+        least = np.maximum(np.log(limits.lost_ratio), limits.recovered * self._lowest_scale)
+        self._crept = self._level - self._lowest > least
         excess = self._usual_auc - 0.5
         clear = (1.0 - limits.lost_auc) * excess > limits.chance_margin + 3.0 * self._auc_scatter
         # An AUC that has too little to lose cannot be lost.
