@@ -48,15 +48,15 @@ docs: env  ## check the documents: links, and the spec's reference against the c
 
 ENGINE ?= docker
 IMAGE ?= steadyrank:0.1.0
-image:  ## build the container image (IMAGE=, BASE=, ENGINE=)
-	$(ENGINE) build --file kubeflow/Dockerfile --tag $(IMAGE) \
+image:  ## build the container image (IMAGE=, BASE=, ENGINE=, BUILD_FLAGS=)
+	$(ENGINE) build $(BUILD_FLAGS) --file kubeflow/Dockerfile --tag $(IMAGE) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(BASE),--build-arg BASE=$(BASE)) .
 
 image-push:  ## push the container image
 	$(ENGINE) push $(IMAGE)
 
-image-check: env  ## run the image's install steps in an empty environment (minutes)
-	IMAGE_CHECK=1 $(BIN)/pytest tests/kubeflow/test_image.py
+image-check: env  ## build the image and run three days in its containers (minutes; needs podman)
+	IMAGE_CHECK=1 $(BIN)/pytest tests/kubeflow/test_image.py tests/kubeflow/test_containers.py
 
 # uv keeps the versions that a lock holds; UPGRADE=1 takes the newest that resolve.
 COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes $(if $(UPGRADE),--upgrade)

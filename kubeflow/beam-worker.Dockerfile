@@ -4,10 +4,12 @@
 #   docker build --file kubeflow/beam-worker.Dockerfile --build-arg IMAGE=steadyrank:0.1.0 .
 ARG IMAGE=steadyrank:0.1.0
 
-# Beam's version is that of locks/tfx-1.16.txt.
-FROM apache/beam_python3.10_sdk:2.65.0 AS beam
+# Beam's version is that of locks/tfx-1.21.txt.
+FROM apache/beam_python3.13_sdk:2.77.0 AS beam
 
 FROM ${IMAGE}
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 USER 10001:10001
+# Otherwise `boot` makes an environment of its own, which lacks the packages of this one.
+ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
 ENTRYPOINT ["/opt/apache/beam/boot"]

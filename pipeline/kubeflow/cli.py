@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,14 @@ def local_run_command(
     schedule_time: Annotated[
         str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.17 gives it.")
     ] = None,
+    container: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run each step in its image; how to start a container: 'docker run --network "
+            "none'. Run parameters are paths in it.",
+        ),
+    ] = "",
     wait: Annotated[bool, typer.Option(help="Wait before retries as the package says.")] = True,
 ) -> None:
     """Runs a package step by step on this machine, as Kubeflow would.
@@ -105,6 +114,7 @@ def local_run_command(
             pipeline_root=given or BUILT_IN_ROOT,
             jobs=jobs,
             schedule_time=schedule_time,
+            container=shlex.split(container),
             on_step=on_step,
             sleep=time.sleep if wait else lambda seconds: None,
         )

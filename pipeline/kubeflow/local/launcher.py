@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,27 @@ class Attempt:
     outputs: dict[str, Json]
 
 
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Runs steps in containers of their image.
+
+    Attributes:
+        run: the beginning of the command that starts one, such as `docker run --network none`.
+        volumes: folders of this machine by their path in the container.
+    """
+
+    run: Sequence[str]
+    volumes: Mapping[str, str]
+
+
 def launch(
-    executor_input: Json, component: Json, container: Json, store: Path, pod: Path, log: Path
+    executor_input: Json,
+    component: Json,
+    container: Json,
+    store: Path,
+    pod: Path,
+    log: Path,
+    engine: Engine | None = None,
 ) -> Attempt:
     """Runs a step once, in a folder of its own.
 
@@ -47,39 +66,52 @@ def launch(
     Args:
         executor_input: the ExecutorInput as JSON.
         component: the step's ComponentSpec.
-        container: its PipelineContainerSpec. In its command, only `python` is replaced by
-            this interpreter.
+        container: its PipelineContainerSpec.
         store: folder of the object stores.
         pod: folder of the container, which stands for its `/`; made anew.
         log: file of what the command prints.
+        engine: starts the container. If None, the command runs in a process of this machine, and
+            `python` in it is this interpreter.
     """
     pod.mkdir(parents=True)
     try:
-        return _launch(_in_pod(executor_input, pod), component, container, store, pod, log)
+        return _launch(executor_input, component, container, store, pod, log, engine)
     finally:
         shutil.rmtree(pod)
 
 
 def _launch(
-    executor_input: Json, component: Json, container: Json, store: Path, pod: Path, log: Path
+    executor_input: Json,
+    component: Json,
+    container: Json,
+    store: Path,
+    pod: Path,
+    log: Path,
+    engine: Engine | None,
 ) -> Attempt:
     for artifact in _artifacts(executor_input["inputs"]).values():
         _copy_files(_local(artifact["uri"], store), _local(artifact["uri"], pod))
     outputs = _artifacts(executor_input["outputs"])
     for artifact in outputs.values():
         _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
-    output_file = Path(executor_input["outputs"]["outputFile"])
+    output_file = Path(f"{pod}{executor_input['outputs']['outputFile']}")
     output_file.parent.mkdir(parents=True)
+    # The command line silences TensorFlow; a step's log is to have its warnings.
+    variables = {"TF_CPP_MIN_LOG_LEVEL": "1", **_environment(container)}
+    given = _with_defaults(executor_input, component)
+    if engine is None:
+        given["outputs"] = {**given["outputs"], "outputFile": str(output_file)}
+        command = _command(container, given, str(pod))
+        if command[0] in ("python", "python3"):
+            command[0] = sys.executable
+        variables = {**os.environ, **variables, MOUNTS_VARIABLE: str(pod)}
+    else:
+        command = _in_container(engine, _command(container, given, ""), container, variables, pod)
+        variables = dict(os.environ)
     with log.open("wb") as file:
         done = subprocess.run(
-            _command(container, _with_defaults(executor_input, component), pod),
-            # The command line silences TensorFlow; a step's log is to have its warnings.
-            env={
-                **os.environ,
-                "TF_CPP_MIN_LOG_LEVEL": "1",
-                **_environment(container),
-                MOUNTS_VARIABLE: str(pod),
-            },
+            command,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -99,13 +131,34 @@ def _launch(
     return Attempt(0, outputs)
 
 
-def placeholders(executor_input: Json, pod: Path) -> dict[str, str]:
-    """Returns what the launcher replaces in command and arguments."""
+def _in_container(
+    engine: Engine, command: Sequence[str], container: Json, variables: Mapping[str, str], pod: Path
+) -> list[str]:
+    """The command that runs a step's command in its image, the launcher's folders mounted."""
+    # The container's user is not this one, and writes here.
+    for folder in (pod, *(path for path in pod.rglob("*") if path.is_dir())):
+        folder.chmod(0o777)
+    mounts = {f"/{folder.name}": str(folder) for folder in sorted(pod.iterdir())}
+    options = ["--rm", "--entrypoint", command[0]]
+    for inside, outside in {**engine.volumes, **mounts}.items():
+        options += ["--volume", f"{outside}:{inside}"]
+    for name, value in variables.items():
+        options += ["--env", f"{name}={value}"]
+    return [*engine.run, *options, container["image"], *command[1:]]
+
+
+def placeholders(executor_input: Json, base: str) -> dict[str, str]:
+    """Returns what the launcher replaces in command and arguments.
+
+    Args:
+        executor_input: the ExecutorInput as JSON.
+        base: folder of the launcher's mounts, as the command sees it.
+    """
     replaced = {"{{$}}": json.dumps(executor_input)}
     for kind in ("inputs", "outputs"):
         for name, artifact in _artifacts(executor_input[kind]).items():
             replaced[f"{{{{$.{kind}.artifacts['{name}'].uri}}}}"] = artifact["uri"]
-            path = local_path(artifact["uri"], str(pod))
+            path = local_path(artifact["uri"], base)
             if path is not None:
                 replaced[f"{{{{$.{kind}.artifacts['{name}'].path}}}}"] = path
     for name, value in executor_input["inputs"]["parameterValues"].items():
@@ -121,12 +174,6 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _in_pod(executor_input: Json, pod: Path) -> Json:
-    copy = json.loads(json.dumps(executor_input))
-    copy["outputs"]["outputFile"] = f"{pod}{copy['outputs']['outputFile']}"
-    return copy
-
-
 def _with_defaults(executor_input: Json, component: Json) -> Json:
     declared = component.get("inputDefinitions", {}).get("parameters", {})
     defaults = {k: v["defaultValue"] for k, v in declared.items() if "defaultValue" in v}
@@ -135,13 +182,12 @@ def _with_defaults(executor_input: Json, component: Json) -> Json:
     return {**executor_input, "inputs": {**inputs, "parameterValues": values}}
 
 
-def _command(container: Json, executor_input: Json, pod: Path) -> list[str]:
-    replaced = placeholders(executor_input, pod)
+def _command(container: Json, executor_input: Json, base: str) -> list[str]:
+    replaced = placeholders(executor_input, base)
     command = [*container["command"], *container.get("args", ())]
     for placeholder, value in replaced.items():
         command = [argument.replace(placeholder, value) for argument in command]
-    program = command[0]
-    return [sys.executable if program in ("python", "python3") else program, *command[1:]]
+    return command
 
 
 def _environment(container: Json) -> dict[str, str]:

@@ -87,6 +87,7 @@ def run_package(
     pipeline_root: str = BUILT_IN_ROOT,
     jobs: int = 2,
     schedule_time: str | None = None,
+    container: Sequence[str] = (),
     on_step: Callable[[StepResult], None] = lambda step: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RunResult:
@@ -105,6 +106,8 @@ def run_package(
         pipeline_root: what the run was given as its root. The package's own reaches nobody.
         jobs: how many steps may run at once.
         schedule_time: see `driver.Run`.
+        container: the beginning of a command that starts a container, such as `docker run
+            --network none`; each step runs in its image then, and in a process if it is empty.
         on_step: told about each step that has ended.
         sleep: waits between attempts, seconds.
 
@@ -122,14 +125,21 @@ def run_package(
         pipeline_name=spec["pipelineInfo"]["name"],
         pipeline_root=pipeline_root,
         parameters={
-            name: value if name in parameters else _on_volume(value, volumes)
+            name: value if container or name in parameters else _on_volume(value, volumes)
             for name, value in values.items()
         },
         schedule_time=schedule_time,
     )
     folder = root.absolute() / "runs" / run.run_id
     folder.mkdir(parents=True)
-    work = _Work(run, spec, folder, root.absolute() / "store", sleep)
+    engine = None
+    if container:
+        for path in volumes.values():
+            # Its owner is a user of the container, as with Kubernetes' fsGroup.
+            Path(path).mkdir(parents=True, exist_ok=True)
+            Path(path).chmod(0o777)
+        engine = launcher.Engine(container, volumes)
+    work = _Work(run, spec, folder, root.absolute() / "store", engine, sleep)
     results: dict[str, StepResult] = {}
     tasks = spec["root"]["dag"]["tasks"]
     graph = graphlib.TopologicalSorter({name: dependencies(task) for name, task in tasks.items()})
@@ -190,12 +200,14 @@ class _Work:
         spec: Json,
         folder: Path,
         store: Path,
+        engine: launcher.Engine | None,
         sleep: Callable[[float], None],
     ):
         self._run = run
         self._spec = spec
         self._folder = folder
         self._store = store
+        self._engine = engine
         self._sleep = sleep
         self._ids = itertools.count(1)
 
@@ -213,7 +225,13 @@ class _Work:
             log = self._folder / f"{name}-{attempt}.log"
             pod = self._folder / f"{name}-{attempt}"
             done = launcher.launch(
-                executor_input, component, executor["container"], self._store, pod, log
+                executor_input,
+                component,
+                executor["container"],
+                self._store,
+                pod,
+                log,
+                self._engine,
             )
             exit_code, recorded = done.exit_code, {}
             try:

@@ -1,0 +1,167 @@
+"""The image, built and run: `make image-check`. IMAGE_CHECK may name an image that is there.
+
+Needs root, and Debian's podman, buildah and debootstrap, but neither a Docker engine nor a
+registry: the base image is a Debian 13 that debootstrap makes.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from test_local_run import UNREACHABLE, write_spec
+
+from pipeline.kubeflow.local.run import run_package
+from pipeline.kubeflow.package import load_package
+from pipeline.simulate import write_logs
+
+ROOT = pathlib.Path(__file__).parents[2]
+IMAGE = "localhost/steadyrank:check"
+BASE = "localhost/steadyrank-base:check"
+# What a container may take where this runs; higher limits than the caller's are refused.
+LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
+PODMAN = ["podman", "--cgroup-manager=cgroupfs", "--runtime=runc"]
+LOCKED_DOWN = [
+    *("run", *LIMITS, "--network=none", "--read-only", "--cap-drop=all"),
+    "--security-opt=no-new-privileges",
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "IMAGE_CHECK" not in os.environ, reason="builds an image; `make image-check` does it"
+    ),
+    pytest.mark.skipif(
+        os.geteuid() != 0
+        or not all(map(shutil.which, ("podman", "buildah", "runc", "debootstrap"))),
+        reason="needs root, podman, buildah, runc and debootstrap",
+    ),
+]
+
+
+def run(*command, **options):
+    return subprocess.run(command, check=True, text=True, **options)
+
+
+def debian13():
+    done = run("scripts/debian13", "--root", cwd=ROOT, stdout=subprocess.PIPE)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image():
+    """Builds the image as `make image` does; the builder's network settings stay outside it."""
+    if os.environ["IMAGE_CHECK"] != "1":
+        return os.environ["IMAGE_CHECK"]
+    root = debian13()
+    tar = ["tar", "--create", f"--directory={root}", "--exclude=./src", "--exclude=./proc", "."]
+    with subprocess.Popen(tar, stdout=subprocess.PIPE) as packed:
+        run(*PODMAN, "import", "--quiet", "-", BASE, stdin=packed.stdout)
+    assert packed.returncode == 0
+    engine = ["buildah", "--isolation", "chroot"]
+    flags = ["--format=docker", "--layers", *LIMITS]
+    for path in ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"):
+        if os.path.exists(path):
+            flags.append(f"--volume={path}:{path}:ro")
+    run(
+        *("make", "image", f"ENGINE={' '.join(engine)}", f"IMAGE={IMAGE}", f"BASE={BASE}"),
+        f"BUILD_FLAGS={' '.join(flags)}",
+        cwd=ROOT,
+    )
+    return IMAGE
+
+
+def in_image(image, *command, user="10001:10001"):
+    entry, *arguments = command
+    return run(
+        *(*PODMAN, *LOCKED_DOWN, "--rm", f"--user={user}", f"--entrypoint={entry}", image),
+        *arguments,
+        stdout=subprocess.PIPE,
+    ).stdout
+
+
+@pytest.fixture
+def run_day(image, tmp_path_factory, user):
+    """Returns what runs a day in the harness, each step in a locked-down container."""
+    root = tmp_path_factory.mktemp("days")
+    root.chmod(0o755)
+    data = root / "volumes" / "steadyrank-data"
+    write_logs(str(data / "logs"), datetime.date(2026, 1, 1), 5, 2000, seed=0)
+    write_spec(data / "spec.yaml")
+    values = yaml.safe_load((ROOT / "kubeflow" / "values.yaml").read_text())
+    (root / "values.yaml").write_text(yaml.safe_dump({**values, "image": image}))
+    package = root / "pipeline.yaml"
+    compiler = [sys.executable, "kubeflow/compile", "-f", str(root / "values.yaml")]
+    run(*compiler, "-o", str(package), cwd=ROOT)
+
+    def run_day(date, *overrides):
+        return run_package(
+            load_package(str(package)),
+            root,
+            {"run_date": date, "overrides": json.dumps(overrides)},
+            jobs=1,
+            container=[*PODMAN, *LOCKED_DOWN, f"--user={user}"],
+            sleep=lambda seconds: None,
+        )
+
+    return run_day
+
+
+def test_image_says_what_it_is(image):
+    shown = run(*PODMAN, "image", "inspect", image, stdout=subprocess.PIPE).stdout
+    (about,) = json.loads(shown)
+    assert about["User"] == "10001:10001"
+    labels = {key.rpartition(".")[2]: value for key, value in about["Labels"].items()}
+    assert labels["title"] == "steadyrank"
+    assert re.fullmatch("[0-9a-f]{40}", labels["revision"])
+    assert f'version="{labels["version"]}"' in (ROOT / "setup.py").read_text()
+    assert about["Config"]["Entrypoint"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
+    print(f"size of the image: {about['Size'] / 1e9:.2f} GB")
+
+
+def test_command_line_and_health_check_work_for_any_user(image):
+    dockerfile = (ROOT / "kubeflow" / "Dockerfile").read_text()
+    (check,) = [line for line in dockerfile.splitlines() if line.lstrip().startswith("CMD [")]
+    for user in ("10001:10001", "43210:0"):
+        in_image(image, *json.loads(check.strip().removeprefix("CMD ")), user=user)
+        assert "backfill" in in_image(image, "steadyrank", "--help", user=user)
+
+
+def test_compiled_code_is_taken_as_it_is(image):
+    """Otherwise each step compiles it anew: the builder has rounded the files' times."""
+    code = (
+        "import importlib.util, pathlib, sysconfig, tensorflow\n"
+        "site = pathlib.Path(sysconfig.get_path('purelib'))\n"
+        "stale = [p for p in site.rglob('*.pyc') if p.read_bytes()[4:8] != b'\\x01\\0\\0\\0']\n"
+        "cached = importlib.util.cache_from_source(tensorflow.__file__)\n"
+        "print(len(stale), pathlib.Path(cached).exists())"
+    )
+    assert in_image(image, "python", "-c", code).split()[-2:] == ["0", "True"]
+
+
+@pytest.mark.parametrize("user", ["43210:0"])
+def test_any_user_can_push_a_day(run_day):
+    first = run_day("2026-01-03")
+    assert first.exit_code == 0, first.folder
+    assert first.find("pushed_version") == ["1"]
+
+
+@pytest.mark.parametrize("user", ["10001:10001"])
+def test_days_are_pushed_warm_started_and_blocked_in_containers(run_day):
+    first = run_day("2026-01-03")
+    assert first.exit_code == 0, first.folder
+    assert first.find("pushed_version") == ["1"]
+    second = run_day("2026-01-04")
+    assert second.exit_code == 0, second.folder
+    assert second.find("start") == ["warm start from version 1, trained through 2026-01-02"]
+    assert second.find("pushed_version") == ["2"]
+    third = run_day("2026-01-05", UNREACHABLE)
+    assert third.exit_code == 0, third.folder
+    assert third.find("pushed") == [0.0]
+    assert any("click" in reasons for reasons in third.find("reasons"))
