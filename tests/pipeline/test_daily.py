@@ -72,7 +72,15 @@ def days(tmp_path, monkeypatch):
             "version": None,
             "served_before": None,
         }
-        names = ("run_id", "start", "baseline", "stability", "model_uri", "base_model_uri")
+        names = (
+            "run_id",
+            "start",
+            "baseline",
+            "stability",
+            "training",
+            "model_uri",
+            "base_model_uri",
+        )
         text = dict.fromkeys(names, "")
         return lineage.Run(
             run_date=run_date, started=now, seconds=0.0, outcome=outcome, **empty, **text
