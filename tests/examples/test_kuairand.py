@@ -36,7 +36,7 @@ def a_log(seed: int = 0) -> pd.DataFrame:
     )
     for name in ("is_click", "long_view", "is_like", "is_profile_enter"):
         log[name] = rng.integers(2, size=rows)
-    dates = [20220429, 20220430, 20220501, 20220502, 20220504]
+    dates = [20220429, 20220430, 20220501, 20220503, 20220504]
     return log.assign(date=np.repeat(dates, A_DAY))
 
 
@@ -75,7 +75,7 @@ def events_with(folder, log: pd.DataFrame) -> pd.DataFrame:
 def test_every_field_of_the_spec_is_written(folder):
     logs = folder / "logs"
     assert convert.main(["--source", str(folder), "--logs", str(logs)]) == 0
-    days = ["2022-04-29", "2022-04-30", "2022-05-01", "2022-05-02", "2022-05-04"]
+    days = ["2022-04-29", "2022-04-30", "2022-05-01", "2022-05-03", "2022-05-04"]
     assert sorted(path.name for path in logs.iterdir()) == days
     written = pq.read_schema(str(logs / days[0] / "part-0.parquet")).names
     needed = {SPEC.events.id, *SPEC.logged, *SPEC.labels}
@@ -219,7 +219,7 @@ def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
     }
     content = [
         {"run_date": day, "metrics": {"candidate": dict(metrics)}}
-        for day in ("2022-05-01", "2022-05-02", "2022-05-04")
+        for day in ("2022-05-03", "2022-05-04")
     ]
     results = folder / "results.json"
     results.write_text(json.dumps(content))
@@ -228,6 +228,10 @@ def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
     output = capsys.readouterr().out
     assert "| ours | 0.7500 |" in output
     assert "ours - smoothed rates" in output
+    assert "mean over the days 2022-05-03 to 2022-05-08" in output
+    # A day before those counts if asked for.
+    assert quality.main([*arguments, "--days", "2022-05-01", "2022-05-04"]) == 11
+    assert "on 2022-05-01" in capsys.readouterr().err
     del content[1]["metrics"]["candidate"]["like"]
     results.write_text(json.dumps(content))
     assert quality.main(arguments) == 11
