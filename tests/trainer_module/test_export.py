@@ -118,7 +118,7 @@ def test_non_finite_predictions_are_zeroed_and_counted_for_evaluation(transform_
 def test_what_is_served_is_counted_as_finite_not_what_is_evaluated(transform_output, tmp_path):
     spec = tiny_spec("serving.score=click + log1p(stars)")
     model = build_model(spec)
-    model.get_layer("head-watch").bias.assign([100.0])
+    model.get_layer("head-watch").bias.assign([1000.0])
     export_model(model, transform_output, spec, str(tmp_path / "overflowing"))
     model.get_layer("head-watch").bias.assign([1.0])
     model.get_layer("head-stars").bias.assign([-2000.0])
