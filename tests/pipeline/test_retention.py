@@ -20,7 +20,11 @@ from schemas.spec import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
 FIRST = datetime.date(2026, 1, 1)
-KEEP = ["retention.runs=2", "retention.reports=4", "retention.days=1", "training.window_days=3"]
+HISTORIES = ("user_history", "item_history", "user_topic_history")
+KEEP = [
+    *("retention.runs=2", "retention.reports=4", "retention.days=1", "training.window_days=3"),
+    *(f"features.{name}.days=1" for name in HISTORIES),
+]
 OUTPUTS = {
     "Plan": {"plan": "RunPlan", "base_model": "Model"},
     "DailyExampleGen": {"examples": "Examples", "quarantine": "QuarantinedEvents"},
@@ -125,8 +129,8 @@ def test_newest_runs_stay_whole_older_ones_as_reports_and_the_oldest_not(planted
     for component, key in (("Plan", "plan"), ("Trainer", "stability"), ("Trainer", "model_run")):
         assert planted.runs_with(component, key) == [4, 5, 6, 7]
     assert planted.days_in(planted.space.run_logs) == [4, 5, 6, 7]
-    # Run 6 may train on days 3, 4 and 5; one more stays.
-    assert planted.days_in(os.path.join(planted.space.day_store, "events")) == [2, 3, 4, 5, 6, 7]
+    # Run 6 may train on days 3, 4 and 5, whose history looks back on day 2; one more stays.
+    assert planted.days_in(os.path.join(planted.space.day_store, "events")) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_is_served_and_every_version_of_a_rollback_stay_as_they_are(planted):
