@@ -67,7 +67,7 @@ def test_good_day_is_pushed_as_version_1(days):
     results, workspace, _ = days
     code, output, served = results[PUSHED]
     assert code == 0, output
-    assert {path.parts[0] for path in served} == {"1"}
+    assert {path.parts[0] for path in served} == {"1", ".lock"}
     info = json.loads((workspace / "serving/1/assets.extra/version.json").read_text())
     assert info["run_date"] == PUSHED
     assert info["trained_through"] == "2026-01-02"
@@ -100,10 +100,13 @@ def test_bad_data_stops_the_run_before_training_and_says_where(days):
 
 def test_days_are_encoded_once(days):
     _, workspace, _ = days
-    encoded = sorted(path.name for path in (workspace / "day_store").glob("*/2026-*"))
-    assert encoded[:4] == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"]
-    contents = list((workspace / "day_store").glob("*/2026-01-03/*/manifest.json"))
-    assert len(contents) == 1
+    # Events, and the same events with their history.
+    stores = list((workspace / "day_store").iterdir())
+    assert len(stores) == 2
+    for store in stores:
+        encoded = sorted(path.name for path in store.glob("2026-*"))
+        assert encoded[:4] == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"]
+        assert len(list((store / "2026-01-03").iterdir())) == 1
 
 
 def test_backfill_leaves_out_days_with_a_verdict(days):
