@@ -7,7 +7,7 @@ import datetime
 import json
 import os
 
-from components import storage as fileio
+from components import storage
 from schemas.spec import RankingSpec, parse_spec
 
 _SPEC_FILE = "spec.yaml"
@@ -60,23 +60,23 @@ class RunPlan:
 
     def save(self, directory: str) -> None:
         """Writes the plan into `directory`, which may be remote."""
-        fileio.makedirs(directory)
+        storage.makedirs(directory)
         content = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name != "spec"
         }
-        with fileio.open(os.path.join(directory, _SPEC_FILE), "w") as file:
+        with storage.open(os.path.join(directory, _SPEC_FILE), "w") as file:
             file.write(self.spec.to_yaml())
-        with fileio.open(os.path.join(directory, _PLAN_FILE), "w") as file:
+        with storage.open(os.path.join(directory, _PLAN_FILE), "w") as file:
             file.write(json.dumps(content, default=str, indent=2))
 
 
 def load_plan(directory: str) -> RunPlan:
     """Reads the plan that `RunPlan.save` wrote into `directory`."""
-    with fileio.open(os.path.join(directory, _SPEC_FILE), "r") as file:
+    with storage.open(os.path.join(directory, _SPEC_FILE), "r") as file:
         spec = parse_spec(file.read(), source=os.path.join(directory, _SPEC_FILE))
-    with fileio.open(os.path.join(directory, _PLAN_FILE), "r") as file:
+    with storage.open(os.path.join(directory, _PLAN_FILE), "r") as file:
         content = json.loads(file.read())
     dates = ("base_trained_through", "baseline_run_date", "baseline_trained_through")
     return RunPlan(
