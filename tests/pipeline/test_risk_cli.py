@@ -80,6 +80,7 @@ def test_trainings_start_where_the_run_would(tmp_path):
         "2026-01-03",
     }
 
+    spec = spec.fitted(cold.day_events, warm=False)
     trained = Trainee(spec, event_batches(cold.files, spec, 4))
     trained.start(0)
     trained.train(4)
