@@ -23,7 +23,9 @@ import tensorflow as tf
 from benchmarks.simulated import transformed
 from pipeline.cli import DEMO_SPEC
 from pipeline.simulate import simulate_days
-from schemas.spec import Accumulators, RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
+from schemas.training import Accumulators
 from trainer_module import signatures
 from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from benchmarks.simulated import transformed
 from pipeline.simulate import Shape, simulate_days
-from schemas.spec import BinaryTask, RankingSpec, Task
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask, Task
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import Batch

@@ -29,7 +29,9 @@ from benchmarks import planted
 from benchmarks.quality import metric
 from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
-from schemas.spec import BinaryTask, RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
 from trainer_module.layers import PADDING

@@ -24,7 +24,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from schemas.spec import RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evaluate.json"

@@ -21,7 +21,8 @@ import yaml
 
 from benchmarks.daily import best_possible, run_days, simulated
 from pipeline.simulate import Shape
-from schemas.spec import RankingSpec, parse_spec
+from schemas.loading import parse_spec
+from schemas.spec import RankingSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning.json"

@@ -20,7 +20,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks.train import ROOT, write_examples
-from schemas.spec import RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
 from trainer_module.distribution import batches_of_replicas
 from trainer_module.inputs import Batch, training_batches
 from trainer_module.model import build_model

@@ -23,7 +23,10 @@ import pyarrow as pa
 from components import history
 from examples.kuairand import convert, source
 from schemas.errors import BadDataError
-from schemas.spec import BinaryTask, RankingSpec, Task, history_column, load_spec
+from schemas.features import history_column
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask, Task
 
 SPEC = pathlib.Path(convert.__file__).with_name("spec.yaml")
 FIRST_TRAINED = pd.Timestamp("2022-04-26")

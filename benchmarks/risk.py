@@ -26,7 +26,8 @@ from typing import Any
 from pipeline.risk_cli import training_data
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
-from schemas.spec import RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
 from trainer_module.risk.assess import find_stable_rate, measure_sharpness
 from trainer_module.risk.data import event_batches
 from trainer_module.risk.over_run import SharpnessPoint

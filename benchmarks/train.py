@@ -27,7 +27,9 @@ import tensorflow as tf
 
 from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
-from schemas.spec import BinaryTask, RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model

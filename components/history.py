@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.spec import HistoryFeature, RankingSpec, Task, history_column
+from schemas.features import HistoryFeature, history_column
+from schemas.spec import RankingSpec
+from schemas.tasks import Task
 
 _EVENTS = "events"
 

@@ -8,7 +8,8 @@ import json
 import os
 
 from components import storage
-from schemas.spec import RankingSpec, parse_spec
+from schemas.loading import parse_spec
+from schemas.spec import RankingSpec
 
 _SPEC_FILE = "spec.yaml"
 _PLAN_FILE = "plan.json"

@@ -13,7 +13,8 @@ import pandas as pd
 import tensorflow as tf
 
 from examples.kuairand import convert, source
-from schemas.spec import RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
 from trainer_module.layers import PADDING
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 

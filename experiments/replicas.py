@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, Rule

@@ -22,7 +22,9 @@ import numpy as np
 
 from experiments import rules
 from experiments.replicas import CHUNKS, Log, Setting, Trainings
-from schemas.spec import PRESETS, RankingSpec, load_spec
+from schemas.loading import load_spec
+from schemas.spec import RankingSpec
+from schemas.training import PRESETS
 from trainer_module import optimizers
 from trainer_module.optimizers import Rule
 

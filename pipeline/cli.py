@@ -30,7 +30,7 @@ from pipeline.onboarding.cli import check, init
 from pipeline.risk_cli import risk
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 if TYPE_CHECKING:
     from rich.console import Console

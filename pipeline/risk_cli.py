@@ -19,7 +19,8 @@ from pipeline.command import (
     WorkspaceOption,
     messages,
 )
-from schemas.spec import OptimizerName, load_spec
+from schemas.loading import load_spec
+from schemas.training import OptimizerName
 
 if TYPE_CHECKING:
     from pipeline.workspace import Workspace

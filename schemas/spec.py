@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,350 +18,20 @@ import yaml
 from pydantic import Field
 
 from schemas import formula
-from schemas.documents import DocumentError, describe, load_yaml
-from schemas.errors import SpecError
-
-MAX_NAME = 128
-MAX_SPEC_NAME = 63
-"""TFX takes no longer name of a pipeline: Argo's workflows and Kubernetes' labels do not."""
-MAX_DAYS = 3660
-_MAX_INT = 2**32 - 1
-_MAX_FLOAT = 3.4e38
-_NAME = re.compile(r"[a-z](_?[a-z0-9])*")
-_SPEC_NAME = re.compile(r"[a-z][a-z0-9-]*")
-_FIELD_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
-
-
-def _a_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is no name: lower-case letters, digits and single underscores, a letter "
-            "first. What the logs call it is its 'field'"
-        )
-    if len(name) > MAX_NAME:
-        raise ValueError(f"a name has at most {MAX_NAME} characters, this one {len(name)}")
-    return name
-
-
-def _a_spec_name(name: str) -> str:
-    if not _SPEC_NAME.fullmatch(name):
-        raise ValueError(f"must be lower-case letters, digits and -, a letter first, got {name!r}")
-    if len(name) > MAX_SPEC_NAME:
-        raise ValueError(f"at most {MAX_SPEC_NAME} characters, got {len(name)}: {name!r}")
-    return name
-
-
-def _a_field_name(name: str) -> str:
-    if not _FIELD_NAME.fullmatch(name):
-        raise ValueError(f"must be 1 to 255 characters without control characters, got {name!r}")
-    return name
-
-
-Name = Annotated[str, pydantic.AfterValidator(_a_name)]
-FieldName = Annotated[str, pydantic.AfterValidator(_a_field_name)]
-Units = Annotated[int, Field(ge=1, le=65_536)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("the lower bound is larger than the upper one")
-    return bounds
-
-
-Bounds = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered)]
-
-AUTO: Any = "auto"
-"""In place of a number: it follows the size of the data, see `Training.fitted`."""
-
-FOLLOWS = -1
-"""What a field that is `AUTO` holds until then: no number that a field could have."""
-
-
-def _from_auto(value: Any) -> Any:
-    if value == AUTO:
-        return FOLLOWS
-    if isinstance(value, int | float) and value < 0:
-        raise ValueError(f"must be {AUTO}, or a number that is not negative, got {value}")
-    return value
-
-
-def _positive(value: int) -> int:
-    if value == 0:
-        raise ValueError(f"must be {AUTO}, or a number of at least 1, got 0")
-    return value
-
-
-_to_auto = pydantic.PlainSerializer(lambda value: AUTO if value == FOLLOWS else value)
-AutoCount = Annotated[
-    int, pydantic.BeforeValidator(_from_auto), pydantic.AfterValidator(_positive), _to_auto
-]
-AutoNumber = Annotated[float, pydantic.BeforeValidator(_from_auto), _to_auto]
-
-
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @pydantic.field_validator("*")
-    @classmethod
-    def _number_in_reach(cls, value: Any) -> Any:
-        """Whole numbers fit into 32 bits, others into float32: what is below computes with."""
-        if isinstance(value, int) and value > _MAX_INT:
-            raise ValueError(f"must be at most {_MAX_INT}, got {value}")
-        if isinstance(value, float) and abs(value) > _MAX_FLOAT:
-            raise ValueError(f"must be within {_MAX_FLOAT:g} of 0, got {value:g}")
-        return value
-
-
-class CategoricalFeature(_Model):
-    """An id or a category, hashed into `buckets` rows of an embedding table.
-
-    Attributes:
-        field: its name in the logs, where that is not the feature's.
-        dtype: type of one value in the logs.
-        buckets: rows of the embedding table; the hash is stable over days and machines.
-        embedding: width of a row.
-        multivalued: the field holds a list, pooled into one vector.
-        pooling: how the rows of a multivalued feature are pooled; empty lists give zeros.
-        table: name of another categorical feature whose embedding table is shared;
-            `buckets` and `embedding` are then that feature's.
-        max_length: most elements of a list.
-        too_long: `truncate` keeps the first ones of a longer list, `malformed` refuses its
-            event; requests to the served model are always truncated.
-        required: an event without a value is malformed.
-        max_drift: bound on the L-infinity distance between the run date's distribution
-            and the training days' (TFDV drift comparator).
-        max_skew: the same for training against serving data (TFDV skew comparator).
-    """
-
-    type: Literal["categorical"]
-    field: FieldName | None = None
-    dtype: Literal["string", "int"] = "string"
-    buckets: int | None = Field(default=None, ge=2)
-    embedding: int | None = Field(default=None, ge=1, le=4096)
-    multivalued: bool = False
-    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
-    table: Name | None = None
-    max_length: int = Field(default=1000, ge=1)
-    too_long: Literal["truncate", "malformed"] = "truncate"
-    required: bool = False
-    max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
-    max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_table(self) -> CategoricalFeature:
-        own = (self.buckets is not None, self.embedding is not None)
-        if self.table is None and not all(own):
-            raise ValueError("needs both 'buckets' and 'embedding', or a 'table' to share")
-        if self.table is not None and any(own):
-            raise ValueError("takes 'buckets' and 'embedding' from its 'table'; drop them")
-        return self
-
-
-class DenseFeature(_Model):
-    """A number, squashed by `scale` and then normalised by the model.
-
-    Attributes:
-        field: its name in the logs, where that is not the feature's.
-        scale: `log1p` squashes heavy tails (values below zero count as zero); `none`
-            leaves the value as it is.
-        default: value for an event that has none.
-        minimum: smallest valid value; the TFDV schema's domain.
-        maximum: largest valid value.
-        required: an event without a value is malformed.
-        max_drift: bound on the Jensen-Shannon divergence between days.
-        max_skew: bound on the Jensen-Shannon divergence between training and serving.
-    """
-
-    type: Literal["dense"]
-    field: FieldName | None = None
-    scale: Literal["none", "log1p"] = "none"
-    default: float = 0.0
-    minimum: float | None = None
-    maximum: float | None = None
-    required: bool = False
-    max_drift: float | None = Field(default=None, gt=0.0, le=1.0)
-    max_skew: float | None = Field(default=None, gt=0.0, le=1.0)
-
-    @pydantic.model_validator(mode="after")
-    def _domain_is_not_empty(self) -> DenseFeature:
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError("'minimum' is larger than 'maximum'")
-        return self
-
-
-def _as_names(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-class HistoryFeature(_Model):
-    """What the days before an event's day say of one of its ids: a count, and a rate a task.
-
-    The pipeline computes it from its own days (`components.history`) and the model takes it as
-    dense features; no event has a field of this name.
-
-    Attributes:
-        of: the id, a single-valued categorical feature; several are one id together.
-        tasks: tasks whose rates, or means, are taken; all if not given.
-        days: days before the event's day that count.
-        prior_strength: events like everyone's that are added to an id's own; of a binary task
-            as many more as its labels' standard deviation is below 1.
-        max_ids: ids whose history is kept, the most frequent ones; the others have none.
-        serving: `table` lets the exported model look ids up in a table that it carries;
-            `request` takes the values from the request.
-    """
-
-    type: Literal["history"]
-    of: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_names)] = Field(min_length=1)
-    tasks: tuple[Name, ...] | None = None
-    days: int = Field(default=30, ge=1, le=MAX_DAYS)
-    prior_strength: float = Field(default=4.0, gt=0.0)
-    max_ids: int = Field(default=1_000_000, ge=1)
-    serving: Literal["table", "request"] = "table"
-
-
-def history_column(name: str, task: str | None = None) -> str:
-    """Name of a history feature's input: of its count, or of its rate of a task.
-
-    The double underscores are in no other name of a spec.
-    """
-    return f"{name}__count" if task is None else f"{name}__{task}__rate"
-
-
-Feature = Annotated[CategoricalFeature | DenseFeature | HistoryFeature, Field(discriminator="type")]
-
-
-class BinaryBounds(_Model):
-    """What a binary task must reach for each value of a sliced feature.
-
-    Attributes:
-        min_auc: lower bound on the AUC; none if null.
-        max_auc_drop: how far the AUC may fall below the served model's on the same events.
-        calibration: bounds on mean prediction / mean label.
-    """
-
-    min_auc: float | None = Field(default=None, le=1.0)
-    max_auc_drop: Share | None = 0.1
-    calibration: Bounds | None = None
-
-    @pydantic.field_validator("min_auc")
-    @classmethod
-    def _can_fail(cls, value: float | None) -> float | None:
-        if value is not None and value < 0.5:
-            raise ValueError(
-                f"a model that answers always the same has an AUC of 0.5, more than {value:g}: "
-                "set a bound above it, or null for none"
-            )
-        return value
-
-
-class RegressionBounds(_Model):
-    """What a regression task must reach for each value of a sliced feature, in the loss's space.
-
-    Attributes:
-        max_rmse: upper bound on the root mean squared error; none if null.
-        max_rmse_rise: how far the RMSE may rise above the served model's on the same events.
-        min_r2: lower bound on the share of the labels' variance that is explained; that of the
-            best constant is 0.
-        max_r2_drop: how far that share may fall below the served model's on the same events.
-        calibration: bounds on mean prediction / mean label.
-    """
-
-    max_rmse: float | None = Field(default=None, gt=0.0)
-    max_rmse_rise: float | None = Field(default=None, ge=0.0)
-    min_r2: float | None = Field(default=None, gt=0.0, lt=1.0)
-    max_r2_drop: float | None = Field(default=0.1, ge=0.0)
-    calibration: Bounds | None = None
-
-
-class BinaryGate(BinaryBounds):
-    """What a binary task must reach over all events and, under `slices`, for a feature's values.
-
-    Attributes:
-        min_auc_lift: lower bound on the AUC less that of smoothed rates of the single-valued
-            categorical features, counted on the training events.
-    """
-
-    min_auc: float | None = Field(le=1.0)
-    calibration: Bounds | None = (0.5, 2.0)
-    min_auc_lift: float | None = Field(default=None, ge=-0.5, le=0.5)
-    slices: dict[Name, BinaryBounds] = {}
-
-    def of_slice(self, feature: str) -> BinaryBounds:
-        """Bounds for each value of a sliced feature."""
-        return self.slices.get(feature, BinaryBounds())
-
-
-class RegressionGate(RegressionBounds):
-    """What a regression task must reach over all events and, under `slices`, for a feature's."""
-
-    min_r2: float | None = Field(default=0.01, gt=0.0, lt=1.0)
-    slices: dict[Name, RegressionBounds] = {}
-
-    def of_slice(self, feature: str) -> RegressionBounds:
-        """Bounds for each value of a sliced feature."""
-        return self.slices.get(feature, RegressionBounds())
-
-    @pydantic.model_validator(mode="after")
-    def _is_bounded(self) -> RegressionGate:
-        if self.max_rmse is None and self.min_r2 is None:
-            raise ValueError("needs 'max_rmse' or 'min_r2'")
-        return self
-
-
-class BinaryTask(_Model):
-    """A task with labels 0 and 1: log loss, AUC.
-
-    Attributes:
-        label: name of the label.
-        field: the label's name in the logs, where that is another one.
-        loss_weight: factor of this task's loss in the total.
-        optional: events may lack the label; they are masked out of loss and metrics.
-    """
-
-    kind: Literal["binary"]
-    label: Name
-    field: FieldName | None = None
-    loss_weight: float = Field(default=1.0, gt=0.0)
-    optional: bool = False
-    gate: BinaryGate
-
-
-class RegressionTask(_Model):
-    """A task with numeric labels: squared error, RMSE.
-
-    Attributes:
-        label: name of the label.
-        field: the label's name in the logs, where that is another one.
-        transform: space of the loss, the RMSE and its gate; serving inverts it.
-        loss_weight: factor of this task's loss in the total.
-        optional: events may lack the label; they are masked out of loss and metrics.
-        minimum: smallest valid label; an event with a smaller one is malformed.
-        maximum: largest valid label; an event with a larger one is malformed.
-    """
-
-    kind: Literal["regression"]
-    label: Name
-    field: FieldName | None = None
-    transform: Literal["none", "log1p"] = "none"
-    loss_weight: float = Field(default=1.0, gt=0.0)
-    optional: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    gate: RegressionGate
-
-    @pydantic.model_validator(mode="after")
-    def _labels_have_room(self) -> RegressionTask:
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None and low >= high:
-            raise ValueError("'minimum' is not smaller than 'maximum'")
-        return self
-
-
-Task = Annotated[BinaryTask | RegressionTask, Field(discriminator="kind")]
-
-
-class Events(_Model):
+from schemas.features import (
+    RESERVED_FEATURES,
+    CategoricalFeature,
+    DenseFeature,
+    Feature,
+    HistoryFeature,
+    history_column,
+)
+from schemas.tasks import RESERVED_TASKS, Task
+from schemas.training import PRESETS, Architecture, Training
+from schemas.values import Bounds, FieldName, Name, Share, SpecPart, a_spec_name
+
+
+class Events(SpecPart):
     """The daily logs.
 
     Attributes:
@@ -378,7 +47,7 @@ class Events(_Model):
     max_duplicates: Share = 0.1
 
 
-class Validation(_Model):
+class Validation(SpecPart):
     """Limits of data anomalies.
 
     Attributes:
@@ -396,327 +65,12 @@ class Validation(_Model):
     min_events: int = Field(default=1, ge=1)
     max_eval_events: int | None = Field(default=None, ge=1)
     stop_at: Literal["WARNING", "ERROR", "NEVER"] = "ERROR"
-    severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = {}
+    severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = Field(default={})
     max_auc_fall: Share | None = 0.1
     min_positives: int = Field(default=200, ge=1)
 
 
-class Architecture(_Model):
-    """Sizes of the shared-bottom network.
-
-    Attributes:
-        shared: units of the shared bottom's layers, input side first.
-        tower: units of each task's own layers, before its output unit.
-        cross_layers: DCN-v2 cross layers on the input, followed by layer normalisation.
-        dropout: share of the shared bottom's units dropped in training.
-        activation_limit: largest activation of a hidden unit (activation clipping); none if
-            it is not given.
-    """
-
-    shared: tuple[Units, ...] = Field(min_length=1, max_length=100)
-    tower: tuple[Units, ...] = Field(default=(), max_length=100)
-    cross_layers: int = Field(default=0, ge=0, le=100)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    activation_limit: float | None = Field(default=None, gt=0.0)
-
-
-PRESETS: Mapping[str, Architecture] = {
-    "tiny": Architecture(shared=(64,), tower=(16,)),
-    "laptop": Architecture(shared=(256, 128), tower=(32,)),
-    "small": Architecture(shared=(512, 512)),
-    "large": Architecture(shared=(4096,) * 4),
-    "large_dcn": Architecture(shared=(4096,) * 4, cross_layers=1),
-}
-"""`small`, `large` and `large_dcn` are the sizes of arXiv 2302.09178, Section 5."""
-
-
-RULE_THRESHOLDS: Mapping[str, Mapping[str, float]] = {
-    "clippy": {},
-    "gc": {"clip_norm": 0.1},
-    "global_gc": {"clip_norm": 1.0},
-    "agc": {"clip_factor": 0.01, "epsilon": 1e-3},
-    "unit_agc": {"clip_factor": 0.01, "epsilon": 1e-3},
-    "lamb": {"mu": 0.01},
-    "update_rms": {"threshold": 1.0},
-    "adagc": {
-        "relative_threshold": 1.05,
-        "absolute_threshold": 1.0,
-        "decay": 0.98,
-        "warmup_steps": 100,
-    },
-    "zclip": {"threshold": 2.5, "decay": 0.97, "warmup_steps": 25, "epsilon": 1e-6},
-}
-"""What `optimizer.thresholds` may hold for each clipping rule, with the defaults; Clippy's two
-are fields of the optimizer. The rules are those of `trainer_module.optimizers`."""
-
-_SCALED = ("clip_norm", "clip_factor", "mu", "threshold", "absolute_threshold")
-"""Those that a recovery's `thresholds` tightens: no decay, no epsilon, no factor of a mean."""
-
-OptimizerName = Literal[
-    "clippy_adagrad",
-    "gc_adagrad",
-    "global_gc_adagrad",
-    "agc_adagrad",
-    "unit_agc_adagrad",
-    "lamb_adagrad",
-    "update_rms_adagrad",
-    "adagc_adagrad",
-    "zclip_adagrad",
-    "adagrad",
-    "clippy_adam",
-    "gc_adam",
-    "global_gc_adam",
-    "agc_adam",
-    "unit_agc_adam",
-    "lamb_adam",
-    "update_rms_adam",
-    "adagc_adam",
-    "zclip_adam",
-    "adam",
-]
-
-
-class OptimizerSettings(_Model):
-    """Adagrad or Adam, with a clipping rule on the non-embedding variables.
-
-    Attributes:
-        name: clipping rule and base optimizer; `adagrad` and `adam` clip nothing.
-        relative_threshold: Clippy's lambda_rel; share of its weight that a coordinate may move.
-        absolute_threshold: Clippy's lambda_abs; what it may move on top.
-        thresholds: those of another rule that differ from its defaults, by name.
-        initial_accumulator: value at which Adagrad's accumulators start; `auto` is
-            8 / batch_size^2, see `Training.fitted`.
-        epsilon: added inside the root of the preconditioner.
-        delayed_accumulator: precondition with the accumulator of the step before, as
-            TFRS does by default; the paper adds this step's gradient first.
-    """
-
-    name: OptimizerName = "clippy_adagrad"
-    relative_threshold: float = Field(default=0.5, ge=0.0)
-    absolute_threshold: float = Field(default=1e-2, ge=0.0)
-    thresholds: dict[Name, Annotated[float, Field(ge=0.0)]] = {}
-    initial_accumulator: AutoNumber = Field(default=AUTO, validate_default=True)
-    epsilon: float = Field(default=1e-12, gt=0.0)
-    delayed_accumulator: bool = False
-
-    @pydantic.model_validator(mode="after")
-    def _settings_are_the_optimizers(self) -> OptimizerSettings:
-        allowed = RULE_THRESHOLDS.get(self.rule, {})
-        for name in self.thresholds:
-            if name not in allowed:
-                own = f"takes {', '.join(allowed)}" if allowed else "takes none"
-                hint = ""
-                if self.rule == "clippy" and name.endswith("_threshold"):
-                    hint = f"; write '{name}' beside 'name'"
-                raise ValueError(f"{self.name} has no threshold '{name}': it {own}{hint}")
-        if self.base == "adam" and self.delayed_accumulator:
-            raise ValueError(f"'delayed_accumulator' is Adagrad's, not {self.name}'s; drop it")
-        return self
-
-    @property
-    def base(self) -> str:
-        """The base optimizer, `adagrad` or `adam`."""
-        return self.name.rpartition("_")[2]
-
-    @property
-    def rule(self) -> str:
-        """The clipping rule, a key of `RULE_THRESHOLDS`; empty if nothing is clipped."""
-        return self.name.rpartition("_")[0]
-
-    @property
-    def rule_thresholds(self) -> dict[str, float]:
-        """All thresholds of the rule, by name."""
-        if self.rule == "clippy":
-            return {
-                "relative_threshold": self.relative_threshold,
-                "absolute_threshold": self.absolute_threshold,
-            }
-        return {**RULE_THRESHOLDS.get(self.rule, {}), **self.thresholds}
-
-    def tightened(self, factor: float) -> OptimizerSettings:
-        """The same with the rule's thresholds multiplied by a factor."""
-        own = RULE_THRESHOLDS.get(self.rule, {})
-        scaled = {
-            name: self.rule_thresholds[name] * factor
-            for name in own
-            if factor != 1.0 and name in _SCALED
-        }
-        return self.model_copy(
-            update={
-                "relative_threshold": self.relative_threshold * factor,
-                "absolute_threshold": self.absolute_threshold * factor,
-                "thresholds": {**self.thresholds, **scaled},
-            }
-        )
-
-
-_STEPS_A_DAY = 256
-_SMALLEST_BATCH, _LARGEST_BATCH = 32, 4096
-_ACCUMULATOR = 8.0
-_EMBEDDING_FACTOR = 5.0
-
-
-class Accumulators(_Model):
-    """What a warm start does with Adagrad's sums of squared gradients, which only grow.
-
-    Attributes:
-        decay: factor of each sum when a warm start begins; 1 carries them as they are. None
-            falls below `optimizer.initial_accumulator`.
-        cap: largest sum that a warm start begins with.
-    """
-
-    decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    cap: float | None = Field(default=None, gt=0.0)
-
-
-class Recovery(_Model):
-    """How a training is tried again after it diverged; each factor is of the spec's own value.
-
-    Attributes:
-        learning_rate: factor of the learning rates.
-        thresholds: factor of the optimizer's clipping thresholds.
-        skip_batches: whether the batches from the divergence's start until it was noticed are
-            left out.
-    """
-
-    learning_rate: float = Field(default=1.0, gt=0.0, le=1.0)
-    thresholds: float = Field(default=1.0, gt=0.0, le=1.0)
-    skip_batches: bool = False
-
-
-class Training(_Model):
-    """How the model is trained.
-
-    Attributes:
-        warm_start: start from the served model where its weights fit; false forces a cold
-            start.
-        window_days: days before the run date that training may use.
-        min_window_days: fewest of them that must hold events.
-        exposures: how often an event is seen over its stay in the window. A warm start
-            takes the days the served model has not seen in full and of each older day a
-            replay sample of (exposures - 1) / (window_days - 1); a cold start takes the
-            whole window.
-        epochs: passes over what the run trains on; `auto` is 2 at a cold start and 1 at a
-            warm one.
-        batch_size: examples a step, over all replicas; `auto` follows the events of a day, see
-            `fitted`.
-        learning_rate: peak learning rate.
-        warmup_steps: steps over which the learning rate rises linearly from 0; with a
-            warm start too, since the data has moved on.
-        embedding_learning_rate: learning rate of the embeddings; five times `learning_rate`
-            if it is not given.
-        optimizer: the optimizer and its thresholds.
-        accumulators: what a warm start does with the optimizer's accumulators.
-        steps_per_execution: steps run in the graph for each call from Python; the divergence
-            monitor looks at the statistics of all of them after it.
-        checkpoint_steps: steps between checkpoints, from which a killed run resumes and to
-            which a diverged one goes back.
-        recovery: a ladder of attempts after a divergence: the first is used after the
-            training has diverged, the second if it does again, and so on. A training that
-            diverges past the last is not exported.
-        shuffle_events: events that are shuffled together, on top of the order of the shards; a few
-            times as many are in memory.
-        mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
-        distribution: `mirrored` for all GPUs of the machine, `multi_worker` for the machines
-            that the environment variable `TF_CONFIG` names.
-        max_weight: largest weight that a layer or a row of an embedding may have after a training;
-            a model beyond it is not exported. Not for the heads of regressions, whose weights are
-            in the units of the label.
-        seed: seed of initialisation, shuffling and replay.
-    """
-
-    warm_start: bool = True
-    window_days: int = Field(default=7, ge=1, le=MAX_DAYS)
-    min_window_days: int = Field(default=1, ge=1, le=MAX_DAYS)
-    exposures: float = Field(default=1.0, ge=1.0)
-    epochs: AutoCount = Field(default=AUTO, validate_default=True)
-    batch_size: AutoCount = Field(default=AUTO, validate_default=True)
-    learning_rate: float = Field(default=0.1, gt=0.0)
-    warmup_steps: int = Field(default=20, ge=0)
-    embedding_learning_rate: float | None = Field(default=None, gt=0.0)
-    optimizer: OptimizerSettings = OptimizerSettings()
-    accumulators: Accumulators = Accumulators()
-    steps_per_execution: int = Field(default=64, ge=1)
-    checkpoint_steps: int = Field(default=1000, ge=1)
-    recovery: tuple[Recovery, ...] = (
-        Recovery(learning_rate=0.5),
-        Recovery(learning_rate=0.25, thresholds=0.5, skip_batches=True),
-    )
-    shuffle_events: int = Field(default=200_000, ge=1)
-    mixed_precision: Literal["none", "float16", "bfloat16"] = "none"
-    distribution: Literal["none", "mirrored", "multi_worker"] = "none"
-    max_weight: float = Field(default=1000.0, gt=0.0)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-
-    @pydantic.model_validator(mode="after")
-    def _window_is_possible(self) -> Training:
-        if self.min_window_days > self.window_days:
-            raise ValueError("'min_window_days' is larger than 'window_days'")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _accumulators_are_adagrads(self) -> Training:
-        if self.optimizer.base == "adam" and self.accumulators != Accumulators():
-            raise ValueError(
-                f"'accumulators' are Adagrad's; {self.optimizer.name} forgets by itself: drop them"
-            )
-        return self
-
-    def fitted(self, day_events: float, warm: bool) -> Training:
-        """The settings with a number for each `auto`; `docs/training.md` has the measurements.
-
-        A day must be many steps long, so the batch is the power of two below `day_events` /
-        256, within 32 and 4096. The gradient that an event gives a row of an embedding table
-        falls with the batch that the loss is the mean of; accumulators that start at
-        8 / batch_size^2 are as large beside it whatever the batch, and the row learns alike.
-
-        Args:
-            day_events: events of a usual day.
-            warm: whether weights are carried over.
-        """
-        epochs, batch, optimizer = self.epochs, self.batch_size, self.optimizer
-        if epochs == FOLLOWS:
-            epochs = 1 if warm else 2
-        if batch == FOLLOWS:
-            power = max(1, int(day_events) // _STEPS_A_DAY).bit_length() - 1
-            batch = min(max(1 << power, _SMALLEST_BATCH), _LARGEST_BATCH)
-        if optimizer.initial_accumulator == FOLLOWS:
-            start = _ACCUMULATOR / batch**2
-            optimizer = optimizer.model_copy(update={"initial_accumulator": start})
-        return self.model_copy(
-            update={"epochs": epochs, "batch_size": batch, "optimizer": optimizer}
-        )
-
-    @property
-    def embedding_rate(self) -> float:
-        """The learning rate of the embeddings."""
-        if self.embedding_learning_rate is None:
-            return _EMBEDDING_FACTOR * self.learning_rate
-        return self.embedding_learning_rate
-
-    def attempt(self, failures: int) -> Training:
-        """The settings of the attempt after so many that diverged."""
-        if not failures:
-            return self
-        rung = self.recovery[failures - 1]
-        rate = self.embedding_learning_rate
-        return self.model_copy(
-            update={
-                "learning_rate": self.learning_rate * rung.learning_rate,
-                "embedding_learning_rate": None if rate is None else rate * rung.learning_rate,
-                "optimizer": self.optimizer.tightened(rung.thresholds),
-            }
-        )
-
-    @property
-    def replay_share(self) -> float:
-        """Share of an already seen day that a warm start replays."""
-        if self.window_days == 1:
-            return 0.0
-        return min(1.0, (self.exposures - 1.0) / (self.window_days - 1))
-
-
-class Serving(_Model):
+class Serving(SpecPart):
     """What is served.
 
     Attributes:
@@ -743,7 +97,7 @@ class Serving(_Model):
     check_seconds: float = Field(default=900.0, gt=0.0)
 
 
-class Retention(_Model):
+class Retention(SpecPart):
     """What a workspace keeps on disk of runs that are over; see `pipeline.retention`.
 
     Attributes:
@@ -757,14 +111,7 @@ class Retention(_Model):
     days: int = Field(default=7, ge=0)
 
 
-RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
-"""Outputs of the model that are no tasks, and what they are."""
-
-RESERVED_FEATURES = {"self": "the exported model, whose requests name their features"}
-"""Names that TensorFlow's signatures take themselves, and for what."""
-
-
-class RankingSpec(_Model):
+class RankingSpec(SpecPart):
     """The whole declaration; field names are those of the YAML file.
 
     Attributes:
@@ -784,7 +131,7 @@ class RankingSpec(_Model):
         retention: what a workspace keeps on disk.
     """
 
-    name: Annotated[str, pydantic.AfterValidator(_a_spec_name)]
+    name: Annotated[str, pydantic.AfterValidator(a_spec_name)]
     events: Events = Events()
     features: dict[Name, Feature] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
@@ -810,7 +157,7 @@ class RankingSpec(_Model):
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> RankingSpec:
         faults = list(
-            _misfits(self.events, self.features, self.tasks, self.slices, self.serving.score)
+            misfits(self.events, self.features, self.tasks, self.slices, self.serving.score)
         )
         if faults:
             raise ValueError("\n".join(faults))
@@ -979,7 +326,7 @@ def _meaning(item: tuple[str, Task]) -> list[str | None]:
     return [name, task.kind, getattr(task, "transform", None), task.label]
 
 
-def _misfits(
+def misfits(
     events: Events,
     features: Mapping[str, Feature],
     tasks: Mapping[str, Task],
@@ -1046,124 +393,3 @@ def _history_misfits(
 def _fingerprint(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> RankingSpec:
-    """Reads a ranking spec.
-
-    Args:
-        text: the YAML document.
-        source: what to call the document in error messages, usually its path.
-        overrides: assignments such as `training.learning_rate=0.1`; the right side is YAML.
-
-    Returns:
-        The validated spec.
-
-    Raises:
-        SpecError: naming the document, the field and what is wrong with it.
-    """
-    content = _load_yaml(text, source)
-    if not isinstance(content, dict):
-        raise SpecError(f"{source}: expected a mapping with 'features', 'tasks', ...")
-    for override in overrides:
-        _apply_override(content, override)
-    try:
-        return RankingSpec.model_validate(content)
-    except pydantic.ValidationError as error:
-        faults = describe(error, RankingSpec)
-        if any(item["loc"] for item in error.errors()):
-            faults += _misfits_of_the_rest(content)
-        raise SpecError("\n".join(f"{source}: {fault}" for fault in faults)) from error
-
-
-def _misfits_of_the_rest(content: Mapping[str, Any]) -> list[str]:
-    """As `_misfits`, of a document some of whose parts are not well-formed themselves."""
-    wrong: set[str] = set()
-    parts: dict[str, dict[str, Any]] = {}
-    for section, kind in (("features", Feature), ("tasks", Task)):
-        given = content.get(section)
-        if not isinstance(given, dict):
-            return []
-        valid = {name: _valid(kind, value) for name, value in given.items()}
-        parts[section] = {name: part for name, part in valid.items() if part is not None}
-        wrong |= valid.keys() - parts[section].keys()
-    events = _valid(Events, content.get("events", {})) or Events()
-    slices = _valid(tuple[Name, ...], content.get("slices", ())) or ()
-    serving = _valid(Serving, content.get("serving"))
-    score = "1" if serving is None else serving.score
-    faults = _misfits(events, parts["features"], parts["tasks"], slices, score)
-    # What is said of a part that is wrong itself, or of an unknown score, is no news.
-    told = [repr(name) for name in wrong] + (["serving.score:"] if serving is None else [])
-    return [fault for fault in faults if not any(name in fault for name in told)]
-
-
-def _valid(kind: Any, value: Any) -> Any:
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(value)
-    except pydantic.ValidationError:
-        return None
-
-
-def parse_overrides(text: str) -> list[str]:
-    """Reads overrides given as one text, a JSON list of assignments.
-
-    Raises:
-        SpecError: it is no such list, or one of them is no assignment.
-    """
-    try:
-        overrides = json.loads(text)
-    except (ValueError, RecursionError):
-        overrides = None
-    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-        shown = text if len(text) < 80 else text[:77] + "..."
-        raise SpecError(
-            f"overrides: expected a JSON list of assignments such as "
-            f'["training.epochs=2"], got {shown}'
-        )
-    for override in overrides:
-        check_override(override)
-    return overrides
-
-
-def check_override(override: str) -> None:
-    """Checks that a text is an assignment, whatever the spec that it is for.
-
-    Raises:
-        SpecError: it is none.
-    """
-    _apply_override({}, override)
-
-
-def load_spec(path: str, overrides: Sequence[str] = ()) -> RankingSpec:
-    """Reads the ranking spec at a local path; see `parse_spec`.
-
-    Raises:
-        SpecError: as `parse_spec`, or where the file cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
-    return parse_spec(text, path, overrides)
-
-
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise SpecError(f"override {override!r}: expected FIELD.FIELD=VALUE")
-    node = content
-    for depth, key in enumerate(keys[:-1]):
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise SpecError(f"override {override!r}: {'.'.join(keys[: depth + 1])} has no fields")
-        node = child
-    node[keys[-1]] = _load_yaml(value, f"override {override!r}")
-
-
-def _load_yaml(text: str, source: str) -> Any:
-    try:
-        return load_yaml(text)
-    except DocumentError as error:
-        raise SpecError(f"{source}: {error}") from error

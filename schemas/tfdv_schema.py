@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from schemas.spec import CategoricalFeature, DenseFeature, RankingSpec, Task
+from schemas.features import CategoricalFeature, DenseFeature
+from schemas.spec import RankingSpec
+from schemas.tasks import Task
 
 
 def tfdv_schema(spec: RankingSpec) -> schema_pb2.Schema:

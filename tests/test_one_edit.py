@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "trainer_module"))
 from events import SPEC, encode, make_events, write_transform_graph
 
 from components.evaluator.eval_config import eval_config
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 from trainer_module.export import export_model
 from trainer_module.inputs import model_inputs

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import Training
+from schemas.training import Training
 
 
 def make_strategy(training: Training) -> tf.distribute.Strategy:

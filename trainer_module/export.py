@@ -12,7 +12,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from schemas import formula
-from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSpec
+from schemas.features import CategoricalFeature, DenseFeature
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.history import HistoryLookup
 from trainer_module.inputs import model_inputs

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from schemas.errors import BadDataError
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module.layers import ClippedNormalization, Cross, LabelUnits, PooledEmbedding
 from trainer_module.moments import robust_moments
 

@@ -8,7 +8,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.spec import CategoricalFeature, DenseFeature, RankingSpec, Task, parse_spec
+from schemas.features import CategoricalFeature, DenseFeature
+from schemas.loading import parse_spec
+from schemas.spec import RankingSpec
+from schemas.tasks import Task
 from trainer_module import signatures
 
 

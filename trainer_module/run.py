@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from schemas.spec import RankingSpec, RegressionTask
+from schemas.spec import RankingSpec
+from schemas.tasks import RegressionTask
 from trainer_module.model import EMBEDDING, HEAD, task_of_layer
 from trainer_module.training_state import inner_optimizer
 

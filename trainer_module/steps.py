@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.spec import FOLLOWS, Training
+from schemas.training import Training
+from schemas.values import FOLLOWS
 
 LEAST_COLD, LEAST_WARM = 200, 20
 """Steps below which a model has learned little; `docs/training.md` has the curves."""

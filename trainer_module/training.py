@@ -14,7 +14,9 @@ import keras
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import FOLLOWS, OptimizerSettings, RankingSpec, Training
+from schemas.spec import RankingSpec
+from schemas.training import OptimizerSettings, Training
+from schemas.values import FOLLOWS
 from trainer_module import optimizers, soundness
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief

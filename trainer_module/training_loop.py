@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module.inputs import Batch
 from trainer_module.model import label_deviations
 from trainer_module.optimizers import STATISTICS

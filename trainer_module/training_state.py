@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import Accumulators
+from schemas.training import Accumulators
 
 _NAME = "state"
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from schemas.spec import CategoricalFeature, RankingSpec
+from schemas.features import CategoricalFeature
+from schemas.spec import RankingSpec
 
 Kind = Literal["id", "string", "int", "number", "binary"]
 

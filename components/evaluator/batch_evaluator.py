@@ -23,7 +23,8 @@ from components.evaluator.metrics import (
     rankings_by_group,
     score_change,
 )
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 
 SliceKey = tuple[tuple[str, str | int], ...]

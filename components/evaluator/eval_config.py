@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from schemas.spec import BinaryBounds, BinaryTask, RankingSpec, RegressionBounds, Task
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryBounds, BinaryTask, RegressionBounds, Task
 from trainer_module import signatures
 
 CANDIDATE = "candidate"

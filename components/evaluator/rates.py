@@ -12,7 +12,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from tfx.dsl.io import fileio
 
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 

@@ -6,7 +6,8 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from schemas.spec import BinaryTask, RankingSpec, RegressionTask
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask, RegressionTask
 
 OVERALL = "all events"
 

@@ -17,7 +17,7 @@ from components import serving_store
 from components.plan.planning import make_plan
 from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
-from schemas.spec import parse_overrides, parse_spec
+from schemas.loading import parse_overrides, parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from schemas import formula
-from schemas.spec import BinaryTask, Task
+from schemas.tasks import BinaryTask, Task
 from trainer_module import signatures
 
 Outputs = Mapping[str, Sequence[float]]

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from schemas.errors import RankerError
-from schemas.spec import parse_overrides
+from schemas.loading import parse_overrides
 
 Document = dict[str, Any]
 

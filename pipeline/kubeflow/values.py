@@ -11,7 +11,7 @@ from pydantic import Field
 
 from schemas.documents import DocumentError, describe, load_yaml
 from schemas.errors import SpecError
-from schemas.spec import check_override
+from schemas.loading import check_override
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([a-zA-Z]*)")
 _SUFFIXES = {

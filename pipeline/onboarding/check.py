@@ -17,7 +17,9 @@ from components.daily_example_gen.fields import ID, Field, event_fields
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
-from schemas.spec import BinaryTask, CategoricalFeature, DenseFeature, RankingSpec, Task
+from schemas.features import CategoricalFeature, DenseFeature
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask, Task
 
 DAY_BYTES = 32 << 20
 """What is read of a day: a few seconds' worth."""

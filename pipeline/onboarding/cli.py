@@ -10,7 +10,7 @@ import typer
 
 from pipeline.command import LogsOption, SetOption, SpecOption, messages
 from schemas.errors import ExitCode, RankerError
-from schemas.spec import load_spec, parse_spec
+from schemas.loading import load_spec, parse_spec
 
 
 def check(

@@ -16,7 +16,9 @@ from pipeline.onboarding import reading, sizes
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
 from schemas.errors import BadDataError
-from schemas.spec import MAX_NAME, MAX_SPEC_NAME, RESERVED_FEATURES, RESERVED_TASKS
+from schemas.features import RESERVED_FEATURES
+from schemas.tasks import RESERVED_TASKS
+from schemas.values import MAX_NAME, MAX_SPEC_NAME
 
 DAY_BYTES = 32 << 20
 """What is read of a day."""

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from schemas.spec import CategoricalFeature
+from schemas.features import CategoricalFeature
 from trainer_module import signatures
 from trainer_module.export import export_model
 

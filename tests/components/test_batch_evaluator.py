@@ -15,7 +15,7 @@ from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
 from components.evaluator.executor import evaluate
 from components.evaluator.rates import Rates
 from components.evaluator.results import load_failures
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
 SPEC = parse_spec(

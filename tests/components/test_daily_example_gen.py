@@ -22,7 +22,7 @@ from components.daily_example_gen.fields import event_fields
 from components.pusher.executor import newest_day
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = """
 name: test

@@ -14,7 +14,7 @@ import tensorflow as tf
 from components.daily_example_gen import history
 from components.daily_example_gen.executor import make_examples
 from components.run_plan import RunPlan
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = """
 name: test

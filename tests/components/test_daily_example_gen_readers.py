@@ -17,7 +17,7 @@ from components.daily_example_gen import check, readers, text
 from components.daily_example_gen import parquet_columns as thrift
 from components.daily_example_gen.fields import Field, event_fields
 from components.daily_example_gen.text import UnreadableError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 FIELDS = (
     Field("event_id", "id", required=True),

@@ -7,7 +7,8 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.eval_config import eval_config
 from components.evaluator.verdict import OVERALL, Failure, decide
-from schemas.spec import BinaryTask, load_spec
+from schemas.loading import load_spec
+from schemas.tasks import BinaryTask
 
 DEMO = load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"))
 HIGHER = config_pb2.MetricDirection.HIGHER_IS_BETTER

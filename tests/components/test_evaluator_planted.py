@@ -17,7 +17,7 @@ from tfx.utils import io_utils
 from components import artifacts
 from components.evaluator.executor import VERDICT_FILE, Executor
 from components.run_plan import RunPlan
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
 SPEC = """

@@ -10,7 +10,7 @@ from planted_model import write_examples
 
 from components.evaluator import rates
 from components.evaluator.rates import PRIOR_EVENTS, Rates, event_buckets
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = parse_spec(
     """

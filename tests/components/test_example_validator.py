@@ -14,7 +14,8 @@ from components.example_validator.presence import note_lost_values
 from components.example_validator.severity import Finding, findings, stopping
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError, SpecError
-from schemas.spec import Validation, parse_spec
+from schemas.loading import parse_spec
+from schemas.spec import Validation
 from schemas.tfdv_schema import tfdv_schema
 
 SPEC = """

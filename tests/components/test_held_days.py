@@ -13,7 +13,8 @@ from components.daily_example_gen.judging import collapsed
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError, RankerError
-from schemas.spec import Validation, parse_spec
+from schemas.loading import parse_spec
+from schemas.spec import Validation
 from trainer_module import signatures
 
 SPEC = """

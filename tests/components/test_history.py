@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from components import history
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = """
 name: test

@@ -18,7 +18,7 @@ from components.plan.run_date import resolve_run_date
 from components.run_plan import load_plan
 from components.serving_store import ModelInfo, ServedVersion
 from schemas.errors import RankerError, ServingStoreError, SpecError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
 SPEC = """

@@ -13,7 +13,7 @@ from components.pusher.executor import Executor, newest_day
 from components.run_plan import RunPlan
 from components.serving_lock import LOCK_FILE
 from schemas.errors import ServingStoreError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = parse_spec(
     """

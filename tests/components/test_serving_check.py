@@ -15,7 +15,7 @@ from components import artifacts, model_files
 from components.run_plan import RunPlan
 from components.serving_check import verdict
 from components.serving_check.executor import Executor, check, sample_requests
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = """
 name: test

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import quality
 from examples.kuairand import convert, history, source
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 USERS, VIDEOS, DAYS, A_DAY = 12, 8, 5, 60
 SPEC = load_spec(str(quality.SPEC))

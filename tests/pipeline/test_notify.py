@@ -12,7 +12,7 @@ from components import serving_store
 from pipeline import lineage, notify
 from pipeline.kubeflow import entrypoint
 from pipeline.workspace import Workspace
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 NOTICE = notify.Notice("blocked", "2026-01-03", {"reason": "click: auc is 0.51"})
 

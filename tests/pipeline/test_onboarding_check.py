@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.onboarding import columns
 from pipeline.onboarding.check import check_logs
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 SPEC = """
 name: checked

@@ -15,7 +15,7 @@ from pipeline.onboarding.check import check_logs
 from pipeline.onboarding.draft import draft_spec
 from pipeline.onboarding.roles import Role, words
 from schemas.errors import BadDataError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 DAYS = [datetime.date(2026, 4, day) for day in range(1, 5)]
 EVENTS = 400

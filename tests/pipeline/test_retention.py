@@ -16,7 +16,7 @@ from pipeline import lineage, retention
 from pipeline.cli import app
 from pipeline.workspace import Workspace
 from schemas.errors import RankerError
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
 FIRST = datetime.date(2026, 1, 1)

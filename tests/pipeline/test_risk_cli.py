@@ -14,7 +14,7 @@ from components.serving_store import TRAINING_STATE, ModelInfo, push
 from pipeline.risk_cli import risk, training_data
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
 CALL = ["2026-01-04", "--logs", "logs", "--spec", DEMO]

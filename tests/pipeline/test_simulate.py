@@ -12,7 +12,7 @@ import pytest
 
 import schemas
 from pipeline import simulate
-from schemas.spec import load_spec
+from schemas.loading import load_spec
 
 START = datetime.date(2026, 3, 2)  # a Monday
 ROWS = 3000

@@ -14,7 +14,7 @@ from components import serving_store
 from pipeline import watch
 from pipeline.cli import app
 from schemas.errors import RankerError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "components"))
 

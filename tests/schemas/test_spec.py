@@ -7,7 +7,9 @@ from hypothesis import given, settings
 
 import schemas
 from schemas.errors import ExitCode, SpecError
-from schemas.spec import PRESETS, RankingSpec, load_spec, parse_overrides, parse_spec
+from schemas.loading import load_spec, parse_overrides, parse_spec
+from schemas.spec import RankingSpec
+from schemas.training import PRESETS
 
 DEMO = os.path.join(os.path.dirname(schemas.__file__), "demo.yaml")
 BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 99))

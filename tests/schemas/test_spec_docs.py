@@ -5,7 +5,10 @@ import pydantic
 import pytest
 import yaml
 
-from schemas import formula, spec
+from schemas import features, formula, spec, tasks, training
+from schemas.errors import SpecError
+from schemas.loading import parse_spec
+from schemas.values import SpecPart
 
 TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
 
@@ -14,11 +17,11 @@ def declared() -> list[type[pydantic.BaseModel]]:
     """The parts of a spec that a file can hold; a gate's slices repeat the gate's bounds."""
     models = [
         value
-        for name, value in vars(spec).items()
+        for module in (features, tasks, training, spec)
+        for value in vars(module).values()
         if isinstance(value, type)
-        and issubclass(value, pydantic.BaseModel)
-        and value.__module__ == spec.__name__
-        and not name.startswith("_")
+        and issubclass(value, SpecPart)
+        and value.__module__ == module.__name__
     ]
     return [model for model in models if not any(model in other.__bases__ for other in models)]
 
@@ -34,7 +37,7 @@ def table(heading: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("model", declared(), ids=lambda model: model.__name__)
 def test_table_lists_the_fields_and_their_defaults(model):
     rows = table(f"(`{model.__name__}`)")
-    presets = set(spec.PRESETS) if model is spec.Architecture else set()
+    presets = set(training.PRESETS) if model is training.Architecture else set()
     assert [name for name in rows if name not in presets] == list(model.model_fields)
     for name, field in model.model_fields.items():
         _, default, meaning = rows[name]
@@ -59,7 +62,7 @@ def test_table_lists_the_fields_and_their_defaults(model):
 
 def test_table_lists_the_presets():
     rows = table("(`Architecture`)")
-    for name, preset in spec.PRESETS.items():
+    for name, preset in training.PRESETS.items():
         shared, tower, cross_layers = (yaml.safe_load(cell.strip("`")) for cell in rows[name])
         assert (tuple(shared), tuple(tower), cross_layers) == (
             preset.shared,
@@ -71,10 +74,10 @@ def test_table_lists_the_presets():
 def test_the_rules_are_listed_with_their_thresholds():
     section = TEXT.split("| RULE |")[1].split("\n\n")[0]
     rows = dict(re.findall(r"^\| (\w+)(?:,[^|]*)? \| (.*) \|$", section, re.M))
-    for rule, thresholds in spec.RULE_THRESHOLDS.items():
+    for rule, thresholds in training.RULE_THRESHOLDS.items():
         found = re.findall(r"(\w+) ([\d.e-]+)", rows[rule]) if thresholds else []
         assert {name: float(value) for name, value in found} == thresholds
-    assert set(rows) - {"---"} == set(spec.RULE_THRESHOLDS)
+    assert set(rows) - {"---"} == set(training.RULE_THRESHOLDS)
 
 
 def test_every_function_of_the_formula_is_named():
@@ -85,8 +88,8 @@ def test_every_function_of_the_formula_is_named():
 def test_quoted_errors_are_real():
     demo = (pathlib.Path(spec.__file__).parent / "demo.yaml").read_text(encoding="utf-8")
     for override in ("tasks.click.gate.min_auc=1.5", "training.learningrate=1"):
-        with pytest.raises(spec.SpecError) as error:
-            spec.parse_spec(demo, "my.yaml", [override])
+        with pytest.raises(SpecError) as error:
+            parse_spec(demo, "my.yaml", [override])
         assert str(error.value) in TEXT
 
 
@@ -95,12 +98,12 @@ def test_quoted_overrides_and_additions_are_valid():
     section = TEXT.split("## Overrides")[1].split("##")[0]
     overrides = re.findall(r"^ {4}(\S+=.*)$", section, re.M)
     assert len(overrides) == 5
-    spec.parse_spec(demo, "demo.yaml", overrides)
+    parse_spec(demo, "demo.yaml", overrides)
     for kind in ("features", "tasks"):
         block = re.search(rf"^ {{4}}{kind}:\n(?: {{6}}.*\n)+", TEXT, re.M)
         assert block
         content = yaml.safe_load(demo)
         added = yaml.safe_load(block[0])[kind]
         content[kind].update(added)
-        parsed = spec.parse_spec(yaml.safe_dump(content), "demo.yaml")
+        parsed = parse_spec(yaml.safe_dump(content), "demo.yaml")
         assert set(added) < set(getattr(parsed, kind))

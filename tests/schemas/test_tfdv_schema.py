@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from schemas.spec import CategoricalFeature, load_spec
+from schemas.features import CategoricalFeature
+from schemas.loading import load_spec
 from schemas.tfdv_schema import tfdv_schema
 
 DEMO_PATH = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")

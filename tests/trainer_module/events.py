@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.spec import RankingSpec, parse_spec
+from schemas.loading import parse_spec
+from schemas.spec import RankingSpec
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 
 SPEC = """

@@ -8,7 +8,7 @@ import tensorflow as tf
 from events import encode, make_events, tiny_spec, transformed
 
 from schemas import formula
-from schemas.spec import RESERVED_TASKS
+from schemas.tasks import RESERVED_TASKS
 from trainer_module import signatures
 from trainer_module.export import export_model
 from trainer_module.inputs import model_inputs

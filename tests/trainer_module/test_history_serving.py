@@ -14,7 +14,7 @@ from events import write_transform_graph
 from components.daily_example_gen.executor import make_examples
 from components.run_plan import RunPlan
 from schemas.errors import TrainingError
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from trainer_module.export import export_model, requested_features
 from trainer_module.history import HistoryLookup, load_tables
 from trainer_module.inputs import model_inputs

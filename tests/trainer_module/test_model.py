@@ -5,7 +5,7 @@ import tensorflow as tf
 from events import make_events, tiny_spec, transformed
 
 from schemas.errors import BadDataError
-from schemas.spec import PRESETS
+from schemas.training import PRESETS
 from trainer_module.inputs import model_inputs
 from trainer_module.layers import PADDING, ClippedNormalization, Cross, PooledEmbedding
 from trainer_module.model import build_model, initialise_from_data

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from events import tiny_spec, transformed_feature_spec
 
-from schemas.spec import RULE_THRESHOLDS, OptimizerName, OptimizerSettings, Recovery, Training
+from schemas.training import RULE_THRESHOLDS, OptimizerName, OptimizerSettings, Recovery, Training
 from trainer_module import optimizers
 from trainer_module.distribution import make_strategy
 from trainer_module.training import make_optimizer, make_rule, train

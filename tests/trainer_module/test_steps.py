@@ -1,6 +1,6 @@
 import pytest
 
-from schemas.spec import Training
+from schemas.training import Training
 from trainer_module.steps import describe_steps
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.train import keras_losses
-from schemas.spec import parse_spec
+from schemas.loading import parse_spec
 from trainer_module.distribution import batches_of_replicas
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model, initialise_from_data

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from schemas.spec import Accumulators, OptimizerSettings, Training
+from schemas.training import Accumulators, OptimizerSettings, Training
 from trainer_module.training import make_optimizer
 from trainer_module.training_state import age_accumulators, inner_optimizer
 

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.spec import BinaryTask, RankingSpec
+from schemas.spec import RankingSpec
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.inputs import Batch, model_inputs
 from trainer_module.layers import PADDING

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from schemas.spec import RankingSpec, Training
+from schemas.spec import RankingSpec
+from schemas.training import Training
 from trainer_module.inputs import Batch
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.risk.data import batch_count, pick

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.kubeflow.package import OVERRIDES
 from schemas.errors import RankerError
-from schemas.spec import parse_overrides
+from schemas.loading import parse_overrides
 
 Json = dict[str, Any]
 

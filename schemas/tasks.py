@@ -1,0 +1,142 @@
+"""The tasks of a ranking spec: what each kind declares, and what its gate may demand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from schemas.values import Bounds, FieldName, Name, Share, SpecPart
+
+
+class BinaryBounds(SpecPart):
+    """What a binary task must reach for each value of a sliced feature.
+
+    Attributes:
+        min_auc: lower bound on the AUC; none if null.
+        max_auc_drop: how far the AUC may fall below the served model's on the same events.
+        calibration: bounds on mean prediction / mean label.
+    """
+
+    min_auc: float | None = Field(default=None, le=1.0)
+    max_auc_drop: Share | None = 0.1
+    calibration: Bounds | None = None
+
+    @pydantic.field_validator("min_auc")
+    @classmethod
+    def _can_fail(cls, value: float | None) -> float | None:
+        if value is not None and value < 0.5:
+            raise ValueError(
+                f"a model that answers always the same has an AUC of 0.5, more than {value:g}: "
+                "set a bound above it, or null for none"
+            )
+        return value
+
+
+class RegressionBounds(SpecPart):
+    """What a regression task must reach for each value of a sliced feature, in the loss's space.
+
+    Attributes:
+        max_rmse: upper bound on the root mean squared error; none if null.
+        max_rmse_rise: how far the RMSE may rise above the served model's on the same events.
+        min_r2: lower bound on the share of the labels' variance that is explained; that of the
+            best constant is 0.
+        max_r2_drop: how far that share may fall below the served model's on the same events.
+        calibration: bounds on mean prediction / mean label.
+    """
+
+    max_rmse: float | None = Field(default=None, gt=0.0)
+    max_rmse_rise: float | None = Field(default=None, ge=0.0)
+    min_r2: float | None = Field(default=None, gt=0.0, lt=1.0)
+    max_r2_drop: float | None = Field(default=0.1, ge=0.0)
+    calibration: Bounds | None = None
+
+
+class BinaryGate(BinaryBounds):
+    """What a binary task must reach over all events and, under `slices`, for a feature's values.
+
+    Attributes:
+        min_auc_lift: lower bound on the AUC less that of smoothed rates of the single-valued
+            categorical features, counted on the training events.
+    """
+
+    min_auc: float | None = Field(le=1.0)
+    calibration: Bounds | None = (0.5, 2.0)
+    min_auc_lift: float | None = Field(default=None, ge=-0.5, le=0.5)
+    slices: dict[Name, BinaryBounds] = Field(default={})
+
+    def of_slice(self, feature: str) -> BinaryBounds:
+        """Bounds for each value of a sliced feature."""
+        return self.slices.get(feature, BinaryBounds())
+
+
+class RegressionGate(RegressionBounds):
+    """What a regression task must reach over all events and, under `slices`, for a feature's."""
+
+    min_r2: float | None = Field(default=0.01, gt=0.0, lt=1.0)
+    slices: dict[Name, RegressionBounds] = Field(default={})
+
+    def of_slice(self, feature: str) -> RegressionBounds:
+        """Bounds for each value of a sliced feature."""
+        return self.slices.get(feature, RegressionBounds())
+
+    @pydantic.model_validator(mode="after")
+    def _is_bounded(self) -> RegressionGate:
+        if self.max_rmse is None and self.min_r2 is None:
+            raise ValueError("needs 'max_rmse' or 'min_r2'")
+        return self
+
+
+class BinaryTask(SpecPart):
+    """A task with labels 0 and 1: log loss, AUC.
+
+    Attributes:
+        label: name of the label.
+        field: the label's name in the logs, where that is another one.
+        loss_weight: factor of this task's loss in the total.
+        optional: events may lack the label; they are masked out of loss and metrics.
+    """
+
+    kind: Literal["binary"]
+    label: Name
+    field: FieldName | None = None
+    loss_weight: float = Field(default=1.0, gt=0.0)
+    optional: bool = False
+    gate: BinaryGate
+
+
+class RegressionTask(SpecPart):
+    """A task with numeric labels: squared error, RMSE.
+
+    Attributes:
+        label: name of the label.
+        field: the label's name in the logs, where that is another one.
+        transform: space of the loss, the RMSE and its gate; serving inverts it.
+        loss_weight: factor of this task's loss in the total.
+        optional: events may lack the label; they are masked out of loss and metrics.
+        minimum: smallest valid label; an event with a smaller one is malformed.
+        maximum: largest valid label; an event with a larger one is malformed.
+    """
+
+    kind: Literal["regression"]
+    label: Name
+    field: FieldName | None = None
+    transform: Literal["none", "log1p"] = "none"
+    loss_weight: float = Field(default=1.0, gt=0.0)
+    optional: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    gate: RegressionGate
+
+    @pydantic.model_validator(mode="after")
+    def _labels_have_room(self) -> RegressionTask:
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None and low >= high:
+            raise ValueError("'minimum' is not smaller than 'maximum'")
+        return self
+
+
+Task = Annotated[BinaryTask | RegressionTask, Field(discriminator="kind")]
+RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
+"""Outputs of the model that are no tasks, and what they are."""
