@@ -1,4 +1,4 @@
-"""The files of a model: copied, digested, made durable. On any file system."""
+"""The files of a model: copied, linked, digested, made durable. On any file system."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ def list_files(folder: str, skip: str | None = None) -> list[str]:
 def copy(source: str, target: str, files: Iterable[str]) -> None:
     """Copies files, named relative to both folders, in the order given."""
     for file in files:
-        destination = os.path.join(target, file)
-        storage.makedirs(os.path.dirname(destination))
-        storage.copy(os.path.join(source, file), destination, overwrite=True)
+        storage.copy(os.path.join(source, file), _place(target, file), overwrite=True)
+
+
+def link(source: str, target: str, files: Iterable[str]) -> None:
+    """As `copy`, by links where the file systems allow."""
+    for file in files:
+        storage.link(os.path.join(source, file), _place(target, file))
 
 
 def digests(folder: str, files: Iterable[str]) -> dict[str, str]:
@@ -82,3 +86,9 @@ def _digest(path: str) -> str:
         while chunk := file.read(_CHUNK):
             content.update(chunk)
     return content.hexdigest()
+
+
+def _place(folder: str, file: str) -> str:
+    path = os.path.join(folder, file)
+    storage.makedirs(os.path.dirname(path))
+    return path

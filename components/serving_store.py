@@ -202,8 +202,10 @@ def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -
         return _add(target.path, serving_dir, info, keep_versions)
 
 
-def copy_out(version: ServedVersion, target: str, *, training_state: bool) -> None:
-    """Copies a version's training state, or all but that, and holds the copy to its digests.
+def link_out(version: ServedVersion, target: str, *, training_state: bool) -> None:
+    """Links a version's training state, or all but that, and holds the files to their digests.
+
+    The files are copied where they cannot be linked.
 
     Args:
         version: of `list_versions`.
@@ -222,7 +224,7 @@ def copy_out(version: ServedVersion, target: str, *, training_state: bool) -> No
     if not any(file.startswith(needed) for file in files):
         raise _broken(version, [f"{os.path.join(version.path, needed)}: is missing"])
     try:
-        model_files.copy(version.path, target, files)
+        model_files.link(version.path, target, files)
     except storage.errors() as error:
         raise _broken(version, damage(version) or [f"{version.path}: {error}"]) from error
     expected = {file: version.info.files[file] for file in files if version.info.files}

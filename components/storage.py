@@ -7,6 +7,7 @@ these, a command that only looks at local files answers at once, and an error na
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import shutil
@@ -27,6 +28,7 @@ __all__ = [
     "exists",
     "is_local",
     "isdir",
+    "link",
     "listdir",
     "makedirs",
     "open",
@@ -62,6 +64,21 @@ def copy(source: str, target: str, overwrite: bool = False) -> None:
     if not overwrite and os.path.exists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     shutil.copyfile(source, target)
+
+
+def link(source: str, target: str) -> None:
+    """Has a file go by a second name, which takes no room; copies it where that cannot be.
+
+    Neither may be written to in place afterwards. A `target` that is there is replaced.
+    """
+    if is_local(source) and is_local(target):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(target)
+        with contextlib.suppress(OSError):
+            # Another file system, one without links, or a source that is not there.
+            os.link(source, target)
+            return
+    copy(source, target, overwrite=True)
 
 
 def exists(path: str) -> bool:

@@ -22,7 +22,7 @@ from schemas.tfdv_schema import tfdv_schema
 
 
 class Executor(base_executor.BaseExecutor):
-    """Resolves the plan and copies what of the served model the run needs."""
+    """Resolves the plan and links what of the served model the run needs."""
 
     def Do(  # noqa: N802
         self,
@@ -70,13 +70,13 @@ class Executor(base_executor.BaseExecutor):
         base = by_version.get(plan.base_version or 0)
         if base is not None:
             plan_artifact.set_string_custom_property("base_model", base.info.model_uri)
-        _copy_served(
+        _link_served(
             base,
             artifact_utils.get_single_instance(output_dict["base_model"]),
             training_state=True,
             absent=plan.start_reason,
         )
-        _copy_served(
+        _link_served(
             by_version.get(plan.baseline_version or 0),
             artifact_utils.get_single_instance(output_dict["baseline_model"]),
             training_state=False,
@@ -84,18 +84,18 @@ class Executor(base_executor.BaseExecutor):
         )
 
 
-def _copy_served(
+def _link_served(
     version: serving_store.ServedVersion | None,
     model: types.Artifact,
     *,
     training_state: bool,
     absent: str,
 ) -> None:
-    """Copies a served version's training state, or all but that, into a Model artifact."""
+    """Links a served version's training state, or all but that, into a Model artifact."""
     model.set_string_custom_property("copy_of", version.path if version else "")
     if version is None:
         # Object stores have no empty folders, and an artifact must hold something.
         io_utils.write_string_file(os.path.join(model.uri, "ABSENT"), absent)
         return
     target = path_utils.serving_model_dir(model.uri)
-    serving_store.copy_out(version, target, training_state=training_state)
+    serving_store.link_out(version, target, training_state=training_state)

@@ -1,8 +1,10 @@
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import pathlib
+import shutil
 
 import hypothesis.strategies as st
 import pytest
@@ -356,6 +358,26 @@ def test_later_run_gets_the_training_state_to_start_from_and_the_model_to_compar
         assert done[name].get_string_custom_property("copy_of").endswith("/1")
     assert done["plan"].get_string_custom_property("base_model") == "model/1"
     assert load_plan(done["plan"].uri).served_version == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_served_model_is_linked_and_copied_only_where_that_cannot_be(tmp_path, monkeypatch, links):
+    serving = tmp_path / "serving"
+    push_version(tmp_path, serving)
+    if not links:
+
+        def no_links(source, target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr(os, "link", no_links)
+    done = run_executor(tmp_path / "run", serving)
+    name = "variables/v"
+    taken = pathlib.Path(done["baseline_model"].uri) / "Format-Serving" / name
+    assert taken.samefile(serving / "1" / name) == links
+    assert taken.read_text() == name
+    # What a run took outlives the version.
+    shutil.rmtree(serving)
+    assert taken.read_text() == name
 
 
 def test_changed_model_is_compared_with_but_not_started_from_the_served_one(tmp_path):
