@@ -1,0 +1,169 @@
+"""CPU and wall time of a day by component: a cold start on three days, and the warm day after it.
+
+Each day is a `steadyrank run` of the demo's spec on simulated logs, in a process of its own.
+Its processes are watched from outside; ML Metadata says when each component ran. What comes
+before the first one is imports, what comes after the last is the process's end.
+
+    python -m benchmarks.day --rows 20000 1000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from ml_metadata import MetadataStore
+
+from pipeline import lineage
+from pipeline.cli import DEMO_SPEC
+from pipeline.simulate import write_logs
+from pipeline.workspace import Workspace
+
+START = datetime.date(2026, 1, 5)
+COLD = 3
+_SAMPLE_SECONDS = 0.05
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Watched:
+    """What a process and its children use, over time.
+
+    Attributes:
+        exit_code: of the process.
+        peak_mb: most memory that they held together, with what they share counted for each.
+    """
+
+    def __init__(self, command: list[str], output: pathlib.Path):
+        """Runs the command to its end."""
+        self._samples = [(time.time(), 0.0)]
+        self.peak_mb = 0.0
+        with output.open("ab") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                cpu, memory = _usage(process.pid)
+                self._samples.append((time.time(), max(cpu, self._samples[-1][1])))
+                self.peak_mb = max(self.peak_mb, memory)
+                time.sleep(_SAMPLE_SECONDS)
+        self._samples.append((time.time(), usage.ru_utime + usage.ru_stime))
+        self.exit_code = os.waitstatus_to_exitcode(status)
+
+    @property
+    def start(self) -> float:
+        """When it began, seconds since the epoch."""
+        return self._samples[0][0]
+
+    @property
+    def end(self) -> float:
+        """When it ended."""
+        return self._samples[-1][0]
+
+    def cpu(self, start: float, end: float) -> float:
+        """CPU seconds used between two times."""
+        times, cpu = np.transpose(self._samples)
+        before, after = np.interp([start, end], times, cpu)
+        return float(after - before)
+
+
+def _usage(pid: int) -> tuple[float, float]:
+    """CPU seconds, and MB of memory, of a process, its children, and theirs."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        children: list[str] = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                children += file.read().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0, 0.0
+    # utime, stime and those of children that have ended; resident pages: see proc(5).
+    cpu = sum(map(int, fields[11:15])) / _TICK
+    memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    below = [_usage(int(child)) for child in children]
+    return cpu + sum(used for used, _ in below), memory + sum(held for _, held in below)
+
+
+def component_times(store: MetadataStore) -> list[tuple[str, float, float]]:
+    """Name, start and end, seconds since the epoch, of the newest run's components, by start."""
+    run = lineage.newest_run(store)
+    assert run is not None
+    executions = store.get_executions_by_id(run.executions)
+    times = [
+        (e.create_time_since_epoch / 1e3, e.last_update_time_since_epoch / 1e3) for e in executions
+    ]
+    names = dict(zip(times, run.components, strict=True))
+    return [(names[when], *when) for when in sorted(times)]
+
+
+def run_day(date: datetime.date, root: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Runs a day; returns CPU and wall seconds by part, and of all of it as `total`."""
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(date), "--spec", DEMO_SPEC]
+    command += ["--logs", str(root / "logs"), "--workspace", str(root / "work")]
+    run = Watched(command, root / "output")
+    if run.exit_code not in (0, 10):
+        raise SystemExit(f"{date}: exit code {run.exit_code}; see {root / 'output'}")
+    store = lineage.open_store(Workspace(str(root / "work")).metadata_path)
+    assert store is not None
+    components = component_times(store)
+    # A component's time goes to the start of the next one.
+    starts = [start for _, start, _ in components]
+    last = max(end for _, _, end in components)
+    bounds = [run.start, *starts, last, run.end]
+    names = ["before the first", *(name for name, _, _ in components), "after the last"]
+    parts = {
+        name: {"cpu_s": run.cpu(start, end), "wall_s": end - start}
+        for name, start, end in zip(names, bounds, bounds[1:], strict=False)
+    }
+    total = {"cpu_s": run.cpu(run.start, run.end), "wall_s": run.end - run.start}
+    return {**parts, "total": total | {"peak_mb": run.peak_mb}}
+
+
+def print_table(days: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Prints CPU and wall seconds, a line for each part and a column pair for each day."""
+    print("| | " + " | ".join(f"{name}: CPU s | wall s" for name in days) + " |")
+    print("| --- |" + " ---: | ---: |" * len(days))
+    for part in next(iter(days.values())):
+        cells = [f"{day[part][key]:.1f}" for day in days.values() for key in ("cpu_s", "wall_s")]
+        print(f"| {part} | " + " | ".join(cells) + " |")
+    for name, day in days.items():
+        print(f"{name}: peak memory {day['total']['peak_mb']:.0f} MB")
+
+
+def main() -> None:
+    """Simulates logs, runs the two days for each size, and prints a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[20_000], help="events a day")
+    parser.add_argument("--folder", help="where to work; a temporary folder if not given")
+    parser.add_argument("--output", help="JSON file for the figures")
+    arguments = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for rows in arguments.rows:
+            root = pathlib.Path(arguments.folder or temporary) / str(rows)
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / "logs").exists():
+                write_logs(str(root / "logs"), START, COLD + 2, rows)
+            load = os.getloadavg()
+            days = {
+                name: run_day(START + datetime.timedelta(COLD + number), root)
+                for number, name in enumerate(("cold", "warm"))
+            }
+            print(f"{rows} events a day; load before it {load[0]:.1f} on {os.cpu_count()} cores")
+            print_table(days)
+            results[str(rows)] = {"load": load, **days}
+            if arguments.output:
+                pathlib.Path(arguments.output).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
