@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test test-fast check format bench docs lock clean image image-push image-check
+.PHONY: audit help env run test test-fast check format bench reference docs lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -42,6 +42,9 @@ format: env  ## rewrite the code as `check` wants it
 
 bench: env  ## measure ingestion, training and optimizers against named peers
 	@set -e; for name in ingest train optimizers; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+reference: env  ## make the tables of docs/spec.md and the JSON Schema from the spec's docstrings
+	@$(BIN)/python -m schemas.reference
 
 docs: env  ## check the documents: links, and the spec's reference against the code
 	$(BIN)/pytest tests/test_docs.py tests/schemas/test_spec_docs.py

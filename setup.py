@@ -96,7 +96,7 @@ setup(
             for below in ("", ".*")
         ]
     ),
-    package_data={"schemas": ["*.yaml"], "pipeline.kubeflow": ["*.binpb"]},
+    package_data={"schemas": ["*.yaml", "*.json"], "pipeline.kubeflow": ["*.binpb"]},
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["steadyrank = pipeline.cli:main"]},

@@ -14,20 +14,22 @@ class CategoricalFeature(SpecPart):
     """An id or a category, hashed into `buckets` rows of an embedding table.
 
     Attributes:
-        field: its name in the logs, where that is not the feature's.
+        type: the kind of feature.
+        field: its name in the logs, if that differs from the feature's name.
         dtype: type of one value in the logs.
-        buckets: rows of the embedding table; the hash is stable over days and machines.
+        buckets: rows of the embedding table; the hash is the same on every day and machine.
         embedding: width of a row.
-        multivalued: the field holds a list, pooled into one vector.
-        pooling: how the rows of a multivalued feature are pooled; empty lists give zeros.
-        table: name of another categorical feature whose embedding table is shared;
-            `buckets` and `embedding` are then that feature's.
-        max_length: most elements of a list.
-        too_long: `truncate` keeps the first ones of a longer list, `malformed` refuses its
-            event; requests to the served model are always truncated.
-        required: an event without a value is malformed.
-        max_drift: bound on the L-infinity distance between the run date's distribution
-            and the training days' (TFDV drift comparator).
+        multivalued: whether the field holds a list, which is pooled into one vector.
+        pooling: how the rows of a multivalued feature are pooled; an empty list gives zeros.
+        table: another categorical feature whose embedding table this one shares; `buckets` and
+            `embedding` then come from that feature.
+        max_length: the longest list that is taken whole.
+        too_long: what happens to a longer list: `truncate` keeps its first `max_length`
+            elements, with a note; `malformed` refuses its event. Requests to the served model
+            are always truncated.
+        required: whether an event without a value is malformed.
+        max_drift: largest L-infinity distance between the run date's distribution and that of
+            the training days; a missing value counts as one more value (TFDV drift comparator).
         max_skew: the same for training against serving data (TFDV skew comparator).
     """
 
@@ -59,15 +61,17 @@ class DenseFeature(SpecPart):
     """A number, squashed by `scale` and then normalised by the model.
 
     Attributes:
-        field: its name in the logs, where that is not the feature's.
-        scale: `log1p` squashes heavy tails (values below zero count as zero); `none`
-            leaves the value as it is.
-        default: value for an event that has none.
-        minimum: smallest valid value; the TFDV schema's domain.
+        type: the kind of feature.
+        field: its name in the logs, if that differs from the feature's name.
+        scale: `log1p` squashes heavy tails before the model normalises (values below zero count
+            as zero); `none` leaves the value as it is.
+        default: the value for an event that has none.
+        minimum: smallest valid value (the domain in the TFDV schema).
         maximum: largest valid value.
-        required: an event without a value is malformed.
-        max_drift: bound on the Jensen-Shannon divergence between days.
-        max_skew: bound on the Jensen-Shannon divergence between training and serving.
+        required: whether an event without a value is malformed.
+        max_drift: largest Jensen-Shannon divergence between the run date and the training days;
+            a missing value counts as one more value.
+        max_skew: the same for training against serving data.
     """
 
     type: Literal["dense"]
@@ -92,24 +96,29 @@ def _as_names(value: Any) -> Any:
 
 
 class HistoryFeature(SpecPart):
-    """What the days before an event's day say of one of its ids: a count, and a rate a task.
+    """What the days before an event's day say about one of its ids: a count, and a rate per task.
 
-    The pipeline computes it from its own days (`components.history`) and the model takes it as
-    dense features; no event has a field of this name.
+    The pipeline computes it from its own days (`components.history`), and the model takes it as
+    dense features. Events have no field of this name.
 
     Attributes:
-        of: the id, a single-valued categorical feature; several are one id together.
-        tasks: tasks whose rates, or means, are taken; all if not given.
-        days: days before the event's day that count.
-        prior_strength: events like everyone's that are added to an id's own; of a binary task
-            as many more as its labels' standard deviation is below 1.
-        max_ids: ids whose history is kept, the most frequent ones; the others have none.
-        serving: `table` lets the exported model look ids up in a table that it carries;
-            `request` takes the values from the request.
+        type: the kind of feature.
+        of: the id: a single-valued categorical feature. Several together make one id (a cross).
+        tasks: the tasks whose rates (binary) or means (regression) are used; all tasks if null,
+            `[]` for the count alone.
+        days: how many days before the event's day count.
+        prior_strength: how many average events are added to an id's own events; for a binary
+            task this is divided by the standard deviation of its labels.
+        max_ids: how many ids keep a history; the most frequent ones do, the others have none.
+        serving: `table`: the exported model looks ids up in a table that it carries;
+            `request`: it takes the values from the request.
     """
 
     type: Literal["history"]
-    of: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_names)] = Field(min_length=1)
+    of: Annotated[
+        tuple[Name, ...],
+        pydantic.BeforeValidator(_as_names, json_schema_input_type=Name | tuple[Name, ...]),
+    ] = Field(min_length=1)
     tasks: tuple[Name, ...] | None = None
     days: int = Field(default=30, ge=1, le=MAX_DAYS)
     prior_strength: float = Field(default=4.0, gt=0.0)

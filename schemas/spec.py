@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 import yaml
@@ -28,18 +28,19 @@ from schemas.features import (
 )
 from schemas.tasks import RESERVED_TASKS, Task
 from schemas.training import PRESETS, Architecture, Training
-from schemas.values import Bounds, FieldName, Name, Share, SpecPart, a_spec_name
+from schemas.values import Bounds, FieldName, Name, Share, SpecName, SpecPart
 
 
 class Events(SpecPart):
     """The daily logs.
 
     Attributes:
-        id: field of the logs with an id unique to the impression; of several events with
-            one id, the last in file order counts.
-        max_quarantined: share of malformed lines in a day above which the run fails.
-        max_duplicates: share of a day's events with the id of a later one above which the run
+        id: field of the logs with an id unique to the impression; if several events have the
+            same id, the last in file order counts.
+        max_quarantined: largest share of a day's lines that may be malformed; above it the run
             fails.
+        max_duplicates: largest share of a day's events whose id a later event repeats; above it
+            the run fails. Raise it for logs that repeat an event to correct it.
     """
 
     id: FieldName = "event_id"
@@ -48,17 +49,17 @@ class Events(SpecPart):
 
 
 class Validation(SpecPart):
-    """Limits of data anomalies.
+    """Limits on anomalies of the data.
 
     Attributes:
         min_events: fewest events that the run date and the training days may have.
-        max_eval_events: evaluate on a random sample of the run date of this size; on the
-            whole day if it is not given or the day has fewer events.
-        stop_at: smallest severity that stops the run before training.
-        severity: severity by TFDV anomaly type (`AnomalyInfo.Type`), in place of TFDV's.
-        max_auc_fall: how far a task's AUC by the served model may fall on a day that it has
-            not seen, below that on the day of its gate, before the day is held; no day is
-            judged if it is not given.
+        max_eval_events: size of the random sample of the run date that is evaluated; if null, or
+            if the day has fewer events, the whole day is.
+        stop_at: smallest severity of an anomaly that stops the run before training.
+        severity: severity by TFDV's type of anomaly (`AnomalyInfo.Type`), instead of TFDV's own.
+        max_auc_fall: how far the served model's AUC of a task may fall on a window day that it
+            has not seen, compared with the day of its gate; a day beyond that is held. If null,
+            no day is judged.
         min_positives: events of each label that a task needs on a day to be judged there.
     """
 
@@ -74,18 +75,18 @@ class Serving(SpecPart):
     """What is served.
 
     Attributes:
-        score: formula over task names for the combined ranking score, in the units of
-            the labels (probabilities for binary tasks); see `schemas.formula`.
-        score_scale: bounds on the standard deviation of the score over that of the served
-            model's on the same events.
-        score_shift: bounds on the difference of the mean score to the served model's, in
-            standard deviations of the latter.
-        keep_versions: number of pushed versions kept, the served one included.
-        check_events: events of the run date that the exported model must serve in a
-            fresh process before the gate counts.
-        max_age_days: days from the served version's day to a run's above which a
-            notification says that what is served is old.
-        check_seconds: time that the process has to load the model and serve them.
+        score: the combined ranking score: a formula over task names, in the units of the labels
+            (probabilities for binary tasks).
+        score_scale: bounds on the standard deviation of the score, divided by that of the served
+            model's score on the same events.
+        score_shift: bounds on the mean score minus that of the served model, in standard
+            deviations of the served model's score.
+        keep_versions: how many pushed versions are kept, the served one included.
+        check_events: events of the run date that the exported model must answer in a fresh
+            process before the gate counts.
+        max_age_days: most days between the served version's day and a run's; beyond that a
+            notification says that the served version is old.
+        check_seconds: time that this process has to load the model and answer the events.
     """
 
     score: str
@@ -101,9 +102,9 @@ class Retention(SpecPart):
     """What a workspace keeps on disk of runs that are over; see `pipeline.retention`.
 
     Attributes:
-        runs: newest runs of which everything stays; so it does of the served model's.
-        reports: newest runs of which all but examples and models stays, and their logs.
-        days: encoded days that stay beyond those that the runs kept whole may train on.
+        runs: how many of the newest runs keep everything; the run of the served model does too.
+        reports: how many of the newest runs keep their log and all but examples and models.
+        days: how many encoded days stay beyond those that the runs kept whole may train on.
     """
 
     runs: int = Field(default=3, ge=1)
@@ -115,23 +116,23 @@ class RankingSpec(SpecPart):
     """The whole declaration; field names are those of the YAML file.
 
     Attributes:
-        name: name of the ranker; that of its pipeline.
+        name: name of the ranker and of its pipeline.
         events: the daily logs.
-        features: model inputs by name.
-        tasks: what is predicted, by name of the output.
-        slices: single-valued categorical features whose values are evaluated apart.
-        min_slice_events: events with a task's label below which the task is not gated in a
-            slice.
-        min_class_events: positives, and negatives, of a binary task below which it is not
-            gated; events with the label of a regression task.
+        features: the model's inputs, by name.
+        tasks: what is predicted, by the name of the output; `score` and `all_finite` are taken.
+        slices: single-valued categorical features; each of their values is evaluated on its own.
+        min_slice_events: fewest events with a task's label that a slice needs for the task to be
+            gated there.
+        min_class_events: fewest positives, and fewest negatives, that a binary task needs to be
+            gated; for a regression task, fewest events with the label.
         model: sizes of the network, or a preset and what differs from it.
         training: how the model is trained.
-        validation: limits of data anomalies.
+        validation: limits on anomalies of the data.
         serving: what is served.
         retention: what a workspace keeps on disk.
     """
 
-    name: Annotated[str, pydantic.AfterValidator(a_spec_name)]
+    name: SpecName
     events: Events = Events()
     features: dict[Name, Feature] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)

@@ -14,7 +14,7 @@ class BinaryBounds(SpecPart):
     """What a binary task must reach for each value of a sliced feature.
 
     Attributes:
-        min_auc: lower bound on the AUC; none if null.
+        min_auc: lower bound on the AUC, at least 0.5; null sets none.
         max_auc_drop: how far the AUC may fall below the served model's on the same events.
         calibration: bounds on mean prediction / mean label.
     """
@@ -38,10 +38,10 @@ class RegressionBounds(SpecPart):
     """What a regression task must reach for each value of a sliced feature, in the loss's space.
 
     Attributes:
-        max_rmse: upper bound on the root mean squared error; none if null.
+        max_rmse: upper bound on the root mean squared error; null sets none.
         max_rmse_rise: how far the RMSE may rise above the served model's on the same events.
-        min_r2: lower bound on the share of the labels' variance that is explained; that of the
-            best constant is 0.
+        min_r2: lower bound on the share of the labels' variance that the model explains; the
+            best constant explains 0.
         max_r2_drop: how far that share may fall below the served model's on the same events.
         calibration: bounds on mean prediction / mean label.
     """
@@ -54,11 +54,12 @@ class RegressionBounds(SpecPart):
 
 
 class BinaryGate(BinaryBounds):
-    """What a binary task must reach over all events and, under `slices`, for a feature's values.
+    """What a binary task must reach: over all events, and under `slices` for one value.
 
     Attributes:
-        min_auc_lift: lower bound on the AUC less that of smoothed rates of the single-valued
+        min_auc_lift: lower bound on the AUC minus that of smoothed rates of the single-valued
             categorical features, counted on the training events.
+        slices: bounds for each value of a feature, such as `{device: {min_auc: 0.55}}`.
     """
 
     min_auc: float | None = Field(le=1.0)
@@ -72,7 +73,11 @@ class BinaryGate(BinaryBounds):
 
 
 class RegressionGate(RegressionBounds):
-    """What a regression task must reach over all events and, under `slices`, for a feature's."""
+    """What a regression task must reach: over all events, and under `slices` for one value.
+
+    Attributes:
+        slices: bounds for each value of a feature, such as `{device: {max_r2_drop: 0.2}}`.
+    """
 
     min_r2: float | None = Field(default=0.01, gt=0.0, lt=1.0)
     slices: dict[Name, RegressionBounds] = Field(default={})
@@ -92,10 +97,12 @@ class BinaryTask(SpecPart):
     """A task with labels 0 and 1: log loss, AUC.
 
     Attributes:
+        kind: the kind of task.
         label: name of the label.
-        field: the label's name in the logs, where that is another one.
-        loss_weight: factor of this task's loss in the total.
-        optional: events may lack the label; they are masked out of loss and metrics.
+        field: the label's name in the logs, if that differs.
+        loss_weight: factor of this task's loss in the total loss.
+        optional: whether events may lack the label; loss and metrics leave such events out.
+        gate: what the task must reach on the run date.
     """
 
     kind: Literal["binary"]
@@ -110,13 +117,15 @@ class RegressionTask(SpecPart):
     """A task with numeric labels: squared error, RMSE.
 
     Attributes:
+        kind: the kind of task.
         label: name of the label.
-        field: the label's name in the logs, where that is another one.
-        transform: space of the loss, the RMSE and its gate; serving inverts it.
-        loss_weight: factor of this task's loss in the total.
-        optional: events may lack the label; they are masked out of loss and metrics.
+        field: the label's name in the logs, if that differs.
+        transform: the space of the loss, of the RMSE and of the gate; serving inverts it.
+        loss_weight: factor of this task's loss in the total loss.
+        optional: whether events may lack the label; loss and metrics leave such events out.
         minimum: smallest valid label; an event with a smaller one is malformed.
         maximum: largest valid label; an event with a larger one is malformed.
+        gate: what the task must reach on the run date.
     """
 
     kind: Literal["regression"]

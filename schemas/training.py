@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from schemas.values import AUTO, FOLLOWS, MAX_DAYS, AutoCount, AutoNumber, Name, SpecPart, Units
 
@@ -17,10 +19,10 @@ class Architecture(SpecPart):
     Attributes:
         shared: units of the shared bottom's layers, input side first.
         tower: units of each task's own layers, before its output unit.
-        cross_layers: DCN-v2 cross layers on the input, followed by layer normalisation.
-        dropout: share of the shared bottom's units dropped in training.
-        activation_limit: largest activation of a hidden unit (activation clipping); none if
-            it is not given.
+        cross_layers: number of DCN-v2 cross layers on the input, followed by layer normalisation.
+        dropout: share of the shared bottom's units that training drops.
+        activation_limit: largest activation of a hidden unit (activation clipping), in training
+            and serving alike; null sets no limit.
     """
 
     shared: tuple[Units, ...] = Field(min_length=1, max_length=100)
@@ -28,6 +30,19 @@ class Architecture(SpecPart):
     cross_layers: int = Field(default=0, ge=0, le=100)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     activation_limit: float | None = Field(default=None, gt=0.0)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Adds `preset`, which a file may give in place of sizes."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        schema["properties"]["preset"] = {
+            "enum": list(PRESETS),
+            "description": "named sizes; fields given beside it win",
+        }
+        schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["preset"]}]
+        return schema
 
 
 PRESETS: Mapping[str, Architecture] = {
@@ -86,15 +101,19 @@ class OptimizerSettings(SpecPart):
     """Adagrad or Adam, with a clipping rule on the non-embedding variables.
 
     Attributes:
-        name: clipping rule and base optimizer; `adagrad` and `adam` clip nothing.
-        relative_threshold: Clippy's lambda_rel; share of its weight that a coordinate may move.
-        absolute_threshold: Clippy's lambda_abs; what it may move on top.
-        thresholds: those of another rule that differ from its defaults, by name.
+        name: `RULE_adagrad` or `RULE_adam`: a clipping rule of the table below, applied to the
+            variables that are not embeddings, and a base optimizer. `adagrad` and `adam` alone
+            clip nothing.
+        relative_threshold: Clippy's lambda_rel: how far a coordinate may move in a step, as a
+            share of its weight.
+        absolute_threshold: Clippy's lambda_abs: how far it may move on top of that.
+        thresholds: thresholds of another rule that differ from its defaults, by name.
         initial_accumulator: value at which Adagrad's accumulators start; `auto` is
-            8 / batch_size^2, see `Training.fitted`.
-        epsilon: added inside the root of the preconditioner.
-        delayed_accumulator: precondition with the accumulator of the step before, as
-            TFRS does by default; the paper adds this step's gradient first.
+            8 / batch_size^2.
+        epsilon: added inside the root of the preconditioner; Adam adds it to the root (Keras's
+            Adam uses 1e-7).
+        delayed_accumulator: whether to precondition with the accumulator of the step before, as
+            TFRS does by default; the paper adds this step's gradient first. Not with Adam.
     """
 
     name: OptimizerName = "clippy_adagrad"
@@ -166,9 +185,9 @@ class Accumulators(SpecPart):
     """What a warm start does with Adagrad's sums of squared gradients, which only grow.
 
     Attributes:
-        decay: factor of each sum when a warm start begins; 1 carries them as they are. None
+        decay: factor of each sum when a warm start begins; 1 keeps the sums as they are. No sum
             falls below `optimizer.initial_accumulator`.
-        cap: largest sum that a warm start begins with.
+        cap: largest sum that a warm start begins with; null sets no limit.
     """
 
     decay: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -181,8 +200,8 @@ class Recovery(SpecPart):
     Attributes:
         learning_rate: factor of the learning rates.
         thresholds: factor of the optimizer's clipping thresholds.
-        skip_batches: whether the batches from the divergence's start until it was noticed are
-            left out.
+        skip_batches: whether to leave out the batches from the start of the divergence until it
+            was noticed.
     """
 
     learning_rate: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -194,40 +213,39 @@ class Training(SpecPart):
     """How the model is trained.
 
     Attributes:
-        warm_start: start from the served model where its weights fit; false forces a cold
-            start.
-        window_days: days before the run date that training may use.
-        min_window_days: fewest of them that must hold events.
-        exposures: how often an event is seen over its stay in the window. A warm start
-            takes the days the served model has not seen in full and of each older day a
-            replay sample of (exposures - 1) / (window_days - 1); a cold start takes the
-            whole window.
-        epochs: passes over what the run trains on; `auto` is 2 at a cold start and 1 at a
-            warm one.
-        batch_size: examples a step, over all replicas; `auto` follows the events of a day, see
-            `fitted`.
+        warm_start: whether to start from the served model where its weights fit; false forces a
+            cold start.
+        window_days: how many days before the run date training may use.
+        min_window_days: how many of them must have events; at most `window_days`.
+        exposures: how often an event is trained on while it is in the window. A warm start takes
+            the days that the served model has not seen in full, and of each older day a replay
+            sample of (exposures - 1) / (window_days - 1); a cold start takes the whole window.
+        epochs: passes over what the run trains on; `auto` is 2 for a cold start and 1 for a warm
+            one.
+        batch_size: examples per step, over all replicas; `auto` is the power of two below a usual
+            day's events / 256, within 32 and 4096.
         learning_rate: peak learning rate.
-        warmup_steps: steps over which the learning rate rises linearly from 0; with a
-            warm start too, since the data has moved on.
-        embedding_learning_rate: learning rate of the embeddings; five times `learning_rate`
-            if it is not given.
+        warmup_steps: steps over which the learning rate rises linearly from 0; also at a warm
+            start, because the data has moved on.
+        embedding_learning_rate: learning rate of the embeddings; if null, five times
+            `learning_rate`.
         optimizer: the optimizer and its thresholds.
         accumulators: what a warm start does with the optimizer's accumulators.
-        steps_per_execution: steps run in the graph for each call from Python; the divergence
-            monitor looks at the statistics of all of them after it.
-        checkpoint_steps: steps between checkpoints, from which a killed run resumes and to
-            which a diverged one goes back.
-        recovery: a ladder of attempts after a divergence: the first is used after the
-            training has diverged, the second if it does again, and so on. A training that
-            diverges past the last is not exported.
+        steps_per_execution: steps that run in the graph per call from Python; after each call the
+            divergence monitor looks at the statistics of all of them.
+        checkpoint_steps: steps between checkpoints; a killed run resumes from the last one, and a
+            diverged one goes back to it.
+        recovery: a ladder of attempts after a divergence: the first rung is used after the
+            training has diverged, the second if it diverges again, and so on. A training that
+            diverges past the last rung is not exported.
         shuffle_events: events that are shuffled together, on top of the order of the shards; a few
             times as many are in memory.
-        mixed_precision: `mixed_float16` or `mixed_bfloat16` compute, float32 weights.
-        distribution: `mirrored` for all GPUs of the machine, `multi_worker` for the machines
+        mixed_precision: type of the arithmetic; the weights stay float32.
+        distribution: `mirrored` trains on all GPUs of the machine, `multi_worker` on the machines
             that the environment variable `TF_CONFIG` names.
         max_weight: largest weight that a layer or a row of an embedding may have after a training;
-            a model beyond it is not exported. Not for the heads of regressions, whose weights are
-            in the units of the label.
+            a model beyond it is not exported. It does not apply to the heads of regressions, whose
+            weights are in the units of the label.
         seed: seed of initialisation, shuffling and replay.
     """
 

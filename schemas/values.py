@@ -30,12 +30,7 @@ def _a_name(name: str) -> str:
     return name
 
 
-def a_spec_name(name: str) -> str:
-    """Checks the name of a spec, which is also that of its pipeline.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
+def _a_spec_name(name: str) -> str:
     if not _SPEC_NAME.fullmatch(name):
         raise ValueError(f"must be lower-case letters, digits and -, a letter first, got {name!r}")
     if len(name) > MAX_SPEC_NAME:
@@ -49,8 +44,20 @@ def _a_field_name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, pydantic.AfterValidator(_a_name)]
-FieldName = Annotated[str, pydantic.AfterValidator(_a_field_name)]
+def _text(title: str, pattern: re.Pattern[str], most: int) -> pydantic.WithJsonSchema:
+    """How a text is declared in the JSON Schema; the title is its type in `docs/spec.md`."""
+    return pydantic.WithJsonSchema(
+        {"type": "string", "title": title, "pattern": f"^({pattern.pattern})$", "maxLength": most}
+    )
+
+
+Name = Annotated[str, pydantic.AfterValidator(_a_name), _text("name", _NAME, MAX_NAME)]
+SpecName = Annotated[
+    str, pydantic.AfterValidator(_a_spec_name), _text("spec name", _SPEC_NAME, MAX_SPEC_NAME)
+]
+FieldName = Annotated[
+    str, pydantic.AfterValidator(_a_field_name), _text("field name", _FIELD_NAME, 255)
+]
 Units = Annotated[int, Field(ge=1, le=65_536)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -61,7 +68,19 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Bounds = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered)]
+Bounds = Annotated[
+    tuple[float, float],
+    pydantic.AfterValidator(_ordered),
+    pydantic.WithJsonSchema(
+        {
+            "type": "array",
+            "title": "pair of numbers, lower first",
+            "items": {"type": "number"},
+            "minItems": 2,
+            "maxItems": 2,
+        }
+    ),
+]
 AUTO: Any = "auto"
 """In place of a number: it follows the size of the data, see `Training.fitted`."""
 FOLLOWS = -1
@@ -84,9 +103,18 @@ def _positive(value: int) -> int:
 
 _to_auto = pydantic.PlainSerializer(lambda value: AUTO if value == FOLLOWS else value)
 AutoCount = Annotated[
-    int, pydantic.BeforeValidator(_from_auto), pydantic.AfterValidator(_positive), _to_auto
+    int,
+    pydantic.BeforeValidator(_from_auto),
+    pydantic.AfterValidator(_positive),
+    _to_auto,
+    pydantic.WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}]}),
 ]
-AutoNumber = Annotated[float, pydantic.BeforeValidator(_from_auto), _to_auto]
+AutoNumber = Annotated[
+    float,
+    pydantic.BeforeValidator(_from_auto),
+    _to_auto,
+    pydantic.WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]}),
+]
 
 
 class SpecPart(pydantic.BaseModel):

@@ -1,29 +1,18 @@
+import functools
+import json
 import pathlib
 import re
 
-import pydantic
+import jsonschema
 import pytest
 import yaml
 
-from schemas import features, formula, spec, tasks, training
+from schemas import formula, reference, spec, training
 from schemas.errors import SpecError
 from schemas.loading import parse_spec
-from schemas.values import SpecPart
 
-TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
-
-
-def declared() -> list[type[pydantic.BaseModel]]:
-    """The parts of a spec that a file can hold; a gate's slices repeat the gate's bounds."""
-    models = [
-        value
-        for module in (features, tasks, training, spec)
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, SpecPart)
-        and value.__module__ == module.__name__
-    ]
-    return [model for model in models if not any(model in other.__bases__ for other in models)]
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
 
 
 def table(heading: str) -> dict[str, list[str]]:
@@ -34,30 +23,57 @@ def table(heading: str) -> dict[str, list[str]]:
     return {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
 
 
-@pytest.mark.parametrize("model", declared(), ids=lambda model: model.__name__)
-def test_table_lists_the_fields_and_their_defaults(model):
-    rows = table(f"(`{model.__name__}`)")
-    presets = set(training.PRESETS) if model is training.Architecture else set()
-    assert [name for name in rows if name not in presets] == list(model.model_fields)
-    for name, field in model.model_fields.items():
-        _, default, meaning = rows[name]
-        assert meaning
-        if field.is_required():
-            assert default == "required", name
-        elif isinstance(field.default, pydantic.BaseModel):
-            assert default == "see below", name
-        else:
-            shown = yaml.safe_load(default.strip("`"))
-            actual = field.default
-            if isinstance(actual, tuple):
-                actual = [
-                    value.model_dump(exclude_defaults=True)
-                    if isinstance(value, pydantic.BaseModel)
-                    else value
-                    for value in actual
-                ]
-            # YAML 1.1 reads 1e-07 as a string; so does a spec, and pydantic then converts it.
-            assert (float(shown) if isinstance(actual, float) else shown) == actual, name
+def test_the_tables_are_those_of_the_fields():
+    assert reference.document(TEXT) == TEXT, "out of date: run `python -m schemas.reference`"
+
+
+def test_the_json_schema_is_that_of_the_fields():
+    committed = json.loads(reference.JSON_SCHEMA.read_text(encoding="utf-8"))
+    assert committed == reference.json_schema(), "out of date: run `python -m schemas.reference`"
+
+
+def test_a_document_without_a_parts_table_is_refused():
+    with pytest.raises(ValueError, match="`Retention`"):
+        reference.document(TEXT.replace("(`Retention`)", ""))
+
+
+@pytest.mark.parametrize("part", reference.parts(), ids=lambda part: part.__name__)
+def test_every_field_is_described_once_and_nothing_else_is(part):
+    assert set(reference.descriptions(part)) == set(part.model_fields)
+
+
+SPECS = ["schemas/demo.yaml", "examples/kuairand/spec.yaml"]
+
+
+@pytest.mark.parametrize("path", SPECS)
+def test_an_editor_finds_nothing_wrong_in_a_valid_spec(path):
+    content = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(reference.json_schema()).validate(content)
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("training.learningrate=1", "training"),
+        ("training.batch_size=0", "training.batch_size"),
+        ("tasks.click.gate.min_auc=1.5", "tasks.click.gate.min_auc"),
+        ("features.Topic={type: dense}", "features"),
+        ("model={preset: huge}", "model.preset"),
+        ("model={dropout: 0.1}", "model"),
+        ("serving.score_scale=[1]", "serving.score_scale"),
+    ],
+)
+def test_an_editor_finds_what_the_loader_refuses(override, where):
+    content = yaml.safe_load((ROOT / "schemas/demo.yaml").read_text(encoding="utf-8"))
+    path, _, value = override.partition("=")
+    *parents, last = path.split(".")
+    node = functools.reduce(dict.__getitem__, parents, content)
+    node[last] = yaml.safe_load(value)
+    with pytest.raises(SpecError):
+        parse_spec(yaml.safe_dump(content), "my.yaml")
+    validator = jsonschema.Draft202012Validator(reference.json_schema())
+    (error,) = validator.iter_errors(content)
+    assert where.startswith(".".join(map(str, error.absolute_path)))
 
 
 def test_table_lists_the_presets():
