@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test test-fast check format bench reference docs lock clean image image-push image-check
+.PHONY: audit help env run test test-fast check format bench reference docs site lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -25,10 +25,18 @@ test: env  ## every test, whole pipeline runs included, with coverage (JOBS=2)
 test-fast: env  ## the tests that run no whole pipeline
 	$(PYTEST) -m "not slow"
 
-check: env  ## lint, format and types
+check: env  ## lint, format, types, spelling and style of the documents, and their site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_prose.py
+	$(MAKE) site
+
+# NO_MKDOCS_2_WARNING: mkdocs-material announces a version that nothing here uses.
+site: env  ## build the documents as a site, build/site (warnings are errors)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 audit: env  ## known weaknesses of the locked packages (asks the network; see SECURITY.md)
 	$(BIN)/python -m venv build/audit
@@ -50,10 +58,11 @@ docs: env  ## check the documents: links, and the spec's reference against the c
 	$(BIN)/pytest tests/test_docs.py tests/schemas/test_spec_docs.py
 
 ENGINE ?= docker
-IMAGE ?= steadyrank:0.1.0
+VERSION := $(shell sed -n 's/^    version="\(.*\)",$$/\1/p' setup.py)
+IMAGE ?= steadyrank:$(VERSION)
 image:  ## build the container image (IMAGE=, BASE=, ENGINE=, BUILD_FLAGS=)
 	$(ENGINE) build $(BUILD_FLAGS) --file kubeflow/Dockerfile --tag $(IMAGE) \
-	  --build-arg REVISION=$$(git rev-parse HEAD) $(if $(BASE),--build-arg BASE=$(BASE)) .
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(if $(BASE),--build-arg BASE=$(BASE)) .
 
 image-push:  ## push the container image
 	$(ENGINE) push $(IMAGE)

@@ -77,6 +77,8 @@ EXTRAS = {
         "codespell>=2.3",
         "mkdocs-material>=9.5",
         "mkdocstrings-python>=1.10",
+        # mkdocstrings 1.0 makes its highlighter without the argument that 12 wants.
+        "pymdown-extensions>=10,<12",
         "jax[cpu]>=0.4.30",
     ],
     "bench": ["lightgbm>=4.3"],
@@ -96,7 +98,11 @@ setup(
             for below in ("", ".*")
         ]
     ),
-    package_data={"schemas": ["*.yaml", "*.json"], "pipeline.kubeflow": ["*.binpb"]},
+    package_data={
+        "": ["py.typed"],
+        "schemas": ["*.yaml", "*.json"],
+        "pipeline.kubeflow": ["*.binpb"],
+    },
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["steadyrank = pipeline.cli:main"]},

@@ -66,11 +66,6 @@ def test_both_stages_start_from_one_exact_base():
     assert [stage[0][1].split()[0] for stage in stages()] == ["${BASE}", "${BASE}"]
 
 
-def test_version_is_that_of_the_package():
-    (version,) = re.findall(r"ARG VERSION=(\S+)", DOCKERFILE.read_text())
-    assert f'version="{version}"' in (ROOT / "setup.py").read_text()
-
-
 def test_health_check_imports_here():
     program, *arguments = healthcheck()
     assert program == "python"
