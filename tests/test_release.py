@@ -1,8 +1,11 @@
 """A version is written in `setup.py`; whatever else names it agrees."""
 
 import datetime
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +40,27 @@ def test_released_sections_have_a_version_and_a_day_and_the_newest_comes_first()
     assert versions == sorted(versions, reverse=True)
     assert days == sorted(days, reverse=True)
     assert all(version <= tuple(map(int, VERSION.split("."))) for version in versions)
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_compiles_a_package_for_kubeflow(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT],
+        check=True,
+        cwd=tmp_path,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", tmp_path / "installed", wheel], check=True
+    )
+    values, package = ROOT / "kubeflow" / "values.yaml", tmp_path / "pipeline.yaml"
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "kubeflow", "compile", "-f", values, "-o", package],
+        check=True,
+        cwd=tmp_path / "installed",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+    )
+    assert "DailyExampleGen" in package.read_text(encoding="utf-8")
+    for folder in ("schemas", "trainer_module", "components", "pipeline"):
+        assert (tmp_path / "installed" / folder / "py.typed").exists()
