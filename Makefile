@@ -17,12 +17,12 @@ run: env  ## simulate a few days of logs and run the pipeline on them
 # Worker processes of the tests; each takes up to 2 GB. A file stays in one worker, because its
 # tests share what they made.
 JOBS ?= 2
-PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --durations 25
 
 test: env  ## every test, whole pipeline runs included, with coverage (JOBS=2)
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
-test-fast: env  ## the tests that run no whole pipeline
+test-fast: env  ## the tests that are not slow: no whole pipeline, no other process with TensorFlow
 	$(PYTEST) -m "not slow"
 
 check: env  ## lint, format, types, spelling and style of the documents, and their site

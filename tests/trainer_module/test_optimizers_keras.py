@@ -321,6 +321,7 @@ def run_python(code, *arguments, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_trains_as_one_device_does():
     assert "same" in run_python(DISTRIBUTED)
 
@@ -332,6 +333,7 @@ def jax_walks(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_jax_takes_the_steps_that_tensorflow_takes(name, jax_walks):
     skipped, *expected = walk(MAKERS[name](jit_compile=False))
@@ -342,6 +344,7 @@ def test_jax_takes_the_steps_that_tensorflow_takes(name, jax_walks):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * np.abs(ours).max())
 
 
+@pytest.mark.slow
 def test_rules_keep_to_their_formulas_on_jax():
     code = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
     arguments = (
