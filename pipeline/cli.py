@@ -133,7 +133,7 @@ def run(
     overrides: SetOption = None,
     beam_arg: BeamOption = None,
 ) -> None:
-    """Runs one day: trains on the days before it, evaluates on it, pushes if it may."""
+    """Runs one day: trains on the days before it, evaluates on it, pushes if the gate allows."""
     backfill(date, date, logs, spec, workspace, overrides, beam_arg, rerun=True)
 
 
@@ -149,7 +149,7 @@ def backfill(
     keep_going: Annotated[bool, typer.Option(help="Go on after a day that failed.")] = False,
     rerun: Annotated[bool, typer.Option(help="Run days again that have a verdict.")] = False,
 ) -> None:
-    """Runs a range of days in order; days that have a verdict are left out."""
+    """Runs a range of days in order; skips days that have a verdict."""
     dates = dates_between(first, last)
     with messages():
         declared = load_spec(spec, overrides or [])
@@ -200,7 +200,7 @@ def rollback(
     version: Annotated[int, typer.Argument(help="The version to serve again.")],
     workspace: WorkspaceOption = "work",
     keep_versions: Annotated[
-        int | None, typer.Option(min=2, help="Remove the oldest, so that as many are left.")
+        int | None, typer.Option(min=2, help="Keep only this many versions, the newest.")
     ] = None,
 ) -> None:
     """Serves an older version again, as a new version with its content."""
@@ -224,16 +224,17 @@ def watch(
     workspace: WorkspaceOption = "work",
     spec: Annotated[
         str | None,
-        typer.Option("--spec", "-s", help="The ranking spec; that of the newest run if not given."),
+        typer.Option("--spec", "-s", help="The ranking spec. [default: that of the newest run]"),
     ] = None,
     roll_back: Annotated[
-        bool, typer.Option("--rollback", help="Serve the version before again if it is better.")
+        bool,
+        typer.Option("--rollback", help="Serve the version before it again if that one is better."),
     ] = False,
     beam_arg: BeamOption = None,
 ) -> None:
-    """Judges the served version on a day after its own (the newest), against the one before it.
+    """Judges the served version on a later day (the newest), against the version before it.
 
-    Exit code 0: it may stay; 10: it is worse than the gate would have let pass.
+    Exit code 0: it may stay; 10: it is worse than the gate would have allowed.
     """
     with messages():
         space = _existing(workspace)
@@ -292,10 +293,10 @@ def release(
     workspace: WorkspaceOption = "work",
     day_store: Annotated[
         str | None,
-        typer.Option(help="Folder of the encoded days, if that is not the workspace's."),
+        typer.Option(help="Folder of the encoded days. [default: the workspace's]"),
     ] = None,
 ) -> None:
-    """Lets the next run train on a day that is held since the served model fails on it."""
+    """Lets the next run train on a day that is held because the served model fails on it."""
     with messages():
         from components import held_days
 
@@ -309,11 +310,11 @@ def clean(
     workspace: WorkspaceOption = "work",
     spec: Annotated[
         str | None,
-        typer.Option("--spec", "-s", help="The ranking spec; that of the newest run if not given."),
+        typer.Option("--spec", "-s", help="The ranking spec. [default: that of the newest run]"),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only list what would be removed.")] = False,
 ) -> None:
-    """Removes what the spec's `retention` does not keep; a run does so when it has ended."""
+    """Removes what the spec's `retention` does not keep; every run does this when it ends."""
     with messages():
         space = _existing(workspace)
         from pipeline import daily, lineage, retention
@@ -322,7 +323,7 @@ def clean(
             store = lineage.open_store(space.metadata_path)
             if store is None:
                 raise RankerError(
-                    f"{space.metadata_path}: no runs are known; nothing can be told to be old"
+                    f"{space.metadata_path}: no runs are known, so nothing counts as old"
                 )
             declared = _declared(space, spec)
             surplus = retention.find_surplus(space, store, declared)
@@ -344,7 +345,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=2000, help="Events a day.")] = 20_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Simulates drifting logs and runs five days, one of them set to diverge."""
+    """Simulates drifting logs and runs five days; one of them is set to diverge."""
     start = datetime.date(2026, 1, 1)
     logs = os.path.join(workspace, "logs")
     console = _console()

@@ -27,11 +27,11 @@ WorkspaceOption = Annotated[
         "--workspace",
         "-w",
         callback=_local_folder,
-        help="Folder of metadata, artifacts and versions.",
+        help="Folder for metadata, artifacts and versions.",
     ),
 ]
 SpecOption = Annotated[str, typer.Option("--spec", "-s", help="The ranking spec (YAML).")]
-LogsOption = Annotated[str, typer.Option("--logs", "-l", help="Folder with a folder per day.")]
+LogsOption = Annotated[str, typer.Option("--logs", "-l", help="Folder with one folder per day.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override of the spec: training.learning_rate=0.1. Repeatable."),

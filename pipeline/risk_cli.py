@@ -78,7 +78,7 @@ def risk(
     steps: Annotated[int, typer.Option(min=4, help="Steps of each training.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings behind each figure.")] = 3,
     budget: Annotated[
-        int, typer.Option(min=1, help="Trainings of each optimizer's search, at most.")
+        int, typer.Option(min=1, help="Most trainings of each optimizer's search.")
     ] = 36,
     optimizer: Annotated[
         list[str] | None,
@@ -88,20 +88,26 @@ def risk(
         bool, typer.Option("--jumps", help="Search for jumps of the loss, not divergence.")
     ] = False,
     output: Annotated[
-        str | None, typer.Option(help="Folder of risk.json and risk.png; in the workspace.")
+        str | None,
+        typer.Option(help="Folder for risk.json and risk.png. [default: in the workspace]"),
     ] = None,
 ) -> None:
-    """Measures how near a day's training is to divergence; nothing is trained for keeps.
+    """Measures how close a day's training is to divergence; keeps no model.
 
-    Sharpness of the loss as Adagrad sees it against 2 / eta over a training of the day, and
-    the largest learning rate at which no short training diverges, for each optimizer.
+    Compares the sharpness of the loss, as Adagrad sees it, with 2 / eta over a training of the
+    day, and finds the largest learning rate at which no short training diverges, for each
+    optimizer.
     """
     names = tuple(optimizer or SEARCHED)
     unknown = [name for name in names if name not in OPTIMIZERS]
     if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(OPTIMIZERS)}")
+        raise typer.BadParameter(
+            f"{unknown[0]!r} does not exist; choose from {', '.join(OPTIMIZERS)}"
+        )
     if budget < seeds:
-        raise typer.BadParameter(f"a budget of {budget} is not one rate's {seeds} trainings")
+        raise typer.BadParameter(
+            f"a budget of {budget} is less than the {seeds} trainings of one rate"
+        )
     measurement = Measurement(steps, seeds, budget, names, jumps)
     with messages():
         declared = load_spec(spec, overrides or [])

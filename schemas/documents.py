@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
             name = self.construct_object(key, deep=True)
             if isinstance(name, str) and name in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {name!r} is there twice", key.start_mark
+                    None, None, f"the field {name!r} appears twice", key.start_mark
                 )
             seen.add(str(name))
         return super().construct_mapping(node, deep)
@@ -100,7 +100,7 @@ def _what(item: Mapping[str, Any], fields: list[str]) -> str:
     kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
-        return "no such field" + (f"; is {near[0]!r} meant?" if near else "")
+        return "no such field" + (f"; did you mean {near[0]!r}?" if near else "")
     if kind in ("missing", "union_tag_not_found"):
         return "required, and missing"
     if kind == "value_error":

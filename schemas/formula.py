@@ -48,7 +48,7 @@ def parse(text: str, names: Collection[str]) -> ast.expr:
         tree = ast.parse(text, mode="eval").body
         used = _check(tree, frozenset(names))
     except SyntaxError as error:
-        raise ValueError(f"{text!r} is no arithmetic expression: {error.msg}") from error
+        raise ValueError(f"{text!r} is not an arithmetic expression: {error.msg}") from error
     except (RecursionError, MemoryError) as error:
         raise ValueError("the formula is nested too deeply") from error
     if not used:
@@ -65,7 +65,7 @@ def _check(node: ast.expr, names: frozenset[str]) -> bool:
         except (ArithmeticError, TypeError, ValueError):  # a complex number is a TypeError
             finite = False
         if not finite:
-            raise ValueError(f"{ast.unparse(node)!r} is no finite number")
+            raise ValueError(f"{ast.unparse(node)!r} is not a finite number")
     return used
 
 

@@ -152,7 +152,9 @@ class RankingSpec(SpecPart):
             return value
         rest = {key: val for key, val in value.items() if key != "preset"}
         if not isinstance(value["preset"], str) or value["preset"] not in PRESETS:
-            raise ValueError(f"preset {value['preset']!r} is none of {', '.join(PRESETS)}")
+            raise ValueError(
+                f"preset {value['preset']!r} does not exist; choose from {', '.join(PRESETS)}"
+            )
         return {**PRESETS[value["preset"]].model_dump(), **rest}
 
     @pydantic.model_validator(mode="after")
@@ -342,7 +344,7 @@ def misfits(
             shared = features.get(feature.table)
             if not isinstance(shared, CategoricalFeature) or shared.table is not None:
                 yield (
-                    f"features.{name}.table: {feature.table!r} is no categorical feature "
+                    f"features.{name}.table: {feature.table!r} is not a categorical feature "
                     "with a table of its own"
                 )
         if isinstance(feature, HistoryFeature):
@@ -377,7 +379,7 @@ def _no_slices(names: Iterable[str], features: Mapping[str, Feature], where: str
     for name in names:
         feature = features.get(name)
         if not isinstance(feature, CategoricalFeature) or feature.multivalued:
-            yield f"{where}: {name!r} is no single-valued categorical feature"
+            yield f"{where}: {name!r} is not a single-valued categorical feature"
 
 
 def _history_misfits(
@@ -385,10 +387,10 @@ def _history_misfits(
 ) -> Iterator[str]:
     yield from _no_slices(history.of, features, f"{where}.of")
     for repeated in sorted({name for name in history.of if history.of.count(name) > 1}):
-        yield f"{where}.of: {repeated!r} is there twice"
+        yield f"{where}.of: {repeated!r} appears twice"
     for task in history.tasks or ():
         if task not in tasks:
-            yield f"{where}.tasks: {task!r} is no task; known: {', '.join(tasks)}"
+            yield f"{where}.tasks: {task!r} is not a task; known: {', '.join(tasks)}"
 
 
 def _fingerprint(content: Any) -> str:

@@ -28,8 +28,8 @@ class BinaryBounds(SpecPart):
     def _can_fail(cls, value: float | None) -> float | None:
         if value is not None and value < 0.5:
             raise ValueError(
-                f"a model that answers always the same has an AUC of 0.5, more than {value:g}: "
-                "set a bound above it, or null for none"
+                f"a model that always gives the same answer has an AUC of 0.5, more than "
+                f"{value:g}: set a bound above it, or null for none"
             )
         return value
 

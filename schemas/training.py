@@ -135,7 +135,9 @@ class OptimizerSettings(SpecPart):
                     hint = f"; write '{name}' beside 'name'"
                 raise ValueError(f"{self.name} has no threshold '{name}': it {own}{hint}")
         if self.base == "adam" and self.delayed_accumulator:
-            raise ValueError(f"'delayed_accumulator' is Adagrad's, not {self.name}'s; drop it")
+            raise ValueError(
+                f"'delayed_accumulator' is for Adagrad, not for {self.name}; remove it"
+            )
         return self
 
     @property
@@ -282,7 +284,8 @@ class Training(SpecPart):
     def _accumulators_are_adagrads(self) -> Training:
         if self.optimizer.base == "adam" and self.accumulators != Accumulators():
             raise ValueError(
-                f"'accumulators' are Adagrad's; {self.optimizer.name} forgets by itself: drop them"
+                f"'accumulators' are for Adagrad; {self.optimizer.name} forgets by "
+                "itself: remove them"
             )
         return self
 

@@ -22,11 +22,11 @@ _FIELD_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 def _a_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no name: lower-case letters, digits and single underscores, a letter "
-            "first. What the logs call it is its 'field'"
+            f"{name!r} is not a name: lower-case letters, digits and single underscores, a letter "
+            "first. If the logs call it something else, give that as 'field'"
         )
     if len(name) > MAX_NAME:
-        raise ValueError(f"a name has at most {MAX_NAME} characters, this one {len(name)}")
+        raise ValueError(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
     return name
 
 

@@ -534,7 +534,7 @@ def _read_parquet(path: str, fields: tuple[Field, ...]) -> Iterator[Checked]:
 
 
 def _repeated_column(fields: tuple[Field, ...], schema: pa.Schema) -> str:
-    """Name of a column that a field may be read from and that is there twice; or empty."""
+    """Name of a column that a field may be read from and that appears twice; or empty."""
     for path in [(field.source,) for field in fields] + [field.path for field in fields]:
         columns = list(schema)
         for depth, name in enumerate(path, 1):
@@ -648,7 +648,7 @@ def _refuse_repeated(event: Any, path: Sequence[str]) -> None:
         if not isinstance(event, _Object):
             return
         if name in event.repeated:
-            raise MalformedError(f"field '{name}': it is there twice")
+            raise MalformedError(f"field '{name}': it appears twice")
         event = event.get(name)
 
 

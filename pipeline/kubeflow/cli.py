@@ -33,7 +33,7 @@ ValuesOption = Annotated[str, typer.Option("--values", "-f", help="The deploymen
 @app.command("compile")
 def compile_command(
     values: ValuesOption = VALUES,
-    output: Annotated[str, typer.Option("--output", "-o", help="Where it goes (.yaml).")] = PACKAGE,
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write (.yaml).")] = PACKAGE,
     lint: Annotated[
         str | None, typer.Option(metavar="FILE", help="Only check this package; compile nothing.")
     ] = None,
@@ -57,7 +57,7 @@ def compile_command(
 def lint_command(
     package: Annotated[str, typer.Argument(help="A compiled package (.yaml).")] = PACKAGE,
 ) -> None:
-    """Says what of a package open-source Kubeflow Pipelines could not run."""
+    """Lists what open-source Kubeflow Pipelines could not run in a package."""
     with messages():
         from pipeline.kubeflow.lint import lint
         from pipeline.kubeflow.package import load_package
@@ -67,7 +67,7 @@ def lint_command(
         typer.echo(f"{package}: {problem}", err=True)
     if problems:
         raise typer.Exit(ExitCode.FAILED)
-    typer.echo(f"{package}: nothing to complain about")
+    typer.echo(f"{package}: no problems found")
 
 
 @app.command("local-run")

@@ -42,7 +42,9 @@ _HOST = re.compile(r"(https?://)?([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/\S*)?")
 
 def _host(value: str | None) -> str | None:
     if value is not None and not _HOST.fullmatch(value):
-        raise typer.BadParameter(f"{value!r} is no URL; expected such as http://localhost:8888")
+        raise typer.BadParameter(
+            f"{value!r} is not a URL; expected one such as http://localhost:8888"
+        )
     return value
 
 
@@ -65,7 +67,10 @@ HostOption = Annotated[
 NamespaceOption = Annotated[
     str | None,
     typer.Option(
-        "--namespace", "-n", envvar="KFP_NAMESPACE", help="Of the user, where there are several."
+        "--namespace",
+        "-n",
+        envvar="KFP_NAMESPACE",
+        help="The user's namespace, if there are several users.",
     ),
 ]
 CaOption = Annotated[
@@ -76,11 +81,11 @@ AccountOption = Annotated[
     str | None, typer.Option(envvar="KFP_SERVICE_ACCOUNT", help="Service account of the pods.")
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", help="Of the recurring run. [default: PIPELINE-daily]")
+    str | None, typer.Option("--name", help="Name of the recurring run. [default: PIPELINE-daily]")
 ]
-PollOption = Annotated[float, typer.Option(min=1, help="Seconds between two looks at a run.")]
+PollOption = Annotated[float, typer.Option(min=1, help="Seconds between two checks of a run.")]
 TimeoutOption = Annotated[
-    float, typer.Option(min=0, help="Hours to wait at most for the end of a run.")
+    float, typer.Option(min=0, help="Most hours to wait for the end of a run.")
 ]
 
 

@@ -90,7 +90,7 @@ def _check_head(spec: _Json) -> Iterator[str]:
     name = _get(spec, "pipelineInfo").get("name") or ""
     if not _PIPELINE_NAME.fullmatch(name):
         yield (
-            f"pipelineInfo.name: {name!r} can begin no Kubernetes name; use lower-case letters, "
+            f"pipelineInfo.name: {name!r} cannot begin a Kubernetes name; use lower-case letters, "
             "digits and -"
         )
     for name, declared in _get(spec, "root", "inputDefinitions", "parameters").items():
@@ -331,8 +331,8 @@ def _check_volumes(where: str, config: _Json) -> Iterator[str]:
                 continue
             if not _VOLUME_NAME.fullmatch(name):
                 yield (
-                    f"{here}.{field}: {name!r} can be no volume's name in a pod; use lower-case "
-                    "letters, digits and -, 63 at most"
+                    f"{here}.{field}: {name!r} cannot be the name of a volume in a pod; use "
+                    "lower-case letters, digits and -, 63 at most"
                 )
             if name in taken:
                 yield f"{here}.{field}: {name!r} is the name of {taken[name]}, too; rename one"

@@ -193,7 +193,7 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
             yield Finding(
                 "events.id",
                 f"{reading.share(repeated, ids.rows)} of {sample.date}'s events have the id of "
-                f"another one, {ids.top!r} for one; the field is to be unique to the impression",
+                f"another one, {ids.top!r} for one; the field must be unique to the impression",
                 stops=True,
             )
 
@@ -263,7 +263,7 @@ def _numbers(where: str, feature: DenseFeature, column: Column) -> Iterator[Find
         )
     if feature.scale == "log1p" and (column.numbers < 0).any():
         negative = reading.share(int((column.numbers < 0).sum()), column.values)
-        yield Finding(f"{where}.scale", f"log1p takes values below 0 for 0: {negative} of them")
+        yield Finding(f"{where}.scale", f"log1p treats values below 0 as 0: {negative} of them")
 
 
 def _labels(spec: RankingSpec, table: pa.Table, described: dict[str, Column]) -> Iterator[Finding]:
@@ -288,7 +288,7 @@ def _gate(name: str, task: Task, column: Column) -> Iterator[Finding]:
         return
     if task.transform == "log1p" and (column.numbers < 0).any():
         negative = reading.share(int((column.numbers < 0).sum()), column.values)
-        yield Finding(f"tasks.{name}.transform", f"log1p takes labels below 0 for 0: {negative}")
+        yield Finding(f"tasks.{name}.transform", f"log1p treats labels below 0 as 0: {negative}")
     labels = column.numbers
     labels = np.log1p(np.maximum(labels, 0)) if task.transform == "log1p" else labels
     spread = float(labels.std())
@@ -327,7 +327,7 @@ def _too_good(spec: RankingSpec, table: pa.Table, known: set[str]) -> Iterator[F
             if max(area, 1 - area) > sizes.TOO_GOOD:
                 yield Finding(
                     f"features.{name}",
-                    f"tells {task_name} all alone (AUC {max(area, 1 - area):.3f}): is it known "
+                    f"tells {task_name} on its own (AUC {max(area, 1 - area):.3f}): is it known "
                     "before the impression is shown?",
                 )
 

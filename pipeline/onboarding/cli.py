@@ -18,14 +18,14 @@ def check(
     spec: SpecOption,
     date: Annotated[
         datetime.datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The day to be run. [default: the newest]"),
+        typer.Option(formats=["%Y-%m-%d"], help="The day to run. [default: the newest]"),
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Holds a spec against its logs in seconds; says all that is wrong at once.
+    """Checks a spec against its logs in seconds; lists everything that is wrong at once.
 
     It reads a part of the newest days. Exit codes: 0 a run would get through ingestion;
-    11 it would not, or the gate could never pass; 3 the spec is wrong by itself.
+    11 it would not, or the gate could never pass; 3 the spec itself is wrong.
     """
     with messages():
         declared = load_spec(spec, overrides or [])
@@ -40,25 +40,27 @@ def check(
         typer.echo(str(finding))
     if result.stops:
         raise typer.Exit(ExitCode.BAD_DATA)
-    typer.echo("nothing wrong" if not result.findings else "nothing that stops a run")
+    typer.echo("nothing wrong" if not result.findings else "nothing here stops a run")
 
 
 def init(
-    logs: Annotated[str, typer.Argument(help="Folder with a folder per day.")],
-    spec: Annotated[str, typer.Option("--spec", "-s", help="Where the spec goes.")] = "ranker.yaml",
+    logs: Annotated[str, typer.Argument(help="Folder with one folder per day.")],
+    spec: Annotated[
+        str, typer.Option("--spec", "-s", help="The spec file to write.")
+    ] = "ranker.yaml",
     event_id: Annotated[
-        str | None, typer.Option("--id", help="Field with an id of the event. [default: guessed]")
+        str | None, typer.Option("--id", help="Field with the event's id. [default: guessed]")
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Field that is a label. Repeatable. [default: guessed by the names]"),
+        typer.Option(help="Field that is a label. Repeatable. [default: guessed from the names]"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Writes a first spec from a part of the newest days, each guess with its reason."""
+    """Drafts a spec from a part of the newest days, with a reason for each guess."""
     with messages():
         if os.path.exists(spec) and not force:
-            raise RankerError(f"{spec}: is there already; --force replaces it")
+            raise RankerError(f"{spec}: already exists; --force replaces it")
         from pipeline.onboarding.draft import draft_spec
         from pipeline.onboarding.roles import Role
 
@@ -74,4 +76,4 @@ def init(
         typer.echo(f"left out: {guess.field.source}: {guess.why}")
     for source, why in draft.unread.items():
         typer.echo(f"left out: {source}: {why}")
-    typer.echo(f"{spec}: look through it, then: steadyrank check --spec {spec} --logs {logs}")
+    typer.echo(f"{spec}: read it through, then run: steadyrank check --spec {spec} --logs {logs}")

@@ -278,7 +278,7 @@ def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
             for label in guesses:
                 area = _tells(table, guess, label) if label.role is Role.BINARY else 0.5
                 if area > sizes.TOO_GOOD:
-                    why = f"tells {label.field.name} all alone (AUC {area:.3f})"
+                    why = f"tells {label.field.name} on its own (AUC {area:.3f})"
                     why += ": known only after the impression?"
                     guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
                     break

@@ -254,9 +254,9 @@ def test_lines_that_end_in_carriage_returns_alone_are_one_that_says_so(
 
 
 REPEATED = [
-    ('"clicked": 0', "field 'clicked': it is there twice"),
-    ('"\\u0063licked": 1', "field 'clicked': it is there twice"),
-    ('"rating": null', "field 'rating': it is there twice"),
+    ('"clicked": 0', "field 'clicked': it appears twice"),
+    ('"\\u0063licked": 1', "field 'clicked': it appears twice"),
+    ('"rating": null', "field 'rating': it appears twice"),
     ('"unknown": 1, "unknown": 2', None),
     ('"unknown": {"clicked": 1, "clicked": 0}', None),
 ]
@@ -281,8 +281,8 @@ def test_name_that_is_twice_in_an_object_on_the_way_to_a_field_is_malformed(tmp_
     )
     (part,) = readers.read_events(str(path), fields)
     assert [(bad.line, bad.reason) for bad in part.malformed] == [
-        (1, "field 'topic': it is there twice"),
-        (3, "field 'item': it is there twice"),
+        (1, "field 'topic': it appears twice"),
+        (3, "field 'item': it appears twice"),
     ]
     assert part.batch.column(1).to_pylist() == ["a"]
 

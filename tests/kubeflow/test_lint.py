@@ -251,7 +251,7 @@ def test_package_that_runs_has_no_problem():
             ("components", "Trainer", "executorLabel"), "x", "there is no executor 'x'", id="label"
         ),
         pytest.param(
-            ("pipelineInfo", "name"), "Steady_Rank", "'Steady_Rank' can begin no", id="name"
+            ("pipelineInfo", "name"), "Steady_Rank", "'Steady_Rank' cannot begin a", id="name"
         ),
         pytest.param(
             ("schemaVersion",), "2.0.0", "'2.0.0', but the back end reads 2.1.0", id="version"
@@ -403,7 +403,7 @@ SETTINGS = ("platforms", "kubernetes", "deploymentSpec", "executors", "Trainer_e
         ({"pvcMount": [{"constant": "claim"}]}, "pvcMount.0.mountPath: is missing"),
         (
             {"pvcMount": [{"constant": "team.data", "mountPath": "/data"}]},
-            "'team.data' can be no volume's name",
+            "'team.data' cannot be the name of a volume",
         ),
         (
             {

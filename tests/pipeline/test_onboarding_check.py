@@ -152,7 +152,7 @@ def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):
     logs = write_logs(tmp_path, clicked=lambda n: n % 2, age=lambda n: n % 2 * 10 + n % 7)
     (finding,) = check(logs).findings
     assert str(finding) == (
-        "warning: features.age: tells click all alone (AUC 1.000): is it known before the "
+        "warning: features.age: tells click on its own (AUC 1.000): is it known before the "
         "impression is shown?"
     )
 
@@ -209,7 +209,7 @@ def test_an_unreadable_file_is_named_and_the_others_are_read(tmp_path):
     ("overrides", "code", "text"),
     [
         ([], 0, "nothing wrong"),
-        (["--set", "training.window_days=5"], 0, "nothing that stops a run"),
+        (["--set", "training.window_days=5"], 0, "nothing here stops a run"),
         (["--set", "events.id=x"], 11, "error: events.id: no event has a field 'x'"),
         (["--set", "training.window_days=0"], 3, "training.window_days: must be at least 1"),
         (["--date", "2026-01-03"], 0, "1 of the 3 days before 2026-01-03 have no logs: 2025-12-31"),

@@ -168,7 +168,7 @@ def test_a_number_that_tells_a_label_all_alone_is_no_feature(tmp_path):
     draft = draft_spec(write_logs(tmp_path, change=renamed), "ranker")
     (guess,) = [guess for guess in draft.guesses if guess.field.source == "elapsed"]
     assert guess.role is Role.UNUSED
-    assert "tells isClicked all alone (AUC 1.000): known only after the impression?" in draft.text
+    assert "tells isClicked on its own (AUC 1.000): known only after the impression?" in draft.text
 
 
 @pytest.mark.parametrize("join", [",", "; "])
@@ -268,7 +268,7 @@ def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):
     assert yaml.safe_load(path.read_text())["name"] == "first"
     again = CliRunner().invoke(app, call)
     assert again.exit_code == 1
-    assert "is there already; --force replaces it" in again.output
+    assert "already exists; --force replaces it" in again.output
     assert CliRunner().invoke(app, [*call, "--force"]).exit_code == 0
 
 

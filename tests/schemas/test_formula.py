@@ -62,7 +62,7 @@ def outcome(call):
 def test_evaluate_equals_pythons_own_evaluation(text, values):
     tree = parsed(text)
     if isinstance(tree, str):
-        assert tree.endswith("is no finite number")
+        assert tree.endswith("is not a finite number")
         return
     ours = outcome(lambda: formula.evaluate(tree, values, FUNCTIONS))
     pythons = outcome(lambda: eval(text, {"__builtins__": {}}, {**FUNCTIONS, **values}))
@@ -167,12 +167,12 @@ def test_a_formula_without_a_task_is_rejected():
     ],
 )
 def test_constants_that_are_no_finite_number_are_rejected(text):
-    with pytest.raises(ValueError, match="is no finite number"):
+    with pytest.raises(ValueError, match="is not a finite number"):
         formula.parse(f"click + {text}", NAMES)
 
 
 def test_nesting_beyond_what_python_can_parse_is_rejected():
-    with pytest.raises(ValueError, match=r"nested too deeply|no arithmetic expression"):
+    with pytest.raises(ValueError, match=r"nested too deeply|not an arithmetic expression"):
         formula.parse("(" * 5000 + "click" + ")" * 5000, NAMES)
     with pytest.raises(ValueError, match="nested too deeply"):
         formula.parse("+".join(["click"] * 20_000), NAMES)
