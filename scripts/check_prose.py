@@ -31,7 +31,6 @@ NOT_YET = {
     "docs/results/accelerator.md",
     "docs/results/widths.md",
     "docs/risk.md",
-    "docs/runbook.md",
     "docs/stability.md",
     "docs/training.md",
     "docs/tutorial.md",
