@@ -1,7 +1,11 @@
 import pathlib
 import re
+import shlex
 
 import pytest
+from typer.main import get_command
+
+from pipeline.cli import app
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("schemas", "trainer_module", "components", "pipeline")
@@ -10,6 +14,26 @@ DOCUMENTS = [
     for path in sorted(ROOT.rglob("*.md"))
     if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
+
+STANDS_FOR = {"DAY": "2026-01-03", "FIRST": "2026-01-03", "LAST": "2026-01-04"}
+
+
+def shown_commands():
+    """Calls of `steadyrank` in the shell blocks of the documents, but those that leave out some."""
+    for path in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for call in re.findall(r"(?:^|; )(?:\.venv/bin/)?steadyrank ([^;>|]+)", line):
+                    words = shlex.split(call, comments=True)
+                    if not {"...", "--help"} & set(words) and words[0] != "kubeflow":
+                        yield tuple(STANDS_FOR.get(word, word) for word in words)
+
+
+@pytest.mark.parametrize("words", sorted(set(shown_commands())), ids=" ".join)
+def test_a_command_that_is_shown_can_be_called(words):
+    words = [re.sub(r"^\$\(date .*\)$", "2026-01-03", word) for word in words]
+    command = get_command(app).commands[words[0]]
+    command.make_context(words[0], list(words[1:]))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
