@@ -38,7 +38,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for target in _targets(source, file.content_string):
             if files.get_file_from_path(_in_site(target)) is None and (ROOT / target).is_file():
                 _add(files, config, target)
+    _list_the_rest(config.nav, [file.src_uri for file in files.documentation_pages()])
     return files
+
+
+def _list_the_rest(nav: list, pages: list[str]) -> None:
+    """Puts pages that `mkdocs.yml` does not list at the end of a section: none is hidden."""
+    sections = {
+        name: pages for entry in nav if isinstance(entry, dict) for name, pages in entry.items()
+    }
+    listed = set(re.findall(r"[\w./-]+\.md", str(nav)))
+    for page in sorted(set(pages) - listed):
+        sections["Results" if page.startswith("results/") else "Explanation"].append(page)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
