@@ -6,7 +6,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import forked
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 from pipeline import cli as steadyrank
 from pipeline import lineage
 from pipeline.kubeflow import cli
-from pipeline.kubeflow.local import launcher
 from pipeline.kubeflow.local.run import STATE_FILE, run_package
 from pipeline.kubeflow.package import load_package, write_package
 from pipeline.simulate import write_logs
@@ -397,7 +395,6 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_day(root):
     """Compiles the pipeline, simulates logs; returns what runs a day in the harness."""
-    steps = forked.Forked()
     logs, spec, data = (root / name for name in ("logs", "spec.yaml", "data"))
     write_logs(str(logs), datetime.date(2026, 1, 1), 5, 2000, seed=0)
     write_spec(spec)
@@ -413,12 +410,9 @@ def run_day(root):
     def run_day(*overrides, schedule_time=None, **more):
         given = {**parameters, "overrides": json.dumps(overrides), **more}
         options = {"schedule_time": schedule_time, "sleep": lambda seconds: None}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launcher, "subprocess", steps)
-            return run_package(documents, root, given, **options)
+        return run_package(documents, root, given, **options)
 
-    yield run_day
-    steps.close()
+    return run_day
 
 
 @pytest.fixture(scope="module")
