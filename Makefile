@@ -36,7 +36,7 @@ check: env  ## lint, format, types, spelling and style of the documents, and the
 # NO_MKDOCS_2_WARNING: mkdocs-material announces a version that nothing here uses.
 site: env  ## build the documents as a site, build/site (warnings are errors)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; for its search: python3 -m http.server --directory build/site"
 
 audit: env  ## known weaknesses of the locked packages (asks the network; see SECURITY.md)
 	$(BIN)/python -m venv build/audit
