@@ -97,7 +97,7 @@ def component_times(store: MetadataStore) -> list[tuple[str, float, float]]:
     """Name, start and end, seconds since the epoch, of the newest run's components, by start."""
     run = lineage.newest_run(store)
     assert run is not None
-    executions = store.get_executions_by_id(run.executions)
+    executions = sorted(store.get_executions_by_id(run.executions), key=lambda e: e.id)
     times = [
         (e.create_time_since_epoch / 1e3, e.last_update_time_since_epoch / 1e3) for e in executions
     ]

@@ -17,6 +17,7 @@ from tfx.utils import io_utils
 from components import artifacts
 from components.evaluator.executor import VERDICT_FILE, Executor
 from components.run_plan import RunPlan
+from pipeline.dag import with_code
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
@@ -121,7 +122,7 @@ def evaluate(
         "blessing": artifact(standard_artifacts.ModelBlessing, folder / "blessing"),
     }
     context = BaseBeamExecutor.Context(
-        beam_pipeline_args=["--direct_running_mode=in_memory"],
+        beam_pipeline_args=with_code(["--direct_running_mode=in_memory"]),
         tmp_dir=str(folder / "tmp"),
         unique_id="1",
     )
