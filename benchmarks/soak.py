@@ -1,13 +1,17 @@
-"""What each day of a long row of small days costs: `python -m benchmarks.soak --days 200`.
+"""What each day of a long row of days costs, and how many healthy ones the gates block.
 
 Every day is a `steadyrank run` in a process of its own, on simulated logs, in one workspace.
-After each: CPU time, peak memory, rows of ML Metadata, bytes on disk. The spec keeps little
-(`KEEP`), so that what still grows after the first days grows for ever.
+After each: exit code, CPU time, peak memory, rows of ML Metadata, bytes on disk. The spec keeps
+little (`KEEP`), so that what still grows after the first days grows for ever.
+
+    python -m benchmarks.soak --days 200                        # small days, no bounds
+    python -m benchmarks.soak --days 60 --rows 20000 --gates    # the demo's spec and gates
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import datetime
 import json
 import os
@@ -17,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import yaml
@@ -31,13 +36,19 @@ KEEP = {"runs": 2, "reports": 5, "days": 1}
 FOLDERS = ("serving", "artifacts", "day_store", "checkpoints", "run_logs", "metadata.sqlite")
 
 
-def write_spec(path: pathlib.Path) -> None:
-    """Writes the demo's spec, small and with no bounds that a thousand events could miss."""
+def write_spec(path: pathlib.Path, gates: bool) -> None:
+    """Writes the demo's spec, with its gates or small and without bounds that few events miss."""
     spec = yaml.safe_load(pathlib.Path(DEMO_SPEC).read_text("utf-8"))
-    spec["model"] = {"preset": "tiny"}
     spec["retention"] = KEEP
     spec["serving"]["keep_versions"] = 3
     spec["training"]["window_days"] = FIRST_RUN
+    if not gates:
+        _shrink(spec)
+    path.write_text(yaml.safe_dump(spec))
+
+
+def _shrink(spec: dict[str, Any]) -> None:
+    spec["model"] = {"preset": "tiny"}
     spec["validation"]["min_events"] = 100
     for task in spec["tasks"].values():
         if task["kind"] == "binary":
@@ -46,7 +57,6 @@ def write_spec(path: pathlib.Path) -> None:
             task["gate"] = {"max_rmse": 100.0, "min_r2": None, "max_r2_drop": None}
     spec["slices"] = []
     spec["serving"] |= {"score_scale": None, "score_shift": None}
-    path.write_text(yaml.safe_dump(spec))
 
 
 def run_day(date: datetime.date, root: pathlib.Path) -> dict[str, float]:
@@ -103,13 +113,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=200)
     parser.add_argument("--rows", type=int, default=1000, help="events a day")
+    parser.add_argument("--gates", action="store_true", help="the demo's model and gates")
     parser.add_argument("--folder", help="where to work; a temporary folder if not given")
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = pathlib.Path(arguments.folder or temporary)
         root.mkdir(parents=True, exist_ok=True)
-        write_spec(root / "spec.yaml")
+        write_spec(root / "spec.yaml", arguments.gates)
         write_logs(str(root / "logs"), START, arguments.days + FIRST_RUN, arguments.rows)
         workspace = Workspace(str(root / "work"))
         days = []
@@ -121,6 +132,8 @@ def main() -> None:
             print(f"{date}  {shown}", flush=True)
             if arguments.output:
                 pathlib.Path(arguments.output).write_text(json.dumps(days, indent=1) + "\n")
+    codes = collections.Counter(day["exit_code"] for day in days)
+    print("days by exit code:", ", ".join(f"{code}: {codes[code]}" for code in sorted(codes)))
     _print_slopes(days)
 
 
