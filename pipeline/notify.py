@@ -1,7 +1,7 @@
 """Tells people and programs how days end: by a command, by an HTTP webhook, or both.
 
 Where to is said by environment variables, so that secrets in it reach neither the spec nor ML
-Metadata. What is sent is a CloudEvent (version 1.0 of the specification, its JSON format): the
+Metadata. What is sent is a CloudEvent (https://cloudevents.io, version 1.0, JSON format): the
 command gets it on standard input, the webhook as a POST in structured content mode. Delivery
 has time limits and is tried again; when it fails for good, that is a warning and no more.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import os
 import shlex
 import subprocess
@@ -18,11 +17,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
+from cloudevents.conversion import to_structured
+from cloudevents.exceptions import DataMarshallerError
+from cloudevents.http import CloudEvent
 
 from components import serving_store
 from pipeline import lineage
@@ -53,23 +54,18 @@ class Notice:
     run_date: str
     data: Mapping[str, Any]
 
-    def cloud_event(self, source: str) -> dict[str, Any]:
-        """Returns the event in CloudEvents' JSON format.
+    def cloud_event(self, source: str) -> CloudEvent:
+        """Returns the notice as a CloudEvent.
 
         Args:
             source: URI reference of the workspace or pipeline that it is about.
         """
-        return {
-            "specversion": "1.0",
-            "id": str(uuid.uuid4()),
-            "source": source,
-            "type": f"{_TYPES}{self.kind}",
-            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(),
-            "datacontenttype": "application/json",
-            # An attribute that is there must not be empty.
-            **({"subject": self.run_date} if self.run_date else {}),
-            "data": dict(self.data),
-        }
+        attributes = {"type": f"{_TYPES}{self.kind}", "source": source}
+        if self.run_date:  # an attribute that is there must not be empty
+            attributes["subject"] = self.run_date
+        return CloudEvent(
+            {**attributes, "datacontenttype": "application/json"}, data=dict(self.data)
+        )
 
 
 def notices_of(
@@ -159,14 +155,14 @@ def send(
     url, command = environment.get(URL_VARIABLE), environment.get(COMMAND_VARIABLE)
     for notice in notices if url or command else ():
         try:
-            body = json.dumps(notice.cloud_event(source)).encode()
-        except (TypeError, ValueError) as error:
+            headers, body = to_structured(notice.cloud_event(source))
+        except DataMarshallerError as error:
             logging.warning("notification %r cannot be written as JSON: %s", notice.kind, error)
             continue
         if command:
             _deliver(COMMAND_VARIABLE, notice.kind, lambda: _run(command, body))  # noqa: B023
         if url:
-            _deliver(URL_VARIABLE, notice.kind, lambda: _post(url, body))  # noqa: B023
+            _deliver(URL_VARIABLE, notice.kind, lambda: _post(url, headers, body))  # noqa: B023
 
 
 def _deliver(variable: str, kind: str, attempt: Any) -> None:
@@ -200,11 +196,10 @@ def _run(command: str, body: bytes) -> None:
     )
 
 
-def _post(url: str, body: bytes) -> None:
+def _post(url: str, headers: Mapping[str, str], body: bytes) -> None:
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise _RefusedError("the address is neither http:// nor https://")
-    headers = {"Content-Type": "application/cloudevents+json; charset=UTF-8"}
-    request = urllib.request.Request(url, body, headers, method="POST")
+    request = urllib.request.Request(url, body, dict(headers), method="POST")
     try:
         with urllib.request.urlopen(request, timeout=_HTTP_SECONDS):
             pass

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from schemas.spec import RankingSpec
-from schemas.tasks import RegressionTask
 from trainer_module.model import EMBEDDING, HEAD, task_of_layer
 from trainer_module.training_state import inner_optimizer
 
@@ -36,9 +35,7 @@ def faults(
 
     * A weight or a slot is NaN or infinite: a kernel may turn a NaN into zero on this machine
       and not on the one that serves, and a row of an embedding may be of an id to come.
-    * A row of an embedding, or a layer, has a weight beyond `training.max_weight`. Not so the
-      head of a regression: its weights are in the units of the label, and the gate sees them
-      on every event.
+    * A row of an embedding, or a layer, has a weight beyond `training.max_weight`.
     * A kernel or an embedding is where it was at the start. A task without any label has an
       excuse, which its head's bias tells, and so has an embedding that no gradient reached:
       none of its ids occurred.
@@ -59,9 +56,6 @@ def faults(
         if bad:
             found.append(f"{variable.path} is NaN or infinite in {bad} of {values.size} places")
     for variable in model.trainable_variables:
-        layer = _layer(variable)
-        if isinstance(spec.tasks.get(layer.removeprefix(HEAD)), RegressionTask):
-            continue
         found += _blown_up(variable, spec.training.max_weight)
     if start:
         found += _frozen(model, optimizer, start)
