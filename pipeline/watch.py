@@ -7,11 +7,12 @@ is the better one to serve.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
-import tempfile
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 
 from components.serving_store import ServedVersion
 from pipeline.workspace import Workspace
@@ -78,6 +79,21 @@ def newest_day(logs_root: str, after: datetime.date) -> datetime.date:
     return max(days)
 
 
+@contextlib.contextmanager
+def _scratch(workspace: Workspace) -> Iterator[str]:
+    """A folder in the workspace, so that the day's shards are linked and not copied.
+
+    Its name is always the same: what a killed watch left goes with the next one.
+    """
+    folder = os.path.join(workspace.root, ".watch")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def watch(
     workspace: Workspace,
     spec: RankingSpec,
@@ -124,8 +140,7 @@ def watch(
     def make_pipeline() -> beam.Pipeline:
         return beam.Pipeline(options=PipelineOptions(list(beam_args)))
 
-    # In the workspace, so that the day's shards are linked and not copied.
-    with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".watch-") as folder:
+    with _scratch(workspace) as folder:
         splits = {name: os.path.join(folder, f"Split-{name}") for name in ("train", "eval")}
         make_examples(
             make_plan(spec, date, versions),

@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas.spec import RankingSpec
 from trainer_module.model import EMBEDDING, HEAD, task_of_layer
-from trainer_module.training_state import inner_optimizer
+from trainer_module.training_state import slots
 
 
 def fingerprints(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
@@ -21,7 +21,7 @@ def fingerprints(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> d
     """
     return {
         variable.path: _fingerprint(variable)
-        for variable in (*model.trainable_variables, *_slots(optimizer))
+        for variable in (*model.trainable_variables, *slots(optimizer))
     }
 
 
@@ -50,7 +50,7 @@ def faults(
         A line for each fault, with the layer's name.
     """
     found = []
-    for variable in (*model.variables, *_slots(optimizer)):
+    for variable in (*model.variables, *slots(optimizer)):
         values = np.asarray(variable)
         bad = int(np.count_nonzero(~np.isfinite(values.astype(np.float32))))
         if bad:
@@ -83,7 +83,7 @@ def _frozen(
     reached = {
         variable.path
         for variable in model.trainable_variables
-        if any(slot.path in moved for slot in _slots(optimizer, variable))
+        if any(slot.path in moved for slot in slots(optimizer, variable))
     }
     found = []
     for variable in model.trainable_variables:
@@ -104,14 +104,6 @@ def _frozen(
 
 def _layer(variable: Any) -> str:
     return variable.path.rpartition("/")[0]
-
-
-def _slots(optimizer: keras.optimizers.Optimizer, variable: Any = None) -> list[Any]:
-    """The slots of a variable, or of all; what the optimizer holds beside is of its last step."""
-    inner = inner_optimizer(optimizer)
-    of = "" if variable is None else variable.path.replace("/", "_")
-    endings = tuple(f"/{of}_{name}" if of else f"_{name}" for name in inner.slot_names)
-    return [slot for slot in inner.variables if slot.path.endswith(endings)]
 
 
 def _fingerprint(variable: Any) -> str:

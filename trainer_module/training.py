@@ -28,7 +28,7 @@ from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.report import Attempt, Stability, write_report
 from trainer_module.stability.tensorboard import Scalars
 from trainer_module.training_loop import TrainingLoop
-from trainer_module.training_state import age_accumulators, restore_state
+from trainer_module.training_state import age_accumulators, effective_rates, restore_state
 
 _logger = logging.getLogger(__name__)
 
@@ -227,7 +227,8 @@ def train(
         rungs = training.recovery[len(failed) :]
         if stability.verdict != "diverged" or not rungs or attempts == failed:
             if recorder is not None:
-                write_report(stability_dir, attempts, recorder, detector.limits)
+                rates = effective_rates(model, optimizer, training)
+                write_report(stability_dir, attempts, recorder, detector.limits, rates)
             faults: tuple[str, ...] = ()
             if stability.verdict != "diverged":
                 faults = soundness.faults(model, optimizer, progress.start, spec)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from schemas.errors import TrainingError
-from schemas.training import Accumulators
+from schemas.training import Accumulators, Training
+from trainer_module.model import EMBEDDING
 
 _NAME = "state"
 
@@ -16,6 +18,41 @@ _NAME = "state"
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Returns the optimizer that steps the weights: the one that loss scaling is around."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def slots(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable | None = None
+) -> list[keras.Variable]:
+    """The slots of a variable, or of all; what the optimizer holds beside is of its last step."""
+    inner = inner_optimizer(optimizer)
+    of = "" if variable is None else variable.path.replace("/", "_")
+    endings = tuple(f"/{of}_{name}" if of else f"_{name}" for name in inner.slot_names)
+    return [slot for slot in inner.variables if slot.path.endswith(endings)]
+
+
+def effective_rates(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, training: Training
+) -> dict[str, float]:
+    """Returns the step that a gradient of 1 would make in each trainable variable, unclipped.
+
+    It is the median over the variable's weights of rate / sqrt(G + epsilon), where G is what the
+    optimizer keeps of squared gradients: Adagrad's sum, Adam's mean. Adagrad's falls from day to
+    day unless `training.accumulators` says otherwise.
+
+    Args:
+        model: the trained model.
+        optimizer: of `make_optimizer`, with its slots.
+        training: the settings of the last attempt.
+    """
+    rates = {}
+    for variable in model.trainable_variables:
+        embedding = variable.path.startswith(EMBEDDING)
+        rate = training.embedding_rate if embedding else training.learning_rate
+        squares = np.asarray(slots(optimizer, variable)[-1], np.float64)
+        rates[variable.path] = float(
+            np.median(rate / np.sqrt(squares + training.optimizer.epsilon))
+        )
+    return rates
 
 
 def save_state(model: keras.Model, optimizer: keras.optimizers.Optimizer, directory: str) -> None:

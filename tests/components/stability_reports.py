@@ -22,5 +22,5 @@ def write_stability(folder, attempt=HEALTHY):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer_module.stability.plots.draw", lambda *args: {})
         write_report(
-            str(folder), [attempt], StatisticsRecorder(str(folder / "statistics")), Limits()
+            str(folder), [attempt], StatisticsRecorder(str(folder / "statistics")), Limits(), {}
         )

@@ -115,9 +115,13 @@ def test_worse_version_is_rolled_back_where_asked_for(tmp_path, models, signal, 
         info = serving_store.ModelInfo(day, day, "m", "t", name)
         before = number - 1 or None
         serving_store.push(str(models / name), str(work / "serving"), info, 5, served_before=before)
+    left_by_a_killed_watch = work / ".watch" / "Split-eval"
+    left_by_a_killed_watch.mkdir(parents=True)
+    (left_by_a_killed_watch / "shard").touch()
     call = ["watch", "-l", str(logs), "-s", str(spec), "-w", str(work), "--rollback"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == code, result.output
+    assert not (work / ".watch").exists()
     assert text in result.output
     served = serving_store.served_version(str(work / "serving"))
     assert served.info.model_uri == ("served" if code == 0 else "before")

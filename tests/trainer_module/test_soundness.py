@@ -95,8 +95,7 @@ def test_row_that_has_blown_up_is_found_and_named(model, plant):
     [
         ("shared-1/kernel", True),
         ("head-click/kernel", True),
-        # In the units of its label, which the gate knows.
-        ("head-watch/bias", False),
+        ("head-watch/bias", True),
         # That of raw values.
         ("z-scores/mean", False),
     ],

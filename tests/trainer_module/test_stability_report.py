@@ -33,6 +33,9 @@ def cut(statistics, first, end):
     return dataclasses.replace(statistics, first_step=statistics.first_step + first, **arrays)
 
 
+RATES = {"head-click/kernel": 0.5, "head-like/kernel": float("nan")}
+
+
 def attempt_at(statistics, **kwargs):
     detector = Detector(statistics.tasks, statistics.binary_tasks, statistics.layers)
     detector.update(statistics)
@@ -43,7 +46,7 @@ def report(folder, statistics, attempts=None):
     recorder = StatisticsRecorder(str(folder / "spool"))
     recorder.append(statistics)
     attempts = [attempt_at(statistics)] if attempts is None else attempts
-    return write_report(str(folder / "report"), attempts, recorder, Limits())
+    return write_report(str(folder / "report"), attempts, recorder, Limits(), RATES)
 
 
 def test_a_few_steps_are_no_verdict(tmp_path):
@@ -68,6 +71,7 @@ def test_a_report_is_read_as_it_was_written(statistics, verdict, tmp_path):
     assert written.attempts[0].events == attempt_at(statistics).events
     content = json.loads((tmp_path / "report" / "verdict.json").read_text())
     assert content["limits"] == dataclasses.asdict(Limits())
+    assert content["effective_rates"] == {"head-click/kernel": 0.5, "head-like/kernel": None}
 
 
 @pytest.mark.parametrize("statistics", [HEALTHY, RECOVERED, DIVERGED])

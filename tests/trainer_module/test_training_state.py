@@ -1,10 +1,12 @@
 import keras
 import numpy as np
 import pytest
+from events import tiny_spec
 
 from schemas.training import Accumulators, OptimizerSettings, Training
+from trainer_module.model import build_model
 from trainer_module.training import make_optimizer
-from trainer_module.training_state import age_accumulators, inner_optimizer
+from trainer_module.training_state import age_accumulators, effective_rates, inner_optimizer
 
 START = 0.1
 
@@ -43,3 +45,21 @@ def test_sums_are_carried_bit_by_bit_where_nothing_is_said(optimizer):
     before = sums(optimizer)
     age_accumulators(optimizer, Training().accumulators.model_copy(update={"decay": 1.0}))
     assert all(np.array_equal(a, b) for a, b in zip(before, sums(optimizer), strict=True))
+
+
+def test_effective_rate_is_the_step_that_a_gradient_of_one_makes():
+    spec = tiny_spec(
+        "training={warmup_steps: 0, learning_rate: 0.3, optimizer: "
+        "{name: adagrad, delayed_accumulator: true, initial_accumulator: 0.1}}"
+    )
+    model, made = build_model(spec), make_optimizer(spec.training)
+    made.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    for accumulator in inner_optimizer(made).accumulators:
+        accumulator.assign(START + rng.exponential(2.0, accumulator.shape))
+    rates = effective_rates(model, made, spec.training)
+    before = [np.asarray(variable, np.float64) for variable in model.trainable_variables]
+    made.apply([keras.ops.ones(variable.shape) for variable in model.trainable_variables])
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        step = np.median(old - np.asarray(variable, np.float64))
+        assert rates[variable.path] == pytest.approx(step, rel=1e-4), variable.path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -104,7 +105,11 @@ class Stability:
 
 
 def write_report(
-    folder: str, attempts: Sequence[Attempt], recorder: StatisticsRecorder, limits: Limits
+    folder: str,
+    attempts: Sequence[Attempt],
+    recorder: StatisticsRecorder,
+    limits: Limits,
+    effective_rates: Mapping[str, float],
 ) -> Stability:
     """Writes the report on a training that is over.
 
@@ -118,6 +123,7 @@ def write_report(
         attempts: in order; the last is the one that the recorder is at.
         recorder: of all attempts' steps.
         limits: the thresholds that applied.
+        effective_rates: of each variable, at the end; see `training_state.effective_rates`.
 
     Returns:
         The verdict.
@@ -138,6 +144,10 @@ def write_report(
         "summary": stability.summary,
         "attempts": [attempt.to_json() for attempt in attempts],
         "limits": dataclasses.asdict(limits),
+        # What a diverged training left may be no number.
+        "effective_rates": {
+            name: rate if math.isfinite(rate) else None for name, rate in effective_rates.items()
+        },
     }
     with tf.io.gfile.GFile(path, "w") as file:
         file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
