@@ -246,8 +246,7 @@ class Training(SpecPart):
         distribution: `mirrored` trains on all GPUs of the machine, `multi_worker` on the machines
             that the environment variable `TF_CONFIG` names.
         max_weight: largest weight that a layer or a row of an embedding may have after a training;
-            a model beyond it is not exported. It does not apply to the heads of regressions, whose
-            weights are in the units of the label.
+            a model beyond it is not exported.
         seed: seed of initialisation, shuffling and replay.
     """
 
