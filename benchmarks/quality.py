@@ -18,10 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from components import history
-from examples.kuairand import convert, source
+from examples.kuairand import arrays, convert, source
 from schemas.errors import BadDataError
 from schemas.features import history_column
 from schemas.loading import load_spec
@@ -59,29 +57,6 @@ def metric(task: Task, label: np.ndarray, prediction: np.ndarray) -> float:
         return float("nan")
     excess = ranks[label == 1].sum() - positives * (positives + 1) / 2
     return float(excess / (positives * negatives))
-
-
-def with_history(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
-    """Adds the inputs that the spec's history features stand for, as ingestion does."""
-    ids = {key for feature in spec.history.values() for key in feature.of}
-    columns = events[[*sorted(ids), *spec.labels]]
-    by_day = {
-        date: pa.Table.from_pandas(columns[day], preserve_index=False)
-        for date in sorted(events["date"].unique())
-        if (day := (events["date"] == date).to_numpy()).any()
-    }
-    found = []
-    for date, today in by_day.items():
-        tables = {}
-        for name, feature in spec.history.items():
-            oldest = date - np.timedelta64(feature.days, "D")
-            past = [day for earlier, day in by_day.items() if oldest <= earlier < date]
-            tasks = spec.history_tasks(name)
-            totals = history.count_events(pa.concat_tables([today[:0], *past]), feature, tasks)
-            tables[name] = history.history_table(totals, name, feature, tasks)
-        values = history.look_up(today, tables, spec).to_pandas()
-        found.append(values.set_index(events.index[(events["date"] == date).to_numpy()]))
-    return events.join(pd.concat(found))
 
 
 def tree_inputs(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
@@ -202,7 +177,7 @@ def _period(days: Sequence[pd.Timestamp]) -> str:
 def run(options: argparse.Namespace) -> str:
     """Measures, and returns the table."""
     spec = load_spec(str(SPEC))
-    events = with_history(convert.events_of(source.read_impressions(options.source)), spec)
+    events = arrays.with_history(convert.events_of(source.read_impressions(options.source)), spec)
     days = [day for day in pd.date_range(*options.days) if (events["date"] == day).any()]
     if not days:
         raise BadDataError(f"{options.source}: no impressions of {_period(options.days)}")

@@ -59,14 +59,14 @@ class Log:
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], spec: RankingSpec) -> None:
-        """Makes the log of `experiments.kuairand`'s arrays."""
+        """Makes the log of `examples.kuairand.arrays`'s arrays."""
         binary = [n for n, task in spec.tasks.items() if isinstance(task, BinaryTask)]
         self.tasks = [*binary, *(n for n in spec.tasks if n not in binary)]
         self.binary = len(binary)
         self.day = arrays["day"]
         self.loss_weights = np.array([spec.tasks[n].loss_weight for n in self.tasks], np.float32)
         self.columns = {
-            "features": {name: jnp.asarray(arrays[name]) for name in spec.features},
+            "features": {name: jnp.asarray(arrays[name]) for name in spec.inputs},
             "labels": self._columns(arrays, signatures.label_key),
             "weights": self._columns(arrays, signatures.weight_key),
         }
@@ -135,7 +135,7 @@ class Trainings:
         part = {name: self._arrays[name][self._sample] for name in self._arrays}
         tasks = self.spec.tasks
         batch = (
-            {name: part[name] for name in self.spec.features},
+            {name: part[name] for name in self.spec.inputs},
             {name: part[signatures.label_key(name)] for name in tasks},
             {name: part[signatures.weight_key(name)] for name in tasks},
         )

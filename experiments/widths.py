@@ -283,7 +283,7 @@ class Bench:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="of experiments.kuairand")
+    parser.add_argument("--data", required=True, help="of examples.kuairand.arrays")
     parser.add_argument("--output", required=True, help="JSON lines; added to")
     parser.add_argument("--models", nargs="+", default=["large_dcn", "large", "small"])
     parser.add_argument("--search-seeds", nargs="+", type=int, default=[101])

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import quality
-from examples.kuairand import convert, history, source
+from examples.kuairand import arrays, convert, history, source
 from schemas.loading import load_spec
+from trainer_module import signatures
 
 USERS, VIDEOS, DAYS, A_DAY = 12, 8, 5, 60
 SPEC = load_spec(str(quality.SPEC))
@@ -109,7 +110,7 @@ def test_rows_that_come_later_change_nothing_before_them(folder):
 
 def test_rates_count_the_days_before(folder):
     log = a_log()
-    events = quality.with_history(events_with(folder, log).reset_index(), SPEC)
+    events = arrays.with_history(events_with(folder, log).reset_index(), SPEC)
     row = events[events["date"] == "2022-05-04"].iloc[0]
     past = log[(log["user_id"] == row["user_id"]) & (log["date"] < 20220504)]
     assert row["user_history__count"] == len(past)
@@ -121,8 +122,21 @@ def test_rates_count_the_days_before(folder):
     assert row["user_history__click__rate"] == pytest.approx(log_odds[0] - log_odds[1], rel=1e-5)
 
 
+def test_arrays_hold_every_input_and_label_of_every_event(folder):
+    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    found = arrays.transformed(events, SPEC)
+    assert set(SPEC.inputs) <= set(found)
+    assert {len(values) for values in found.values()} == {DAYS * A_DAY}
+    np.testing.assert_array_equal(
+        found["user_history__count"][:, 0], events["user_history__count"].to_numpy(np.float32)
+    )
+    masked = found[signatures.weight_key("watch_ratio")][:, 0] == 0
+    np.testing.assert_array_equal(masked, events["label_watch_ratio"].isna())
+    assert (np.bincount(found["day"]) == A_DAY).all()
+
+
 def test_the_first_day_has_no_past(folder):
-    events = quality.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     first = events[events["date"] == "2022-04-29"]
     assert (first[[name for name in SPEC.inputs if "__" in name]] == 0).all(axis=None)
     assert first["recent_videos"].map(len).eq(0).all()
@@ -245,7 +259,7 @@ def test_auc_counts_ties_by_half():
 
 
 def test_trees_get_no_label_and_no_id(folder):
-    events = quality.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     inputs = quality.tree_inputs(events, SPEC)
     assert not {*LABELS, "user_id", "video_id", "event_id", "date"} & set(inputs)
     assert {"first_tag", "tab", "user_tab_history__click__rate"} <= set(inputs)

@@ -1,32 +1,58 @@
-"""KuaiRand-Pure as arrays: `python -m experiments.kuairand --source DIR --output FILE.npz`.
+"""KuaiRand-Pure as arrays: `python -m examples.kuairand.arrays --source DIR --output FILE.npz`.
 
-The events, features and preprocessing are those of examples/kuairand and of the pipeline. The
+The events are those of the converter. History and preprocessing are the pipeline's own. The
 file lets an experiment run where there is no TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import tensorflow as tf
 
+from components import history
 from examples.kuairand import convert, source
 from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from trainer_module.layers import PADDING
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 
-SPEC = "examples/kuairand/spec.yaml"
+SPEC = str(pathlib.Path(__file__).with_name("spec.yaml"))
 DAY = "day"
+
+
+def with_history(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
+    """Adds the inputs that the spec's history features stand for, as ingestion does."""
+    ids = {key for feature in spec.history.values() for key in feature.of}
+    columns = events[[*sorted(ids), *spec.labels]]
+    by_day = {
+        date: pa.Table.from_pandas(columns[day], preserve_index=False)
+        for date in sorted(events["date"].unique())
+        if (day := (events["date"] == date).to_numpy()).any()
+    }
+    found = []
+    for date, today in by_day.items():
+        tables = {}
+        for name, feature in spec.history.items():
+            oldest = date - np.timedelta64(feature.days, "D")
+            past = [day for earlier, day in by_day.items() if oldest <= earlier < date]
+            tasks = spec.history_tasks(name)
+            totals = history.count_events(pa.concat_tables([today[:0], *past]), feature, tasks)
+            tables[name] = history.history_table(totals, name, feature, tasks)
+        values = history.look_up(today, tables, spec).to_pandas()
+        found.append(values.set_index(events.index[(events["date"] == date).to_numpy()]))
+    return events.join(pd.concat(found))
 
 
 def transformed(events: pd.DataFrame, spec: RankingSpec) -> dict[str, np.ndarray]:
     """Returns events as Transform gives them to training.
 
     Args:
-        events: of `examples.kuairand.convert.events_of`.
+        events: of `with_history`.
         spec: the ranking spec.
 
     Returns:
@@ -68,8 +94,9 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="folder of the official CSV files")
     parser.add_argument("--output", required=True, help="the file to write")
     options = parser.parse_args()
-    events = convert.events_of(source.read_impressions(options.source))
-    np.savez_compressed(options.output, **transformed(events, load_spec(SPEC)))
+    spec = load_spec(SPEC)
+    events = with_history(convert.events_of(source.read_impressions(options.source)), spec)
+    np.savez_compressed(options.output, **transformed(events, spec))
 
 
 if __name__ == "__main__":
