@@ -264,9 +264,15 @@ class DayStore:
         staged = self.staging(logs.date, logs.fingerprint, work_dir)
         parts = sorted(parts, key=lambda part: part.piece.order)
         shards = sorted(shards, key=lambda shard: shard.bucket)
+        names = [shard_name(shard.bucket, len(shards)) for shard in shards]
+        moved = [(shard.path, name) for shard, name in zip(shards, names, strict=True)]
+        moved += [
+            (shard.columns, name + shard.columns.removeprefix(shard.path))
+            for shard, name in zip(shards, names, strict=True)
+            if shard.columns
+        ]
         FileSystems.rename(
-            [shard.path for shard in shards],
-            [os.path.join(staged, shard_name(s.bucket, len(shards))) for s in shards],
+            [path for path, _ in moved], [os.path.join(staged, name) for _, name in moved]
         )
         reasons = _write_quarantine(os.path.join(staged, QUARANTINE), parts)
         manifest = Manifest(

@@ -19,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
@@ -27,12 +27,14 @@ from components import history
 from components.daily_example_gen.day_store import QUARANTINE, DayStore, StoredDay, shard_name
 from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.ingest import ingest_days
-from components.daily_example_gen.parts import create, open_stored
 from components.daily_example_gen.shards import (
     chunks_of,
+    columns_path,
     encode_examples,
     read_records,
+    read_table,
     write_records,
+    write_table,
 )
 from components.daily_example_gen.splits import put
 from components.run_plan import RunPlan
@@ -79,6 +81,7 @@ def days_of_run(
         event_fields(spec),
         DayStore(day_store, spec.events_fingerprint()),
         make_pipeline,
+        _names(spec),
     )
     if not spec.history:
         return days
@@ -139,17 +142,32 @@ def _count_shard(
 
 def _store_totals(of_day: tuple[tuple[str, str], Any], spec: RankingSpec) -> None:
     (name, path), totals = of_day
-    _write_table(path, history.merge(list(totals), spec.history[name]))
+    write_table(path, history.merge(list(totals), spec.history[name]))
 
 
 def _ids_and_labels(shard: str, spec: RankingSpec) -> pa.Table:
-    """What history needs of a shard's events; decoding is dear, so it is kept beside the shard."""
+    """What history needs of a shard's events, null where missing.
+
+    Ingestion has left it beside the shard. Where history came into the spec, or changed, after
+    the day was ingested, the shard is decoded once, which is dear.
+    """
     names = _names(spec)
-    key = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
-    path = f"{shard}-{key}.parquet"
+    path = columns_path(shard, names)
     if not FileSystems.exists(path):
-        _write_table(path, _columns(read_records(shard), spec, names))
-    return _read_table(path)
+        write_table(path, _columns(read_records(shard), spec, names))
+    return pa.table(
+        {
+            name: _present(column)
+            for name, column in zip(names, read_table(path).columns, strict=True)
+        }
+    )
+
+
+def _present(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with null for the integer that says that there is no id."""
+    if not pa.types.is_integer(column.type):
+        return column
+    return pc.if_else(pc.equal(column, ABSENT_ID), pa.scalar(None, column.type), column)
 
 
 def _names(spec: RankingSpec) -> list[str]:
@@ -175,10 +193,7 @@ def _flat(column: pa.ListArray) -> pa.Array:
     present = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) > 0
     index = np.cumsum(present) - 1
     values = column.flatten()
-    if pa.types.is_integer(values.type):
-        numbers = values.to_numpy(zero_copy_only=False)
-        values = pa.array(numbers, mask=numbers == ABSENT_ID)
-    elif not pa.types.is_floating(values.type):
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         values = values.cast(pa.string())
     return values.take(pa.array(index, mask=~present))
 
@@ -274,9 +289,9 @@ def _make_table(job: tuple[datetime.date, str, str, list[str]], spec: RankingSpe
     merged = history.count_events(nothing, feature, tasks)
     # Day by day: memory is that of the ids, not of the ids of every day.
     for total in totals:
-        merged = history.merge([merged, _read_table(total)], feature)
+        merged = history.merge([merged, read_table(total)], feature)
     table = history.history_table(merged, name, feature, tasks)
-    _write_table(path, table.replace_schema_metadata({_BEFORE: str(date)}))
+    write_table(path, table.replace_schema_metadata({_BEFORE: str(date)}))
     return path
 
 
@@ -285,7 +300,7 @@ def _join_shard(
 ) -> None:
     date, source, target, tables = job
     records = read_records(source)
-    found = {name: _read_table(path) for name, path in tables.items()}
+    found = {name: read_table(path) for name, path in tables.items()}
     for name, table in found.items():
         check_before(table, date, name)
     values = history.look_up(_ids_and_labels(source, spec), found, spec).combine_chunks()
@@ -316,15 +331,3 @@ def check_before(table: pa.Table, date: datetime.date, name: str) -> None:
             f"history {name!r} for events of {date}: the table is of the days before "
             f"{before or 'an unknown day'}; the labels of the day itself would leak into it"
         )
-
-
-def _write_table(path: str, table: pa.Table) -> None:
-    temporary = f"{path}.{uuid.uuid4().hex}"
-    with create(temporary) as file:
-        pq.write_table(table, file)
-    FileSystems.rename([temporary], [path])
-
-
-def _read_table(path: str) -> pa.Table:
-    with open_stored(path) as file:
-        return pq.ParquetFile(pa.BufferReader(file.read())).read(use_threads=False)

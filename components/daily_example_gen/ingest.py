@@ -39,6 +39,7 @@ def ingest_days(
     fields: tuple[Field, ...],
     store: DayStore,
     make_pipeline: Callable[[], beam.Pipeline],
+    columns: Sequence[str] = (),
 ) -> dict[datetime.date, StoredDay]:
     """Brings days into the store; those it has already are not parsed again.
 
@@ -48,6 +49,8 @@ def ingest_days(
         fields: the fields of an event.
         store: where encoded days are kept.
         make_pipeline: makes a Beam pipeline; called only if there is something to parse.
+        columns: fields of an event that are stored beside the shards, as `shards.columns_path`
+            says.
 
     Returns:
         The stored days by date; days without log files are left out.
@@ -61,7 +64,7 @@ def ingest_days(
     logging.info("%d days stored already, %d to be parsed", len(listed) - len(new), len(new))
     if new:
         with store.work_dir() as work_dir:
-            parts, shards = _run(new, fields, work_dir, make_pipeline)
+            parts, shards = _run(new, fields, work_dir, make_pipeline, columns)
             unreadable: list[Part] = []
             for logs in new:
                 # The day changed, be its files readable or not: that is said below.
@@ -146,6 +149,7 @@ def _run(
     fields: tuple[Field, ...],
     work_dir: str,
     make_pipeline: Callable[[], beam.Pipeline],
+    columns: Sequence[str],
 ) -> tuple[list[Part], list[Shard]]:
     pieces = [piece for logs in days for piece in pieces_of(logs)]
     buckets = [
@@ -163,7 +167,8 @@ def _run(
             pipeline
             | "Buckets" >> beam.Create(buckets)
             | "SpreadBuckets" >> beam.Reshuffle()
-            | "Encode" >> beam.FlatMap(_shards, beam.pvalue.AsList(parts), fields, work_dir)
+            | "Encode"
+            >> beam.FlatMap(_shards, beam.pvalue.AsList(parts), fields, work_dir, columns)
         )
         _ = (
             pipeline
@@ -183,13 +188,17 @@ def _run(
 
 
 def _shards(
-    bucket: tuple[str, int], parts: list[Part], fields: tuple[Field, ...], work_dir: str
+    bucket: tuple[str, int],
+    parts: list[Part],
+    fields: tuple[Field, ...],
+    work_dir: str,
+    columns: Sequence[str],
 ) -> list[Shard]:
     day, number = bucket
     own = [part for part in parts if part.piece.day == day]
     if any(part.error for part in own):
         return []
-    return [write_shard(day, number, own, fields, work_dir)]
+    return [write_shard(day, number, own, fields, work_dir, columns)]
 
 
 def _summarise(path: str, parts: list[Part], shards: list[Shard]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import uuid
@@ -16,6 +17,8 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
 from components.daily_example_gen.fields import Field, arrow_schema
@@ -45,6 +48,7 @@ class Shard:
         duplicates: events left out since a later one has their id.
         repeated: an id that repeats, with the files of an event left out and of the one kept;
             empty if none does.
+        columns: Parquet file of some fields of the same events; empty if none were wanted.
     """
 
     day: str
@@ -53,10 +57,16 @@ class Shard:
     events: int
     duplicates: int
     repeated: str
+    columns: str = ""
 
 
 def write_shard(
-    day: str, bucket: int, parts: Sequence[Part], fields: tuple[Field, ...], work_dir: str
+    day: str,
+    bucket: int,
+    parts: Sequence[Part],
+    fields: tuple[Field, ...],
+    work_dir: str,
+    columns: Sequence[str] = (),
 ) -> Shard:
     """Writes one shard into `work_dir`; memory is that of a bucket's events.
 
@@ -66,6 +76,7 @@ def write_shard(
         parts: all parts of the day.
         fields: the fields of an event.
         work_dir: directory for the file.
+        columns: fields that are written once more, as `columns_path` says.
 
     Returns:
         The shard.
@@ -83,7 +94,31 @@ def write_shard(
     path = os.path.join(work_dir, f"{day}-shard-{bucket:05d}-{uuid.uuid4().hex}.gz")
     examples = table.drop([table.column_names[0]])
     write_records(path, (_encoded_rows(examples, rows) for rows in chunks_of(order)))
-    return Shard(day, bucket, path, len(kept), duplicates, repeated)
+    beside = ""
+    if columns:
+        beside = columns_path(path, columns)
+        write_table(beside, examples.select(list(columns)).take(pa.array(order)))
+    return Shard(day, bucket, path, len(kept), duplicates, repeated, beside)
+
+
+def columns_path(shard: str, names: Sequence[str]) -> str:
+    """Where these fields of a shard's events lie, as columns, for who would else decode it."""
+    key = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
+    return f"{shard}-{key}.parquet"
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Writes a Parquet file that is there as a whole, or not at all."""
+    temporary = f"{path}.{uuid.uuid4().hex}"
+    with create(temporary) as file:
+        pq.write_table(table, file)
+    FileSystems.rename([temporary], [path])
+
+
+def read_table(path: str) -> pa.Table:
+    """Reads a file of `write_table`."""
+    with open_stored(path) as file:
+        return pq.ParquetFile(pa.BufferReader(file.read())).read(use_threads=False)
 
 
 def _repeated(

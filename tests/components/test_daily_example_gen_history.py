@@ -235,6 +235,32 @@ def test_each_day_is_counted_and_joined_once(root, monkeypatch):
     assert_as_of_the_day_before(root, days_of(root))
 
 
+def test_ingestion_leaves_what_history_needs_so_that_no_shard_is_decoded(root, monkeypatch):
+    shutil.rmtree(root / "store")
+    columns = history._columns
+
+    def only_of_nothing(records, *arguments):
+        assert not records
+        return columns(records, *arguments)
+
+    monkeypatch.setattr(history, "_columns", only_of_nothing)
+    run(root)
+    assert_as_of_the_day_before(root, days_of(root))
+
+
+def test_a_day_that_was_ingested_without_history_is_decoded_and_counts_alike(root):
+    left = {path: pq.read_table(path) for path in (root / "store").rglob("shard-*.parquet")}
+    assert sum(table.num_rows for table in left.values()) == 60 * len(DAYS)
+    for path in (*left, *(root / "store").rglob("totals-*.parquet")):
+        path.unlink()
+    for path in (root / "store").glob("*-*"):
+        shutil.rmtree(path)
+    run(root)
+    assert_as_of_the_day_before(root, days_of(root))
+    for path, table in left.items():
+        assert pq.read_table(path).equals(table)
+
+
 def test_a_late_day_counts_for_the_days_after_it(root):
     days = days_of(root)
     days[DAYS[1]] = make_events(77)
