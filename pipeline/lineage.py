@@ -85,6 +85,10 @@ class Run:
         metrics = self.metrics.get("candidate", {}).get(task, {})
         return metrics.get("auc", metrics.get("root_mean_squared_error"))
 
+    def task_lift(self, task: str) -> float | None:
+        """The candidate's AUC less that of smoothed rates; None for a regression."""
+        return self.metrics.get("candidate", {}).get(task, {}).get("auc_lift")
+
 
 def open_store(metadata_path: str, wait: float = LOCK_SECONDS) -> MetadataStore | None:
     """Opens the sqlite store for reading, or returns None before the first run.

@@ -30,9 +30,18 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
         tasks: a column for each.
 
     Returns:
-        Day, each task's AUC or RMSE, verdict and reason, version served.
+        Day, each task's AUC or RMSE, verdict and reason, version served. Below an AUC is its
+        lift, where it is known.
     """
-    table = Table(title="Days", title_justify="left", header_style="bold", expand=False)
+    lifts = any(run.task_lift(task) is not None for run in runs for task in tasks)
+    table = Table(
+        title="Days",
+        title_justify="left",
+        caption="below an AUC: its lift over smoothed rates of the ids" if lifts else None,
+        caption_justify="left",
+        header_style="bold",
+        expand=False,
+    )
     table.add_column("day", no_wrap=True)
     for task in tasks:
         table.add_column(task, justify="right")
@@ -40,10 +49,10 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
     table.add_column("serves", justify="right")
     table.add_column("why", overflow="fold", ratio=1)
     for run in runs:
-        metrics = [run.task_metric(task) for task in tasks]
+        figures = [_figure(run.task_metric(task), run.task_lift(task)) for task in tasks]
         table.add_row(
             run.run_date or "?",
-            *map(_figure, metrics),
+            *figures,
             _VERDICTS[run.outcome],
             "-" if run.served_after is None else f"v{run.served_after}",
             escape(why(run)),
@@ -51,11 +60,12 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
     return table
 
 
-def _figure(value: float | None) -> str:
+def _figure(value: float | None, lift: float | None) -> str:
     if value is None:
         return "-"
     # A diverged regression may be off by any power of ten.
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
+    text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
+    return text if lift is None else f"{text}\n[dim]{lift:+.3f}[/]"
 
 
 def why(run: Run) -> str:

@@ -49,6 +49,7 @@ def test_pushed_run_is_known_by_all_that_it_did(store):
     assert run.components == {name.rpartition(".")[2]: "COMPLETE" for name in COMPONENTS}
     assert run.task_metric("click") == 0.625
     assert run.task_metric("unknown") is None
+    assert run.task_lift("click") is None
     assert before <= run.started <= datetime.datetime.now(datetime.timezone.utc)
     assert 0.0 <= run.seconds < 60.0
 

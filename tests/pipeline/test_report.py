@@ -63,6 +63,17 @@ def test_row_tells_metrics_verdict_version_and_reason(
     assert row(text, "2026-01-03") == ["2026-01-03", "0.700", "1.250", verdict, serves, why]
 
 
+def test_lift_stands_below_the_auc_and_is_explained():
+    metrics = {"click": {"auc": 0.7, "auc_lift": 0.0213}, "rate": {"root_mean_squared_error": 1.0}}
+    other = run("2026-01-04", metrics={"click": {"auc": 0.6, "auc_lift": -0.004}})
+    text = printed([run(metrics=metrics), other])
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    below = [line[1:3] for line in cells if line[0] == "" and len(line) > 2]
+    assert below == [["+0.021", ""], ["-0.004", ""]]
+    assert "lift over smoothed rates" in text
+    assert "lift" not in printed([run(metrics={"click": {"auc": 0.7}})])
+
+
 def test_metric_that_was_not_measured_is_a_dash():
     text = printed([run(metrics={"click": {"calibration": 1.0}})])
     assert row(text, "2026-01-03")[1:3] == ["-", "-"]
