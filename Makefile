@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test test-fast check format bench reference docs site lock clean image image-push image-check
+.PHONY: audit help env run test test-fast check format bench quality reference docs site lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -50,6 +50,9 @@ format: env  ## rewrite the code as `check` wants it
 
 bench: env  ## measure ingestion, training and optimizers against named peers
 	@set -e; for name in ingest train optimizers; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+quality: env  ## AUC of a default model on a small simulated world, held to the record (minutes)
+	$(BIN)/python -m benchmarks.quality --short
 
 reference: env  ## make the tables of docs/spec.md and the JSON Schema from the spec's docstrings
 	@$(BIN)/python -m schemas.reference

