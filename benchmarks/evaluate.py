@@ -12,7 +12,6 @@ at its beginning does not count. Ours is given with it.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import resource
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +27,7 @@ from schemas.spec import RankingSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evaluate.json"
-SHARDS = 16
 MODELS = ("candidate", "baseline")
-
-
-def write_events(spec: RankingSpec, events: int, folder: str) -> None:
-    """Writes simulated events as DailyExampleGen does."""
-    import pyarrow as pa
-
-    from components.daily_example_gen.fields import arrow_schema, event_fields
-    from components.daily_example_gen.shards import encode_examples, tf_records
-    from pipeline.simulate import simulate_days
-
-    # An ordinary weekday has the rows that are asked for.
-    day = next(iter(simulate_days(datetime.date(2026, 1, 5), 1, events)))
-    fields = event_fields(spec)[1:]
-    columns = {f.name: pa.array(day.columns[f.name], f.arrow_type) for f in fields}
-    table = pa.table(columns, schema=arrow_schema(fields)).slice(0, events)
-    os.makedirs(folder)
-    for shard in range(SHARDS):
-        start, end = (number * table.num_rows // SHARDS for number in (shard, shard + 1))
-        compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
-        path = os.path.join(folder, f"data-{shard:05d}-of-{SHARDS:05d}.gz")
-        with open(path, "wb") as file:
-            part = table.slice(start, end - start).combine_chunks()
-            for batch in part.to_batches(max_chunksize=8192):
-                file.write(compressor.compress(tf_records(encode_examples(batch))))
-            file.write(compressor.flush())
 
 
 def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
@@ -66,6 +38,7 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
+    from benchmarks.simulated import SHARDS
     from schemas.tfdv_schema import tfdv_schema
     from trainer_module.export import export_model
     from trainer_module.model import build_model
@@ -205,6 +178,8 @@ def main() -> int:
     if args.contender:
         run(args.contender, args.folder, args.events)
         return 0
+
+    from benchmarks.simulated import write_events
 
     spec = load_spec(str(ROOT / "schemas" / "demo.yaml"))
     sizes = (args.events // 100, args.events // 20, args.events, 10 * args.events)

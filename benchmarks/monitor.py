@@ -19,7 +19,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from benchmarks.train import ROOT, write_examples
+from benchmarks.simulated import write_events
+from benchmarks.train import ROOT
 from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from trainer_module.distribution import batches_of_replicas
@@ -53,7 +54,7 @@ class Unwatched(TrainingLoop):
 
 
 def turns(
-    spec: RankingSpec, files: list[str], parsing_spec: dict, folder: str, *, watched: bool
+    spec: RankingSpec, files: list[str], folder: str, *, watched: bool
 ) -> Callable[[int], float]:
     """Makes a training; returns what runs its next calls and tells the seconds of a step."""
     model = build_model(spec)
@@ -61,9 +62,7 @@ def turns(
     optimizer.build(model.trainable_variables)
     strategy = tf.distribute.get_strategy()
     loop = (TrainingLoop if watched else Unwatched)(model, optimizer, spec, strategy)
-    batches = batches_of_replicas(
-        strategy, lambda **parts: training_batches(files, parsing_spec, spec, **parts)
-    )
+    batches = batches_of_replicas(strategy, lambda **parts: training_batches(files, spec, **parts))
     monitor = Monitor(
         Detector(loop.tasks, loop.binary_tasks, loop.layers),
         StatisticsRecorder(os.path.join(folder, "rows")),
@@ -93,9 +92,9 @@ def measure(preset: str, batch_size: int) -> dict[str, object]:
     spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), [*overrides, "training.epochs=1000"])
     spec = spec.fitted(EVENTS, warm=False)
     with tempfile.TemporaryDirectory() as folder:
-        files, parsing_spec = write_examples(EVENTS, spec, folder)
+        files = write_events(spec, EVENTS, folder)
         with_it, without = (
-            turns(spec, files, parsing_spec, folder, watched=watched) for watched in (True, False)
+            turns(spec, files, folder, watched=watched) for watched in (True, False)
         )
         with_it(1), without(1)
         calls = max(1, round(SECONDS / spec.training.steps_per_execution / without(2)))

@@ -1,14 +1,43 @@
-"""Simulated events as Transform gives them to training."""
+"""Simulated events, encoded and preprocessed."""
 
 from __future__ import annotations
 
+import datetime
+import os
+import zlib
 from typing import Any
 
+import pyarrow as pa
 import tensorflow as tf
 
-from pipeline.simulate import Day
+from pipeline.simulate import Day, simulate_days
 from schemas.spec import RankingSpec
 from trainer_module.preprocessing import preprocess, raw_feature_spec
+
+SHARDS = 16
+
+
+def write_events(spec: RankingSpec, events: int, folder: str) -> list[str]:
+    """Writes simulated events as DailyExampleGen does; returns the files."""
+    from components.daily_example_gen.fields import arrow_schema, event_fields
+    from components.daily_example_gen.shards import encode_examples, tf_records
+
+    # An ordinary weekday has the rows that are asked for.
+    day = next(iter(simulate_days(datetime.date(2026, 1, 5), 1, events)))
+    fields = event_fields(spec)[1:]
+    columns = {f.name: pa.array(day.columns[f.name], f.arrow_type) for f in fields}
+    table = pa.table(columns, schema=arrow_schema(fields)).slice(0, events)
+    os.makedirs(folder, exist_ok=True)
+    files = [os.path.join(folder, f"data-{n:05d}-of-{SHARDS:05d}.gz") for n in range(SHARDS)]
+    for shard, path in enumerate(files):
+        start, end = (number * table.num_rows // SHARDS for number in (shard, shard + 1))
+        compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
+        with open(path, "wb") as file:
+            part = table.slice(start, end - start).combine_chunks()
+            for batch in part.to_batches(max_chunksize=8192):
+                file.write(compressor.compress(tf_records(encode_examples(batch))))
+            file.write(compressor.flush())
+    return files
 
 
 def transformed(day: Day, spec: RankingSpec) -> dict[str, Any]:

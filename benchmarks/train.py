@@ -10,7 +10,6 @@ Adagrad and `fit`, as a Keras user writes it. Contenders take turns.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -23,10 +22,8 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from benchmarks.simulated import transformed
-from pipeline.simulate import simulate_days
+from benchmarks.simulated import write_events
 from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
@@ -43,32 +40,6 @@ PASSES = 16
 """Of the longer training; so many that its set-up, which scatters by a second, is little."""
 
 
-def write_examples(events: int, spec: RankingSpec, folder: str) -> tuple[list[str], dict[str, Any]]:
-    """Writes simulated events as Transform would; returns the files and their parsing spec."""
-    day = next(iter(simulate_days(datetime.date(2026, 1, 1), 1, events)))
-    parsing_spec: dict[str, Any] = {}
-    columns: dict[str, Any] = {}
-    for name, value in transformed(day, spec).items():
-        if isinstance(value, tf.SparseTensor):
-            parsing_spec[name] = tf.io.VarLenFeature(value.dtype)
-            columns[name] = tf.RaggedTensor.from_sparse(value).to_list()
-        else:
-            parsing_spec[name] = tf.io.FixedLenFeature([1], value.dtype)
-            columns[name] = value.numpy().tolist()
-    files = [os.path.join(folder, f"part-{part}.gz") for part in range(4)]
-    for part, file in enumerate(files):
-        with tf.io.TFRecordWriter(file, tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
-            for row in range(part, events, len(files)):
-                example = tf.train.Example()
-                for name, column in columns.items():
-                    feature = example.features.feature[name]
-                    is_id = parsing_spec[name].dtype == tf.int64
-                    target = feature.int64_list if is_id else feature.float_list
-                    target.value.extend(column[row])
-                writer.write(example.SerializeToString())
-    return files, parsing_spec
-
-
 def keras_losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
     """Returns each task's loss in Keras's terms; the mean over labelled events."""
     reduction = "mean_with_sample_weight"
@@ -82,13 +53,12 @@ def keras_losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
     }
 
 
-def ours(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> None:
+def ours(spec: RankingSpec, files: list[str]) -> None:
     """Trains as the pipeline does."""
     with tempfile.TemporaryDirectory() as folder:
         train(
             spec,
             files,
-            parsing_spec,
             strategy=make_strategy(spec.training),
             warm_start_from=None,
             checkpoint_dir=f"{folder}/checkpoints",
@@ -97,7 +67,7 @@ def ours(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> N
         )
 
 
-def plain(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> None:
+def plain(spec: RankingSpec, files: list[str]) -> None:
     """Trains as a Keras user does."""
     keras.utils.set_random_seed(spec.training.seed)
     model = build_model(spec)
@@ -107,7 +77,7 @@ def plain(spec: RankingSpec, files: list[str], parsing_spec: dict[str, Any]) -> 
         loss_weights={name: task.loss_weight for name, task in spec.tasks.items()},
         jit_compile=False,
     )
-    model.fit(training_batches(files, parsing_spec, spec), verbose=0)
+    model.fit(training_batches(files, spec), verbose=0)
 
 
 def seconds(work: Callable[..., None], *arguments: Any) -> npt.NDArray[np.float64]:
@@ -137,13 +107,13 @@ def measure(preset: str, batch_size: int, events: int, repetitions: int) -> dict
     contenders = {"ours": ours, "plain Keras fit": plain}
     taken: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
-        files, parsing_spec = write_examples(events, spec, folder)
+        files = write_events(spec, events, folder)
         for work in contenders.values():
-            work(spec, files, parsing_spec)  # The process's first call has costs of its own.
+            work(spec, files)  # The process's first call has costs of its own.
         for _ in range(repetitions):
             for name, work in contenders.items():
-                once = seconds(work, spec, files, parsing_spec)
-                taken[name].append(seconds(work, longer, files, parsing_spec) - once)
+                once = seconds(work, spec, files)
+                taken[name].append(seconds(work, longer, files) - once)
     trained = (PASSES - 1) * events
     wall, cpu = np.moveaxis(np.array(taken["plain Keras fit"]) / np.array(taken["ours"]), 1, 0)
     return {

@@ -128,7 +128,7 @@ def create_pipeline(
     transform.add_upstream_node(validator)
     trainer = Trainer(
         plan=run_plan,
-        examples=transform.outputs["transformed_examples"],
+        examples=examples,
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
         history=example_gen.outputs["history"],

@@ -1,4 +1,4 @@
-"""The input pipeline: transformed examples to batches."""
+"""The input pipeline: encoded events, preprocessed, as batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.layers import PADDING
+from trainer_module.preprocessing import preprocess, raw_feature_spec
 
 _READERS = 8
 _READ_AT_ONCE = 64
@@ -20,7 +21,6 @@ Batch = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tf.Tensor]]
 
 def training_batches(
     files: Sequence[str],
-    feature_spec: Mapping[str, Any],
     spec: RankingSpec,
     *,
     leave_out: Sequence[tuple[int, int]] = (),
@@ -38,8 +38,7 @@ def training_batches(
     batch only.
 
     Args:
-        files: gzipped TFRecords of transformed tf.Examples.
-        feature_spec: their parsing spec, of `TFTransformOutput.transformed_feature_spec`.
+        files: gzipped TFRecords of encoded events (tf.Examples of `raw_feature_spec`).
         spec: the ranking spec.
         leave_out: ranges of batches, by number, that are left out; their ends are exclusive.
         skip: number of the batches then left to leave out at the beginning.
@@ -78,7 +77,7 @@ def training_batches(
         dataset = dataset.map(lambda records: tf.reshape(records[own], [own_parts, size]))
         dataset = dataset.unbatch()
     return dataset.map(
-        lambda records: parse(records, feature_spec, spec), num_parallel_calls=tf.data.AUTOTUNE
+        lambda records: parse(records, spec), num_parallel_calls=tf.data.AUTOTUNE
     ).prefetch(tf.data.AUTOTUNE)
 
 
@@ -105,13 +104,16 @@ def _shuffled(files: Sequence[str], at_once: int, seed: Sequence[Any]) -> tf.dat
     return dataset.map(lambda number, records: shuffle(records, fold_in(seed, number)))
 
 
-def parse(records: tf.Tensor, feature_spec: Mapping[str, Any], spec: RankingSpec) -> Batch:
-    """Parses a batch of serialized transformed tf.Examples, as `training_batches` gives it."""
-    parsed = tf.io.parse_example(records, dict(feature_spec))
-    features = model_inputs(parsed, spec)
-    labels = {task: parsed[signatures.label_key(task)] for task in spec.tasks}
-    weights = {task: parsed[signatures.weight_key(task)] for task in spec.tasks}
-    return features, labels, weights
+def parse(records: tf.Tensor, spec: RankingSpec) -> Batch:
+    """Parses and preprocesses a batch of encoded events, as `training_batches` gives it.
+
+    Preprocessing has nothing to learn from the data, so that no pass over it, and no copy of
+    it, comes before the training.
+    """
+    values = preprocess(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
+    labels = {task: values[signatures.label_key(task)] for task in spec.tasks}
+    weights = {task: values[signatures.weight_key(task)] for task in spec.tasks}
+    return model_inputs(values, spec), labels, weights
 
 
 def model_inputs(transformed: Mapping[str, Any], spec: RankingSpec) -> dict[str, tf.Tensor]:

@@ -49,7 +49,6 @@ def run_fn(fn_args: Any) -> None:
     job = {
         "spec": config["spec"],
         "files": [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)],
-        "transform_output": fn_args.transform_output,
         "warm_start_from": config["warm_start_from"],
         "checkpoint_dir": config["checkpoint_dir"],
         "stability_dir": config["stability_dir"],
@@ -80,7 +79,6 @@ def _take_part(job: dict[str, Any], strategy: tf.distribute.Strategy) -> Trained
     return train(
         spec,
         job["files"],
-        tft.TFTransformOutput(job["transform_output"]).transformed_feature_spec(),
         strategy=strategy,
         warm_start_from=job["warm_start_from"],
         checkpoint_dir=job["checkpoint_dir"],

@@ -136,7 +136,6 @@ class Trained:
 def train(
     spec: RankingSpec,
     files: Sequence[str],
-    feature_spec: Mapping[str, Any],
     *,
     strategy: tf.distribute.Strategy,
     warm_start_from: str | None,
@@ -152,8 +151,7 @@ def train(
 
     Args:
         spec: the ranking spec, with no `auto` in its settings (`RankingSpec.fitted`).
-        files: gzipped TFRecords of transformed tf.Examples.
-        feature_spec: their parsing spec.
+        files: gzipped TFRecords of encoded events.
         strategy: of `trainer_module.distribution.make_strategy`.
         warm_start_from: folder of a training state; None for a cold start.
         checkpoint_dir: folder for checkpoints, one for all processes; one that holds some is
@@ -171,10 +169,10 @@ def train(
     if FOLLOWS in (spec.training.batch_size, spec.training.epochs):
         raise ValueError("the spec has settings that are 'auto'; call RankingSpec.fitted first")
     if not files:
-        raise TrainingError("there are no transformed examples to train on")
+        raise TrainingError("there are no events to train on")
     chief = is_chief(strategy)
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
-    read = functools.partial(training_batches, files, feature_spec)
+    read = functools.partial(training_batches, files)
     while True:
         progress = checkpoints.newest()
         failed = progress.failed if progress else ()
@@ -213,7 +211,7 @@ def train(
         )
         if progress.step == 0 and not failed:
             raise TrainingError(
-                "there is no batch to train on: no transformed examples, or over several"
+                "there is no batch to train on: no events, or over several"
                 f" replicas fewer than one whole batch of {spec.training.batch_size}"
             )
         attempts = failed

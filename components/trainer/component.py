@@ -57,7 +57,7 @@ class Trainer(base_component.BaseComponent):
 
         Args:
             plan: a `RunPlan`.
-            examples: transformed examples with the split `train`.
+            examples: encoded events with the split `train`.
             transform_graph: the TFT graph.
             schema: the TFDV schema of the raw events.
             history: the history tables that the exported model carries.

@@ -20,11 +20,13 @@ class TransformSpec(standard_component_specs.TransformSpec):
 
 
 class Transform(base_beam_component.BaseBeamComponent):
-    """Runs `trainer_module.preprocessing` over both splits with tensorflow-transform.
+    """Makes `trainer_module.preprocessing` a graph with tensorflow-transform.
+
+    It has no analyzers, so that the graph follows from spec and schema alone: TFX makes it
+    without a pass over the events. The Trainer preprocesses them as it reads them.
 
     Outputs:
         transform_graph: the TFT graph, which the exported model carries.
-        transformed_examples: model inputs, labels and label weights.
     """
 
     SPEC_CLASS = TransformSpec
@@ -40,8 +42,6 @@ class Transform(base_beam_component.BaseBeamComponent):
             examples: encoded events with the splits `train` and `eval`.
             schema: the TFDV schema.
         """
-        transformed = types.Channel(type=standard_artifacts.Examples)
-        transformed.matching_channel_name = "examples"
         super().__init__(
             spec=TransformSpec(
                 plan=plan,
@@ -52,6 +52,5 @@ class Transform(base_beam_component.BaseBeamComponent):
                 # ExampleValidator has these statistics already.
                 disable_statistics=1,
                 transform_graph=types.Channel(type=standard_artifacts.TransformGraph),
-                transformed_examples=transformed,
             )
         )

@@ -9,7 +9,6 @@ from tfx import types
 from tfx.components.transform import executor
 from tfx.types import artifact_utils
 
-from components.artifacts import DAY_EVENTS
 from components.run_plan import load_plan
 
 
@@ -30,9 +29,3 @@ class Executor(executor.Executor):
             "custom_config": json.dumps({"spec": plan.spec.to_yaml()}),
         }
         super().Do(inputs, output_dict, properties)
-        # The Trainer, which sees the transformed examples only, fits its steps to it.
-        examples = artifact_utils.get_single_instance(inputs["examples"])
-        transformed = artifact_utils.get_single_instance(output_dict["transformed_examples"])
-        transformed.set_string_custom_property(
-            DAY_EVENTS, examples.get_string_custom_property(DAY_EVENTS)
-        )

@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 import tensorflow as tf
-from events import encode, make_events, tiny_spec, write_transform_graph, write_transformed
+from events import encode, make_events, tiny_spec, write_events, write_transform_graph
 from steps import Steps
 
 RUN_DATE = datetime.date(2026, 1, 4)
@@ -14,8 +14,8 @@ def transform_graph(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def transformed_files(tmp_path_factory):
-    return write_transformed(make_events(700), tiny_spec(), tmp_path_factory.mktemp("train"))
+def train_files(tmp_path_factory):
+    return write_events(make_events(700), tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,6 @@ def examples(tmp_path_factory):
 
 
 @pytest.fixture
-def steps(tmp_path, examples, transform_graph, transformed_files):
+def steps(tmp_path, examples, transform_graph, train_files):
     """The steps of a run from the Trainer on, with version 1 being served."""
-    return Steps(tmp_path, examples, transform_graph, transformed_files)
+    return Steps(tmp_path, examples, transform_graph, train_files)

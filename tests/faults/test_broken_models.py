@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import tiny_spec, transformed_feature_spec
+from events import tiny_spec
 
 from components import serving_store
 from trainer_module import export, training
@@ -14,13 +14,12 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def trained(transformed_files, tmp_path_factory):
+def trained(train_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     spec = tiny_spec()
     return training.train(
         spec,
-        transformed_files,
-        transformed_feature_spec(spec),
+        train_files,
         strategy=make_strategy(spec.training),
         warm_start_from=None,
         checkpoint_dir=str(folder / "checkpoints"),

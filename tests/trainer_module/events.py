@@ -1,4 +1,4 @@
-"""Events for the tests of the trainer module: encoded, transformed, and as batches."""
+"""Events for the tests of the trainer module: encoded, preprocessed, and as batches."""
 
 from __future__ import annotations
 
@@ -83,38 +83,16 @@ def transformed(events: Sequence[dict[str, Any]], spec: RankingSpec) -> dict[str
     return preprocess(parsed, spec)
 
 
-def transformed_feature_spec(spec: RankingSpec) -> dict[str, Any]:
-    result = {
-        name: tf.io.VarLenFeature(tf.int64)
-        if feature.multivalued
-        else tf.io.FixedLenFeature([1], tf.int64)
-        for name, feature in spec.categorical.items()
-    }
-    for name in spec.dense:
-        result[name] = tf.io.FixedLenFeature([1], tf.float32)
-    for task in spec.tasks:
-        result[f"{task}__label"] = tf.io.FixedLenFeature([1], tf.float32)
-        result[f"{task}__weight"] = tf.io.FixedLenFeature([1], tf.float32)
-    return result
-
-
-def write_transformed(
-    events: Sequence[dict[str, Any]], spec: RankingSpec, folder: Path
-) -> list[str]:
-    """Writes what Transform would, in three gzipped files."""
-    values = transformed(events, spec)
+def write_events(events: Sequence[dict[str, Any]], folder: Path) -> list[str]:
+    """Writes encoded events in three gzipped files."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {
-        name: value.numpy() if isinstance(value, tf.Tensor) else tf.RaggedTensor.from_sparse(value)
-        for name, value in values.items()
-    }
     files = []
     for part in range(3):
         files.append(str(folder / f"part-{part}.gz"))
         options = tf.io.TFRecordOptions(compression_type="GZIP")
         with tf.io.TFRecordWriter(files[-1], options) as writer:
-            for index in range(part, len(events), 3):
-                writer.write(encode({name: _plain(value[index]) for name, value in rows.items()}))
+            for event in events[part::3]:
+                writer.write(encode(event))
     return files
 
 
@@ -143,8 +121,3 @@ def write_transform_graph(
         graph = raw | tft_beam.AnalyzeDataset(lambda inputs: preprocess(inputs, spec))
         graph | tft_beam.WriteTransformFn(str(folder))
     return tft.TFTransformOutput(str(folder))
-
-
-def _plain(values: Any) -> list[Any]:
-    array = np.asarray(values)
-    return [int(v) if array.dtype.kind == "i" else float(v) for v in array.reshape(-1)]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, write_transform_graph, write_transformed
+from events import make_events, tiny_spec, write_events, write_transform_graph
 
 from schemas.errors import TrainingError
 from trainer_module.distribution import is_chief, make_strategy
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_transform_graph(tiny_spec(), folder / "tft")
     return SimpleNamespace(
-        files=write_transformed(events, tiny_spec(), folder),
+        files=write_events(events, folder),
         transform=str(folder / "tft"),
     )
 

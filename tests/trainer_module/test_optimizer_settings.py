@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 import pytest
-from events import tiny_spec, transformed_feature_spec
+from events import tiny_spec
 
 from schemas.training import RULE_THRESHOLDS, OptimizerName, OptimizerSettings, Recovery, Training
 from trainer_module import optimizers
@@ -84,7 +84,6 @@ def test_a_run_trains_with_it(name, rate, train_files, tmp_path):
     done = train(
         spec,
         train_files,
-        transformed_feature_spec(spec),
         strategy=make_strategy(spec.training),
         warm_start_from=None,
         checkpoint_dir=str(tmp_path / "checkpoints"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
+from events import make_events, tiny_spec, write_events
 
 from trainer_module import soundness
 from trainer_module.distribution import make_strategy
@@ -22,7 +22,7 @@ def trained(spec, files, folder, **changes):
         "tensorboard_dir": str(folder / "tensorboard"),
         **changes,
     }
-    return train(spec, files, transformed_feature_spec(spec), **arguments)
+    return train(spec, files, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_start_is_remembered_by_a_training_that_is_resumed(train_files, tmp_path
 
 def test_task_without_labels_in_the_window_does_not_block(tmp_path):
     events = [{k: v for k, v in event.items() if k != "rating"} for event in make_events(300)]
-    files = write_transformed(events, SPEC, tmp_path / "files")
+    files = write_events(events, tmp_path / "files")
     assert trained(SPEC, files, tmp_path).faults == ()
 
 

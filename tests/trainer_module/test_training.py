@@ -12,7 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, transformed_feature_spec, write_transformed
+from events import make_events, tiny_spec, write_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.train import keras_losses
@@ -40,7 +40,7 @@ def _trained(spec, files, folder, **kwargs):
         "tensorboard_dir": str(folder / "tensorboard"),
         **kwargs,
     }
-    return train(spec, files, transformed_feature_spec(spec), **arguments)
+    return train(spec, files, **arguments)
 
 
 def _weights(model):
@@ -58,7 +58,7 @@ def _assert_same(left, right):
 
 
 def _batches(spec, files):
-    return training_batches(files, transformed_feature_spec(spec), spec)
+    return training_batches(files, spec)
 
 
 def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
@@ -209,7 +209,7 @@ def test_tensorboard_scalars_are_written_for_each_attempt(train_files, tmp_path)
 
 def test_batches_left_out_are_not_trained_on_and_the_others_stay_in_order(train_files):
     spec = tiny_spec()
-    read = functools.partial(training_batches, train_files, transformed_feature_spec(spec), spec)
+    read = functools.partial(training_batches, train_files, spec)
 
     def prices(**kwargs):
         return [np.asarray(f["price"]).ravel().tolist() for f, _, _ in read(**kwargs)]
@@ -363,7 +363,7 @@ def test_mixed_precision_keeps_float32_weights_and_outputs(precision, train_file
 def test_mirrored_training_over_two_devices_matches_one(tmp_path):
     # With masked labels a mean over replicas of their means is another one than over all.
     events = [{"rating": [2.0], **event} for event in make_events(400)]
-    files = write_transformed(events, tiny_spec(), tmp_path)
+    files = write_events(events, tmp_path)
     script = textwrap.dedent("""
         import sys
         import numpy as np, tensorflow as tf
@@ -371,12 +371,12 @@ def test_mirrored_training_over_two_devices_matches_one(tmp_path):
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpus[0], two)
         sys.path.insert(0, sys.argv[1])
-        from events import tiny_spec, transformed_feature_spec
+        from events import tiny_spec
         from trainer_module.training import train
         spec = tiny_spec("training.batch_size=100")
         devices = ["CPU:0", "CPU:1"] if sys.argv[2] == "two" else ["CPU:0"]
         model = train(
-            spec, sys.argv[4:], transformed_feature_spec(spec),
+            spec, sys.argv[4:],
             strategy=tf.distribute.MirroredStrategy(devices), warm_start_from=None,
             checkpoint_dir=sys.argv[3] + "/c", stability_dir=sys.argv[3] + "/s",
             tensorboard_dir=sys.argv[3] + "/t").model

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from events import SPEC, make_events, tiny_spec, transformed_feature_spec, write_transformed
+from events import SPEC, make_events, tiny_spec, write_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -31,13 +31,13 @@ def parts(spec):
 
 def read(files, spec):
     # Each iteration over one dataset has an order of its own.
-    return training_batches(files, transformed_feature_spec(spec), spec)
+    return training_batches(files, spec)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     # One task has labels in some of the events, and none in some of the batches.
-    return write_transformed(make_events(300), tiny_spec(), tmp_path_factory.mktemp("train"))
+    return write_events(make_events(300), tmp_path_factory.mktemp("train"))
 
 
 def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
@@ -142,7 +142,7 @@ def test_tasks_of_one_kind_alone(task, aucs, tmp_path):
     content["tasks"] = {task: content["tasks"][task]}
     content["serving"]["score"] = task
     spec = parse_spec(yaml.safe_dump(content), "one kind")
-    files = write_transformed(make_events(200), spec, tmp_path)
+    files = write_events(make_events(200), tmp_path)
     model, optimizer = parts(spec)
     loop = TrainingLoop(model, optimizer, spec, STRATEGY)
     batches = batches_of_replicas(STRATEGY, lambda **kwargs: read(files, spec))

@@ -10,16 +10,12 @@ import tensorflow as tf
 from schemas.errors import TrainingError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
-from trainer_module import signatures
-from trainer_module.inputs import Batch, model_inputs
+from trainer_module.inputs import Batch, parse
 from trainer_module.layers import PADDING
-from trainer_module.preprocessing import preprocess, raw_feature_spec
 
 
 def event_batches(files: Sequence[str], spec: RankingSpec, count: int) -> Batch:
-    """Draws batches from encoded events, preprocessed as Transform does it.
-
-    Preprocessing depends on no analysis of the data, so that none has to run first.
+    """Draws batches from encoded events.
 
     Args:
         files: gzipped TFRecords of encoded events (tf.Examples of `raw_feature_spec`).
@@ -39,19 +35,13 @@ def event_batches(files: Sequence[str], spec: RankingSpec, count: int) -> Batch:
     if not files:
         raise nothing
 
-    def to_batch(records: tf.Tensor) -> Batch:
-        values = preprocess(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
-        labels = {task: values[signatures.label_key(task)] for task in spec.tasks}
-        weights = {task: values[signatures.weight_key(task)] for task in spec.tasks}
-        return model_inputs(values, spec), labels, weights
-
     records = tf.data.TFRecordDataset(
         tf.random.experimental.stateless_shuffle(sorted(files), (training.seed, 0)),
         compression_type="GZIP",
     )
     buffer = max(1, min(training.shuffle_events, count * training.batch_size))
     records = records.shuffle(buffer, seed=training.seed, reshuffle_each_iteration=True).repeat()
-    batches = records.batch(training.batch_size).map(to_batch).take(count)
+    batches = records.batch(training.batch_size).map(lambda r: parse(r, spec)).take(count)
     # Only ids come in rows of varying length.
     padding = tf.nest.map_structure(
         lambda part: tf.constant(PADDING if part.dtype.is_integer else 0, part.dtype),
