@@ -111,7 +111,8 @@ class _Ranker(tf.Module):
         return self._answer(self._outputs(raw))
 
     def _evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        raw = self._parse(examples, self._spec.inputs)
+        # With the labels, as all parse that judge models: TensorFlow then parses once for all.
+        raw = self._parse(examples, self._raw_feature_spec)
         for lookup in self._history:
             raw.update({name: _or_else(raw[name], found) for name, found in lookup(raw).items()})
         outputs = self._outputs(raw)
@@ -134,8 +135,7 @@ class _Ranker(tf.Module):
         return answer
 
     def _labels(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        fields = [*self._spec.inputs, *self._spec.labels]
-        transformed = self._transform(self._parse(examples, fields))
+        transformed = self._transform(self._parse(examples, self._raw_feature_spec))
         answer = {}
         for task in self._spec.tasks:
             for key in (signatures.label_key(task), signatures.weight_key(task)):

@@ -117,9 +117,10 @@ class Models:
         self._spec = spec
         self._rates = Rates.load(rates, spec) if rates else None
         self._outputs = [*spec.tasks, signatures.FINITE]
-        self._sliced = {name: raw_feature_spec(spec)[name] for name in spec.sliced_features}
+        self._fields = raw_feature_spec(spec)
         self._loaded = {name: tf.saved_model.load(path) for name, path in models.items()}
-        # One call for all of it, so that TensorFlow runs the models side by side.
+        # One call for all of it: TensorFlow runs the models side by side, and makes one of what
+        # they do alike. Events are parsed once where the models parse the same fields.
         self._function = tf.function(
             self._run, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
         )
@@ -129,10 +130,10 @@ class Models:
         first = next(iter(self._loaded.values()))
         labels = first.signatures[signatures.LABELS](examples=examples)
         slices = {}
-        if self._sliced:
-            for name, values in tf.io.parse_example(examples, self._sliced).items():
-                unique, codes = tf.unique(values.values, tf.int64)
-                slices[name] = (unique, codes, values.indices[:, 0])
+        parsed = tf.io.parse_example(examples, self._fields)
+        for name in self._spec.sliced_features:
+            unique, codes = tf.unique(parsed[name].values, tf.int64)
+            slices[name] = (unique, codes, parsed[name].indices[:, 0])
         buckets = event_buckets(examples, self._spec)[0] if self._rates else {}
         return predictions, labels, slices, buckets
 

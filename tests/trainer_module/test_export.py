@@ -13,6 +13,7 @@ from trainer_module import signatures
 from trainer_module.export import export_model
 from trainer_module.inputs import model_inputs
 from trainer_module.model import build_model
+from trainer_module.preprocessing import raw_feature_spec
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,22 @@ def test_named_features_answer_as_serialized_examples_do(exported):
         loaded.signatures["serving_default"](examples=_requests(events))["score"],
         expected["score"],
     )
+
+
+def test_what_judges_a_model_parses_the_same_fields(exported):
+    """TensorFlow then parses events once, for both models, their labels and the slices."""
+    _, loaded, _ = exported
+    fields = set()
+    for name in (signatures.EVALUATE, signatures.LABELS):
+        graph = loaded.signatures[name].graph.as_graph_def()
+        nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+        values = {node.name: node.attr["value"] for node in nodes if node.op == "Const"}
+        for node in nodes:
+            if node.op == "ParseExampleV2":
+                keys = node.input[2].removesuffix(":output:0")
+                fields.add(tuple(tf.make_ndarray(values[keys].tensor)))
+    (parsed,) = fields
+    assert {name.decode() for name in parsed} == set(raw_feature_spec(tiny_spec()))
 
 
 @pytest.mark.parametrize("recent", [["u1", ""], ["", "u1"], ["", "u1", ""]])
