@@ -22,6 +22,7 @@ RUNTIME = [
     "tensorflow-data-validation",
     "tensorflow-metadata",
     "tensorflow-model-analysis",
+    "tensorflow-serving-api",
     "tensorflow-transform",
     "tfx-bsl",
     # TFX 1.16 resolves to a newer Beam and then fails: its Transform imports dill, which

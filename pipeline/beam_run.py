@@ -100,6 +100,7 @@ def main(request_file: str) -> None:
     """Runs the request and notes an error on the failed execution; exits with its code."""
     from absl import logging
 
+    from components.serving_check.process import started_early
     from schemas.errors import ExitCode, error_named
 
     logging.set_verbosity(logging.INFO)
@@ -113,7 +114,9 @@ def main(request_file: str) -> None:
         }
     )
     try:
-        run(request)
+        # On another core than the imports that come now.
+        with started_early():
+            run(request)
     except Exception:
         text = traceback.format_exc()
         print(text, file=sys.stderr)

@@ -87,6 +87,9 @@ class Serving(SpecPart):
         max_age_days: most days between the served version's day and a run's; beyond that a
             notification says that the served version is old.
         check_seconds: time that this process has to load the model and answer the events.
+        max_latency_ms: longest time, in milliseconds, that the exported model may take to answer a
+            request for `latency_batch` events: the median of several, on the machine of the check.
+        latency_batch: events of such a request, and of the larger warm-up request.
     """
 
     score: str
@@ -96,6 +99,8 @@ class Serving(SpecPart):
     check_events: int = Field(default=512, ge=2)
     max_age_days: int | None = Field(default=3, ge=1)
     check_seconds: float = Field(default=900.0, gt=0.0)
+    max_latency_ms: float | None = Field(default=None, gt=0.0)
+    latency_batch: int = Field(default=64, ge=1, le=10_000)
 
 
 class Retention(SpecPart):

@@ -26,6 +26,7 @@ from trainer_module.export import export_model
 from trainer_module.history import load_tables
 from trainer_module.training import Trained, train
 from trainer_module.training_state import save_state
+from trainer_module.warmup import write_warmup
 
 _JOB = "job.json"
 _POLL_SECONDS = 2.0
@@ -69,6 +70,7 @@ def run_fn(fn_args: Any) -> None:
     transform = tft.TFTransformOutput(fn_args.transform_output)
     tables = load_tables(spec, config["history_dir"])
     export_model(trained.model, transform, spec, export_dir, tables)
+    write_warmup(export_dir, job["files"], spec)
     save_state(
         trained.model, trained.optimizer, os.path.join(export_dir, config["training_state_subdir"])
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -20,10 +19,11 @@ from tfx.utils import io_utils, path_utils
 from components import model_files
 from components.run_plan import load_plan
 from components.serving_check import verdict
+from components.serving_check.process import Process, take
 from schemas.spec import RankingSpec
-from trainer_module.export import requested_features
 from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.report import load_verdict
+from trainer_module.warmup import sample_requests
 
 MODEL_DIGEST = "model_digest"
 """Property of the blessing: digest of the files that were checked; no others are pushed."""
@@ -82,33 +82,37 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
         spec: the ranking spec; gives the number of events and the fields of a request.
 
     Returns:
-        `reasons`, why the model must not be served (empty: it may), and `latency`,
-        milliseconds by signature and batch size.
+        `reasons`, why the model must not be served (empty: it may); `latency`, milliseconds by
+        signature and batch size; and `first`, those of each signature's first request, after
+        the warm-up that the model carries.
     """
-    requests = sample_requests(events_dir, spec)
+    files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
+    requests = sample_requests(files, spec, spec.serving.check_events)
     with tempfile.TemporaryDirectory() as folder:
         request_file = os.path.join(folder, "requests.tfrecord")
         with tf.io.TFRecordWriter(request_file) as writer:
             for request in requests:
                 writer.write(request)
         answer_file = os.path.join(folder, "answers.json")
-        command = [sys.executable, "-m", "components.serving_check.probe"]
+        task = {
+            "model_dir": model_dir,
+            "request_file": request_file,
+            "answer_file": answer_file,
+            "batch": spec.serving.latency_batch,
+        }
+        process = take()
         try:
-            done = subprocess.run(
-                [*command, model_dir, request_file, answer_file],
-                capture_output=True,
-                text=True,
-                timeout=spec.serving.check_seconds,
-                check=False,
-            )
+            _, errors = process.communicate(json.dumps(task), timeout=spec.serving.check_seconds)
         except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
             return _failed(
                 f"the model did not answer within {spec.serving.check_seconds:g} s "
                 "(serving.check_seconds)"
             )
-        if done.returncode != 0:
-            logging.error("%s", done.stderr)
-            return _failed(f"the model cannot be loaded and called: {_cause(done)}")
+        if process.returncode != 0:
+            logging.error("%s", errors)
+            return _failed(f"the model cannot be loaded and called: {_cause(process, errors)}")
         with open(answer_file, encoding="utf-8") as file:
             answers = json.load(file)
     reasons = answers["not_finite"] + verdict.reasons(
@@ -118,28 +122,15 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
         len(requests),
         looked_up=bool(spec.history),
     )
-    return {"reasons": reasons, "latency": answers["latency"]}
+    reasons += verdict.too_slow(answers["latency"], spec.serving)
+    return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}
 
 
-def sample_requests(events_dir: str, spec: RankingSpec) -> list[bytes]:
-    """Returns up to `serving.check_events` events as requests: tf.Examples of what these bring."""
-    brought = requested_features(spec)
-    files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
-    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
-    requests = []
-    for record in records.take(spec.serving.check_events).as_numpy_iterator():
-        example = tf.train.Example.FromString(record)
-        for name in [name for name in example.features.feature if name not in brought]:
-            del example.features.feature[name]
-        requests.append(example.SerializeToString())
-    return requests
-
-
-def _cause(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"its process was ended by signal {-done.returncode}"
-    return (done.stderr.strip().splitlines() or ["no output"])[-1]
+def _cause(process: Process, errors: str) -> str:
+    if process.returncode < 0:
+        return f"its process was ended by signal {-process.returncode}"
+    return (errors.strip().splitlines() or ["no output"])[-1]
 
 
 def _failed(*reasons: str) -> dict[str, Any]:
-    return {"reasons": list(reasons), "latency": {}}
+    return {"reasons": list(reasons), "latency": {}, "first": {}}

@@ -3,11 +3,13 @@
 Imports TensorFlow alone, so that a model which needs the project's code to load fails here
 and not in the model server.
 
-Usage: python -m components.serving_check.probe MODEL_DIR REQUESTS.tfrecord ANSWERS.json
+Usage: python -m components.serving_check.probe < TASK.json
+where the task is an object of the arguments of `main`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -19,34 +21,63 @@ import numpy as np
 import tensorflow as tf
 
 _REPEATS = 20
+_SERVED = ("serving_default", "raw_features")
 
 
-def main(model_dir: str, request_file: str, answer_file: str) -> None:
-    """Calls each signature on the requests; writes predictions, latencies, unsound files."""
+def main(model_dir: str, request_file: str, answer_file: str, batch: int) -> None:
+    """Calls each signature on the requests; writes predictions, latencies, unsound files.
+
+    Args:
+        model_dir: folder of the SavedModel.
+        request_file: TFRecord file of the requests, serialized tf.Examples.
+        answer_file: JSON file for the answers.
+        batch: size of the requests that latency is measured on, beside those of one event and
+            of all.
+    """
     model = tf.saved_model.load(model_dir)
+    _warm_up(model, os.path.join(model_dir, "assets.extra", "tf_serving_warmup_requests"))
     requests = [r.numpy() for r in tf.data.TFRecordDataset(request_file)]
+    of_batch = list(itertools.islice(itertools.cycle(requests), batch))
     predictions = {}
+    first = {}
     latency = {}
     for name, signature in sorted(model.signatures.items()):
         # The others take serialized events; all must answer.
         as_arguments = _raw if name == "raw_features" else _serialized
+        if name in _SERVED:
+            first[name] = _milliseconds(signature, as_arguments(requests[:1], signature))
         answer = signature(**as_arguments(requests, signature))
-        if name in ("serving_default", "raw_features", "evaluate"):
+        if name in (*_SERVED, "evaluate"):
             predictions[name] = {
                 key: np.asarray(value, np.float64).reshape(-1).tolist()
                 for key, value in answer.items()
             }
-        if name in ("serving_default", "raw_features"):
-            for batch in (1, len(requests)):
-                arguments = as_arguments(requests[:batch], signature)
-                latency[f"{name}/batch {batch}"] = _milliseconds(signature, arguments)
+        if name in _SERVED:
+            for asked in (requests[:1], of_batch, requests):
+                arguments = as_arguments(asked, signature)
+                latency[f"{name}/batch {len(asked)}"] = _latency(signature, arguments)
     answers = {
         "predictions": predictions,
         "latency": latency,
+        "first": first,
         "not_finite": _not_finite(model_dir),
     }
     with open(answer_file, "w", encoding="utf-8") as file:
         json.dump(answers, file)
+
+
+def _warm_up(model: Any, path: str) -> None:
+    """Asks the model what TensorFlow Serving asks it as it loads it."""
+    if not tf.io.gfile.exists(path):
+        return
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        inputs = {
+            name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
+        }
+        model.signatures[request.model_spec.signature_name](**inputs)
 
 
 def _not_finite(model_dir: str) -> list[str]:
@@ -100,15 +131,17 @@ def _raw(requests: list[bytes], signature: Any) -> dict[str, tf.Tensor]:
     return arguments
 
 
-def _milliseconds(call: Callable[..., Any], arguments: dict[str, tf.Tensor]) -> dict[str, float]:
+def _milliseconds(call: Callable[..., Any], arguments: dict[str, tf.Tensor]) -> float:
+    start = time.perf_counter()
     call(**arguments)
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        call(**arguments)
-        times.append(1e3 * (time.perf_counter() - start))
-    return {"p50": round(float(np.median(times)), 3), "max": round(max(times), 3)}
+    return round(1e3 * (time.perf_counter() - start), 3)
+
+
+def _latency(call: Callable[..., Any], arguments: dict[str, tf.Tensor]) -> dict[str, float]:
+    call(**arguments)
+    times = [_milliseconds(call, arguments) for _ in range(_REPEATS)]
+    return {"p50": round(float(np.median(times)), 3), "max": max(times)}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(**json.load(sys.stdin))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from schemas import formula
+from schemas.spec import Serving
 from schemas.tasks import BinaryTask, Task
 from trainer_module import signatures
 
@@ -85,6 +86,27 @@ def reasons(
             by = "its formula" if name == signatures.SCORE else source
             faults += _differs(f"{signature}: {name}", outputs[name], right, by)
     return faults
+
+
+def too_slow(latency: Mapping[str, Mapping[str, float]], serving: Serving) -> list[str]:
+    """Says which served signatures answer more slowly than `serving.max_latency_ms`.
+
+    The median counts: a single answer may have waited for other work on the machine.
+
+    Args:
+        latency: milliseconds, `p50` of several, by `<signature>/batch <size>`.
+        serving: the bound, and the batch that it is of.
+    """
+    limit, batch = serving.max_latency_ms, serving.latency_batch
+    if limit is None:
+        return []
+    medians = {name: latency[f"{name}/batch {batch}"]["p50"] for name in _SERVED}
+    return [
+        f"{name}: takes {median:g} ms for {batch} events, more than serving.max_latency_ms: "
+        f"{limit:g}"
+        for name, median in medians.items()
+        if median > limit
+    ]
 
 
 def _unfit(what: str, values: Sequence[float] | None, task: Task | None, events: int) -> list[str]:

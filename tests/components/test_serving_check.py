@@ -13,9 +13,10 @@ from tfx.types import standard_artifacts
 
 from components import artifacts, model_files
 from components.run_plan import RunPlan
-from components.serving_check import verdict
-from components.serving_check.executor import Executor, check, sample_requests
+from components.serving_check import process, verdict
+from components.serving_check.executor import Executor, check
 from schemas.loading import parse_spec
+from trainer_module.warmup import sample_requests
 
 SPEC = """
 name: test
@@ -282,16 +283,33 @@ def events(tmp_path_factory):
     return str(folder)
 
 
-def test_requests_are_the_configured_number_of_events_without_labels(events):
-    requests = [tf.train.Example.FromString(item) for item in sample_requests(events, SPEC_OF_TEST)]
-    assert len(requests) == 20
+@pytest.mark.parametrize(("count", "events_asked"), [(20, 20), (1000, 60)])
+def test_requests_are_the_first_events_without_labels(events, count, events_asked):
+    files = sorted(os.path.join(events, name) for name in os.listdir(events))
+    sample = sample_requests(files, SPEC_OF_TEST, count)
+    requests = [tf.train.Example.FromString(item) for item in sample]
+    assert len(requests) == events_asked
     names = {name for request in requests for name in request.features.feature}
     assert names == {"user", "items", "hour", "age"}
 
 
-def test_fewer_events_than_configured_are_all_requested(events):
-    spec = parse_spec(SPEC, "spec", ["serving.check_events=1000"])
-    assert len(sample_requests(events, spec)) == 60
+@pytest.mark.parametrize(
+    ("limit", "slow"),
+    [(None, []), (30.0, []), (20.0, ["raw_features"]), (5.0, ["serving_default", "raw_features"])],
+)
+def test_model_slower_than_the_spec_allows_is_refused(limit, slow):
+    spec = parse_spec(SPEC, "spec", [f"serving.max_latency_ms={json.dumps(limit)}"])
+    latency = {
+        "serving_default/batch 64": {"p50": 10.0, "max": 90.0},
+        "serving_default/batch 20": {"p50": 900.0, "max": 900.0},
+        "raw_features/batch 64": {"p50": 30.0, "max": 31.0},
+    }
+    found = verdict.too_slow(latency, spec.serving)
+    assert [line.partition(":")[0] for line in found] == slow
+    if slow:
+        assert found[-1] == (
+            f"raw_features: takes 30 ms for 64 events, more than serving.max_latency_ms: {limit:g}"
+        )
 
 
 def execute(folder, events, training=HEALTHY):
@@ -333,7 +351,9 @@ def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, even
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_BLESSED", "report.json"]
     latency = json.loads(blessing.get_string_custom_property("latency"))
     assert latency.keys() == {
-        f"{name}/batch {batch}" for name in ("serving_default", "raw_features") for batch in (1, 20)
+        f"{name}/batch {batch}"
+        for name in ("serving_default", "raw_features")
+        for batch in (1, 20, 64)
     }
     assert all(0.0 < item["p50"] <= item["max"] for item in latency.values())
 
@@ -385,7 +405,35 @@ def test_model_that_hangs_is_given_up(tmp_path, events):
     assert report == {
         "reasons": ["the model did not answer within 0.05 s (serving.check_seconds)"],
         "latency": {},
+        "first": {},
     }
+
+
+def test_process_started_early_is_the_one_that_is_taken_and_a_new_one_where_it_has_died():
+    with process.started_early():
+        first = process.take()
+        second = process.take()
+        assert first.pid != second.pid
+    assert first.poll() is None
+    with process.started_early():
+        (early,) = process._ready
+        early.kill()
+        early.wait()
+        third = process.take()
+        assert third.pid != early.pid
+    for taken in (second, third):
+        assert taken.poll() is None
+        taken.kill()
+    # It ends by itself where nobody gives it a task: the run that started it has died.
+    first.communicate()
+    assert first.returncode != 0
+
+
+def test_process_that_nobody_took_ends_with_the_run():
+    with process.started_early():
+        (early,) = process._ready
+    assert early.poll() is not None
+    assert not process._ready
 
 
 def test_training_that_exported_nothing_is_told_by_its_reasons(tmp_path, events):
