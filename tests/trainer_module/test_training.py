@@ -181,7 +181,7 @@ def test_absent_state_is_a_clear_error(train_files, tmp_path):
 
 
 def test_no_files_is_a_clear_error(tmp_path):
-    with pytest.raises(TrainingError, match="no transformed examples"):
+    with pytest.raises(TrainingError, match="no events to train on"):
         _train(tiny_spec(), [], tmp_path)
 
 
