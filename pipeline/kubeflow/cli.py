@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.command import ParameterOption, messages, parse_parameters
+from pipeline.kubeflow.local.backends import BACKENDS, NEWEST
 from schemas.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -34,14 +35,8 @@ ValuesOption = Annotated[str, typer.Option("--values", "-f", help="The deploymen
 def compile_command(
     values: ValuesOption = VALUES,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write (.yaml).")] = PACKAGE,
-    lint: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Only check this package; compile nothing.")
-    ] = None,
 ) -> None:
     """Compiles the pipeline to a package for Kubeflow Pipelines."""
-    if lint is not None:
-        lint_command(lint)
-        return
     with messages():
         from pipeline.kubeflow.values import load_values
 
@@ -79,8 +74,15 @@ def local_run_command(
     ),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Steps at once.")] = 2,
     schedule_time: Annotated[
-        str | None, typer.Option(help="Time of the schedule, as Kubeflow 2.17 gives it.")
+        str | None, typer.Option(help="The time that a schedule made the run for.")
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Release of Kubeflow Pipelines to run like, "
+            f"{BACKENDS[0].since} to {BACKENDS[-1].since}."
+        ),
+    ] = NEWEST,
     container: Annotated[
         str,
         typer.Option(
@@ -93,7 +95,7 @@ def local_run_command(
 ) -> None:
     """Runs a package step by step on this machine, as Kubeflow would.
 
-    Exit codes: 0 pushed; 10 blocked by the gate; else that of the step that failed.
+    Exit codes: 0 pushed; 10 blocked by the gate; 1 a step failed.
     """
     from pipeline.kubeflow.local.run import BUILT_IN_ROOT, run_package
     from pipeline.kubeflow.package import load_package
@@ -112,6 +114,7 @@ def local_run_command(
             root,
             parameters,
             pipeline_root=given or BUILT_IN_ROOT,
+            backend=backend,
             jobs=jobs,
             schedule_time=schedule_time,
             container=shlex.split(container),

@@ -17,8 +17,8 @@ Vertex AI. This one
 * ends with the message and the exit code of the named error that the executor failed with.
 
 With `--remote_artifacts`, artifacts are read and written at their URIs instead: Beam's workers
-on other machines have no copies. The launcher finds no copy to upload then and takes the URI as
-it is.
+on other machines have no copies. The launcher finds an empty folder then, of which it uploads
+nothing; without one, that of Kubeflow Pipelines 3.0 would fail.
 
 Usage: see `pipeline.kubeflow.compile`; flags are TFX's, then Beam's.
 """
@@ -66,15 +66,15 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
     flags, beam_args = parser.parse_known_args(arguments)
     given = json.loads(flags.json_serialized_invocation_args)
     declared = json.loads(flags.json_serialized_inputs_spec_args)
-    mounts_used = None if flags.remote_artifacts else mounts
-    mended = mend_input(given, declared, mounts_used)
+    remote = flags.remote_artifacts
+    mended = mend_input(given, declared, mounts, remote)
     flags.json_serialized_invocation_args = json.dumps(mended)
     _register_types()
     kubeflow_v2_run_executor.main((flags, beam_args))
     output_file = given["outputs"]["outputFile"]
     with open(output_file, encoding="utf-8") as file:
         output = json.load(file)
-    output = mend_output(output, given, mounts_used)
+    output = mend_output(output, given, mounts, remote)
     with open(output_file, "w", encoding="utf-8") as file:
         json.dump(output, file)
     if flags.executor_class_path.startswith("components.pusher."):
@@ -82,17 +82,18 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
 
 
 def mend_input(
-    executor_input: dict[str, Any], inputs_spec: dict[str, Any], mounts: str | None
+    executor_input: dict[str, Any], inputs_spec: dict[str, Any], mounts: str, remote: bool = False
 ) -> dict[str, Any]:
     """Makes an ExecutorInput one that TFX can read.
 
     Args:
         executor_input: the ExecutorInput as JSON, as the launcher hands it over.
         inputs_spec: the component's ComponentInputsSpec as JSON.
-        mounts: folder of the launcher's mounts; None to leave the URIs as they are.
+        mounts: folder of the launcher's mounts.
+        remote: leave the URIs as they are.
 
     Returns:
-        A changed copy. The folders of local outputs exist.
+        A changed copy. The folders of the outputs' local copies exist.
     """
     mended = json.loads(json.dumps(executor_input))
     types = inputs_spec.get("artifacts", {})
@@ -102,32 +103,37 @@ def mend_input(
             artifact["type"] = types[name]["artifactType"]
             # The path of the copy is gone with the pod: what is noted for later is this.
             artifact["metadata"] = {**artifact.get("metadata", {}), OWN_URI: artifact["uri"]}
-            artifact["uri"] = _path(artifact["uri"], mounts)
+            artifact["uri"] = _path(artifact["uri"], mounts, remote)
     outputs = mended["outputs"].get("artifacts", {})
     outputs.pop(_LOGS_OUTPUT, None)
     for artifacts in outputs.values():
         for artifact in artifacts["artifacts"]:
-            artifact["uri"] = _path(artifact["uri"], mounts)
-            if "://" not in artifact["uri"]:
-                os.makedirs(artifact["uri"], exist_ok=True)
+            folder = _path(artifact["uri"], mounts)
+            if "://" not in folder:
+                os.makedirs(folder, exist_ok=True)
+            artifact["uri"] = _path(artifact["uri"], mounts, remote)
     return mended
 
 
 def mend_output(
-    executor_output: dict[str, Any], executor_input: dict[str, Any], mounts: str | None
+    executor_output: dict[str, Any],
+    executor_input: dict[str, Any],
+    mounts: str,
+    remote: bool = False,
 ) -> dict[str, Any]:
     """Makes an ExecutorOutput one that the launcher can publish.
 
     Args:
         executor_output: the ExecutorOutput as JSON, as TFX wrote it.
         executor_input: the ExecutorInput as JSON, as the launcher handed it over.
-        mounts: folder of the launcher's mounts; None if the URIs were left as they are.
+        mounts: folder of the launcher's mounts.
+        remote: whether the URIs were left as they are.
 
     Returns:
         A changed copy.
     """
     uris = {
-        _path(artifact["uri"], mounts): artifact["uri"]
+        _path(artifact["uri"], mounts, remote): artifact["uri"]
         for kind in ("inputs", "outputs")
         for artifacts in executor_input.get(kind, {}).get("artifacts", {}).values()
         for artifact in artifacts["artifacts"]
@@ -180,8 +186,8 @@ def _source() -> str:
     return f"/steadyrank/kubeflow/{os.environ.get('HOSTNAME', '')}"
 
 
-def _path(uri: str, mounts: str | None) -> str:
-    return uri if mounts is None else local_path(uri, mounts) or uri
+def _path(uri: str, mounts: str, remote: bool = False) -> str:
+    return uri if remote else local_path(uri, mounts) or uri
 
 
 def _register_types() -> None:

@@ -108,7 +108,7 @@ def read_package(path: str) -> Package:
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise RankerError(
             f"{path}: not a package of this pipeline ({type(error).__name__}: {error}); "
-            "make one with kubeflow/compile"
+            "make one with `steadyrank kubeflow compile`"
         ) from error
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()[:12]

@@ -13,6 +13,8 @@ from tfx.utils import io_utils
 from components import artifacts
 from components.storage import OWN_URI
 from pipeline.kubeflow import entrypoint
+from pipeline.kubeflow.local import driver
+from pipeline.kubeflow.local.backends import BACKENDS, NEWEST, backend_of
 from pipeline.kubeflow.mounts import local_path
 from schemas.errors import BadDataError
 
@@ -76,33 +78,32 @@ INPUTS_SPEC = {
 }
 
 
-def executor_input(output_file="/tmp/kfp_outputs/output_metadata.json", fail=0):
-    def received(name, uri, **metadata):
-        # As ML Metadata gives it back: no type, a number as name, numbers as doubles.
-        artifact = {"name": name, "uri": uri, "type": {"instanceSchema": ""}, "metadata": metadata}
-        return {"artifacts": [artifact]}
+def executor_input(output_file=None, fail=0, release=NEWEST):
+    """What the launcher of a release hands over, for a step with two inputs."""
+    run = driver.Run("run", "pipeline", "minio://mlpipeline/v2", {}, backend_of(release))
 
-    def provisioned(uri, artifact_type):
-        return {"artifacts": [{"uri": uri, "type": artifact_type}]}
+    def received(number, uri, artifact_type, **metadata):
+        artifact = {"uri": uri, "type": declared(artifact_type), "metadata": metadata}
+        name = "plan" if uri == PLAN_URI else "model"
+        return {"artifacts": [driver.record(name, artifact, number, run)]}
 
+    blessing = {"artifactType": declared(standard_artifacts.InfraBlessing)}
+    component = {"outputDefinitions": {"artifacts": {"blessing": blessing}}}
+    outputs = driver.provision_outputs(run, "Check", component, "1")
+    outputs["artifacts"]["blessing"]["artifacts"][0]["uri"] = BLESSING_URI
+    if output_file is not None:
+        outputs["outputFile"] = str(output_file)
     return {
         "inputs": {
             "parameterValues": {"fail": float(fail), "logs_root": "s3://logs/events"},
             "artifacts": {
-                "plan": received("17", PLAN_URI, display_name="plan"),
-                "model": received("18", MODEL_URI, blessed=1.0, reasons="a\nb"),
-            },
-        },
-        "outputs": {
-            "artifacts": {
-                "blessing": provisioned(BLESSING_URI, declared(standard_artifacts.InfraBlessing)),
-                "executor-logs": provisioned(
-                    "minio://mlpipeline/v2/run/Check/1/executor-logs",
-                    {"schemaTitle": "system.Artifact"},
+                "plan": received(17, PLAN_URI, artifacts.RunPlan),
+                "model": received(
+                    18, MODEL_URI, standard_artifacts.Model, blessed=1.0, reasons="a\nb"
                 ),
             },
-            "outputFile": str(output_file),
         },
+        "outputs": outputs,
     }
 
 
@@ -128,10 +129,11 @@ def pod(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def done(pod):
+@pytest.fixture(params=[backend.since for backend in BACKENDS])
+def done(pod, request):
     output_file = pod / "tmp" / "output_metadata.json"
-    entrypoint.run(arguments(executor_input(output_file)), str(pod))
+    given = executor_input(output_file, release=request.param)
+    entrypoint.run(arguments(given), str(pod))
     seen = json.loads(Path(local_path(BLESSING_URI, str(pod)), "seen.json").read_text())
     return seen, json.loads(output_file.read_text())
 
@@ -206,22 +208,27 @@ def test_container_ends_with_the_message_and_code_of_the_named_error(pod):
     assert done.stderr.endswith("BadDataError: logs/2026-01-01: no events\nDeliver them.\n")
 
 
-def test_remote_artifacts_are_left_at_their_uris():
+def test_remote_artifacts_are_left_at_their_uris(tmp_path):
     given = executor_input()
-    mended = entrypoint.mend_input(given, INPUTS_SPEC, None)
+    mended = entrypoint.mend_input(given, INPUTS_SPEC, str(tmp_path), remote=True)
     assert mended["inputs"]["artifacts"]["plan"]["artifacts"][0]["uri"] == PLAN_URI
     assert mended["outputs"]["artifacts"]["blessing"]["artifacts"][0]["uri"] == BLESSING_URI
     output = {"artifacts": {"blessing": {"artifacts": [{"uri": BLESSING_URI, "metadata": {}}]}}}
-    assert entrypoint.mend_output(output, given, None) == output
+    assert entrypoint.mend_output(output, given, str(tmp_path), remote=True) == output
 
 
-@pytest.mark.parametrize("mounts", ["pod", None])
-def test_artifacts_that_are_given_know_their_own_uri(tmp_path, mounts):
-    mounts = mounts and str(tmp_path / mounts)
-    mended = entrypoint.mend_input(executor_input(), INPUTS_SPEC, mounts)
+@pytest.mark.parametrize("remote", [False, True])
+def test_launcher_finds_a_folder_for_each_output(tmp_path, remote):
+    entrypoint.mend_input(executor_input(), INPUTS_SPEC, str(tmp_path), remote)
+    assert list(Path(local_path(BLESSING_URI, str(tmp_path))).iterdir()) == []
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_artifacts_that_are_given_know_their_own_uri(tmp_path, remote):
+    mended = entrypoint.mend_input(executor_input(), INPUTS_SPEC, str(tmp_path), remote)
     (plan,) = mended["inputs"]["artifacts"]["plan"]["artifacts"]
     assert plan["metadata"][OWN_URI] == PLAN_URI
-    assert (plan["uri"] == PLAN_URI) == (mounts is None)
+    assert (plan["uri"] == PLAN_URI) == remote
 
 
 def test_mending_changes_nothing_that_was_given(tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from pipeline import cli as steadyrank
 from pipeline import lineage
 from pipeline.kubeflow import cli
+from pipeline.kubeflow.local.backends import BACKENDS
 from pipeline.kubeflow.local.run import STATE_FILE, run_package
 from pipeline.kubeflow.package import load_package, write_package
 from pipeline.simulate import write_logs
@@ -32,7 +33,7 @@ def report(**metadata):
     output = {"artifacts": {"out": {"artifacts": [artifact]}}}
     pathlib.Path(given["outputs"]["outputFile"]).write_text(json.dumps(output))
 out = local(given["outputs"]["artifacts"]["out"]["artifacts"][0]["uri"])
-inputs = {k: v["artifacts"][0] for k, v in given["inputs"]["artifacts"].items()}
+inputs = {k: v["artifacts"][0] for k, v in given["inputs"].get("artifacts", {}).items()}
 """
 SCHEMA = {"artifactType": {"instanceSchema": "title: tfx.Model\ntype: object\n"}}
 
@@ -91,16 +92,22 @@ def stored(root, artifact):
     return root / "store" / "minio" / artifact["uri"].removeprefix("minio://")
 
 
-def test_consumer_finds_what_the_producer_uploaded_and_nothing_else(tmp_path):
+@pytest.fixture(params=[backend.since for backend in BACKENDS])
+def release(request):
+    return request.param
+
+
+def test_consumer_finds_what_the_producer_uploaded_and_nothing_else(tmp_path, release):
     check = """
     assert (local(inputs["first"]["uri"]) / "sub" / "file").read_text() == "content"
     files = [file for file in pod.rglob("*") if file.is_file()]
     assert [file.name for file in files] == ["file"], files
     assert not (local(inputs["first"]["uri"]) / "sub" / "empty").exists()
     assert not out.exists() and out.parent.is_dir()
+    out.mkdir()
     """
     spec = package({"First": (WRITE,), "Other": (WRITE,), "Second": (check, "First")})
-    result = run(spec, tmp_path)
+    result = run(spec, tmp_path, backend=release)
     assert result.exit_code == 0
     for step in result.steps.values():
         assert step.state == "succeeded"
@@ -114,22 +121,46 @@ def test_consumer_finds_what_the_producer_uploaded_and_nothing_else(tmp_path):
     }
 
 
-def test_executor_input_is_the_drivers(tmp_path):
+def seen_by_second(root, release, **options):
+    """The ExecutorInput of a step that takes the first one's output, and its recorded outputs."""
     show = """
     out.mkdir()
     (out / "given.json").write_text(sys.argv[1])
     print("what the step says")
     """
     spec = package({"First": (WRITE,), "Second": (show, "First")}, word="default", other="o")
-    result = run(spec, tmp_path, parameters={"word": "given"})
+    result = run(spec, root, parameters={"word": "given"}, backend=release, **options)
     second = result.steps["Second"]
-    given = json.loads((stored(tmp_path, second.outputs["out"]) / "given.json").read_text())
-    assert given["inputs"]["parameterValues"] == {
+    shown = (stored(root, second.outputs["out"]) / "given.json").read_text()
+    return json.loads(shown), second.outputs, result
+
+
+def test_executor_input_is_the_drivers(tmp_path, release):
+    given, recorded, result = seen_by_second(tmp_path, release)
+    values = given["inputs"]["parameterValues"]
+    assert {key: values[key] for key in ("word", "other", "number")} == {
         "word": "given",
         "other": "o",
         "number": 3.0,
-        "time": "{{$.pipeline_job_schedule_time_utc}}",
     }
+    outputs = {key: value["artifacts"][0] for key, value in given["outputs"]["artifacts"].items()}
+    assert outputs["executor-logs"]["type"] == {"schemaTitle": "system.Artifact"}
+    assert outputs["out"]["type"] == SCHEMA["artifactType"]
+    root = f"minio://mlpipeline/v2/artifacts/test/{result.run_id}/Second/"
+    assert all(artifact["uri"].startswith(root) for artifact in outputs.values())
+    logs = recorded["executor-logs"]
+    assert stored(tmp_path, logs).read_text() == "what the step says\n"
+    by_attempt = release in ("2.17", "3.0")
+    assert logs["uri"].endswith("/executor-logs-0" if by_attempt else "/executor-logs")
+    # The harness has put the folder that stands for `/` before it.
+    folder = f"/minio/{root.removeprefix('minio://')}" if release > "2.14" else "/tmp/kfp_outputs/"
+    assert folder in given["outputs"]["outputFile"] or release == "2.5"
+    assert outputs["out"].get("name") == (None if release == "2.5" else "out")
+
+
+@pytest.mark.parametrize("release", ["2.5", "2.14.3", "2.15.0", "2.16.1", "2.17.0"])
+def test_artifacts_come_back_as_ml_metadata_keeps_them(tmp_path, release):
+    given, _, _ = seen_by_second(tmp_path, release)
     (artifact,) = given["inputs"]["artifacts"]["first"]["artifacts"]
     assert artifact["type"] == {"instanceSchema": ""}
     assert artifact["name"].isdecimal()
@@ -141,19 +172,56 @@ def test_executor_input_is_the_drivers(tmp_path):
         "items": {"list": [1]},
     }
     assert metadata["display_name"] == "out"
-    outputs = {key: value["artifacts"][0] for key, value in given["outputs"]["artifacts"].items()}
-    assert outputs["executor-logs"]["type"] == {"schemaTitle": "system.Artifact"}
-    assert outputs["out"]["type"] == SCHEMA["artifactType"]
-    root = f"minio://mlpipeline/v2/artifacts/test/{result.run_id}/Second/"
-    assert all(artifact["uri"].startswith(root) for artifact in outputs.values())
-    logs = stored(tmp_path, second.outputs["executor-logs"])
-    assert logs.read_text() == "what the step says\n"
 
 
-def test_schedule_time_is_expanded_as_by_back_ends_that_know_it(tmp_path):
-    step = 'report(time=given["inputs"]["parameterValues"]["time"])'
-    result = run(package({"Only": (step,)}), tmp_path, schedule_time="2026-01-09T06:00:00Z")
-    assert result.find("time") == ["2026-01-09T06:00:00Z"]
+def test_artifacts_come_back_as_written_without_ml_metadata(tmp_path):
+    given, _, _ = seen_by_second(tmp_path, "3.0")
+    (artifact,) = given["inputs"]["artifacts"]["first"]["artifacts"]
+    assert artifact["metadata"] == {"count": 3, "flag": True, "name": "x", "items": [1]}
+    assert artifact["name"] == "out"
+    assert artifact["type"] == {"schemaTitle": SCHEMA["artifactType"]["instanceSchema"]}
+
+
+def test_step_without_inputs_is_handed_no_empty_maps(tmp_path, release):
+    show = "out.mkdir(); (out / 'given.json').write_text(sys.argv[1])"
+    spec = package({"Only": (show,)})
+    spec["components"]["Only"]["inputDefinitions"] = {}
+    spec["root"]["dag"]["tasks"]["Only"]["inputs"] = {}
+    result = run(spec, tmp_path, backend=release)
+    shown = stored(tmp_path, result.steps["Only"].outputs["out"]) / "given.json"
+    assert json.loads(shown.read_text())["inputs"] == {}
+
+
+TIME = 'out.mkdir(); report(time=given["inputs"]["parameterValues"]["time"])'
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("2.5", "{{$.pipeline_job_schedule_time_utc}}"),
+        ("2.15", "{{$.pipeline_job_schedule_time_utc}}"),
+        ("2.16", ""),
+        ("2.17", "2026-01-09T06:00:00Z"),
+        ("3.0", "2026-01-09T06:00:00Z"),
+    ],
+)
+def test_schedule_time_is_expanded_as_the_release_does(tmp_path, release, expected):
+    spec = package({"Only": (TIME,)})
+    result = run(spec, tmp_path, schedule_time="2026-01-09T06:00:00Z", backend=release)
+    assert result.find("time") == [expected]
+
+
+def test_run_that_no_schedule_made_has_the_time_that_it_was_made(tmp_path):
+    before = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    result = run(package({"Only": (TIME,)}), tmp_path)
+    (time,) = result.find("time")
+    assert before <= datetime.datetime.fromisoformat(time.replace("Z", "+00:00"))
+
+
+@pytest.mark.parametrize("version", ["2.4", "3.1", "newest", "2"])
+def test_release_that_is_not_known_is_refused(tmp_path, version):
+    with pytest.raises(RankerError, match=f"Kubeflow Pipelines {version}: .* of 2.5 to 3.0"):
+        run(package({"Only": (WRITE,)}), tmp_path, backend=version)
 
 
 def test_placeholders_of_single_values_are_replaced(tmp_path):
@@ -241,11 +309,12 @@ def test_failure_stops_what_has_not_started_and_leaves_no_output(tmp_path):
         "Second": "omitted",
         "Third": "omitted",
     }
-    assert result.exit_code == 11
+    assert result.exit_code == 1
+    assert Path(result.steps["First"].log).read_text() == "launcher: the command ended with 11\n"
     assert not (tmp_path / "store").exists()
     assert [step.name for step in told] == ["First", "Second", "Third"]
     state = json.loads((result.folder / STATE_FILE).read_text())
-    assert state["steps"]["First"]["exit_code"] == 11
+    assert state["steps"]["First"]["exit_code"] == 1
 
 
 def test_steps_under_way_end_when_another_fails(tmp_path):
@@ -277,6 +346,8 @@ def test_step_is_retried_as_its_policy_says(tmp_path):
     assert result.steps["Only"].attempts == 3
     assert result.exit_code == 0
     assert waits == [20, 40]
+    logs = result.steps["Only"].outputs["executor-logs"]["uri"]
+    assert logs.endswith("/executor-logs-2")
 
 
 def test_step_is_given_up_when_its_first_attempt_is_as_long_ago_as_the_policy_says(tmp_path):
@@ -303,25 +374,53 @@ def test_artifacts_go_where_the_run_says_and_not_where_the_package_does(tmp_path
     assert left.outputs["out"]["uri"].startswith("minio://mlpipeline/v2/artifacts/")
 
 
-def test_null_in_metadata_fails_the_step_as_in_the_launcher(tmp_path):
-    result = run(package({"Only": ("report(model=None)",)}), tmp_path)
-    assert result.exit_code == 1
-    with open(result.steps["Only"].log) as log:
-        assert "metadata model: is null" in log.read()
+@pytest.mark.parametrize(("release", "exit_code"), [("2.5", 1), ("2.17", 1), ("3.0", 0)])
+def test_null_in_metadata_fails_the_step_where_ml_metadata_keeps_it(tmp_path, release, exit_code):
+    spec = package({"Only": ("out.mkdir(); report(model=None)",)})
+    result = run(spec, tmp_path, backend=release)
+    assert result.exit_code == exit_code
+    assert ("metadata model: is null" in Path(result.steps["Only"].log).read_text()) == exit_code
 
 
-def test_output_reported_at_a_local_path_is_not_uploaded(tmp_path):
-    wrong = """
-    out.mkdir()
-    (out / "file").touch()
-    output = {"artifacts": {"out": {"artifacts": [{"uri": str(out)}]}}}
-    pathlib.Path(given["outputs"]["outputFile"]).write_text(json.dumps(output))
-    """
-    result = run(package({"Only": (wrong,)}), tmp_path)
-    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == [
-        "executor-logs"
-    ]
+WRONG_URI = """
+out.mkdir()
+(out / "file").touch()
+output = {"artifacts": {"out": {"artifacts": [{"uri": str(out)}]}}}
+pathlib.Path(given["outputs"]["outputFile"]).write_text(json.dumps(output))
+"""
+
+
+@pytest.mark.parametrize("code", [WRONG_URI, "pass"])
+def test_output_that_is_not_where_its_uri_says_is_passed_over_before_3_0(tmp_path, code, release):
+    result = run(package({"Only": (code,)}), tmp_path, backend=release)
+    assert result.exit_code == int(release == "3.0")
+    uploaded = [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert [name.partition("-")[0] for name in uploaded if "file" in name] == []
+    if release == "3.0":
+        assert "launcher: output out: " in Path(result.steps["Only"].log).read_text()
+
+
+def test_link_to_a_file_is_uploaded_as_the_file(tmp_path, release):
+    write = "out.mkdir(); (out / 'file').touch(); (out / 'link').symlink_to(out / 'file')"
+    result = run(package({"Only": (write,)}), tmp_path, backend=release)
     assert result.exit_code == 0
+    link = stored(tmp_path, result.steps["Only"].outputs["out"]) / "link"
+    assert link.is_file()
+    assert not link.is_symlink()
+
+
+def test_link_to_a_folder_fails_the_upload(tmp_path, release):
+    write = "(out / 'folder').mkdir(parents=True); (out / 'link').symlink_to(out / 'folder')"
+    result = run(package({"Only": (write,)}), tmp_path, backend=release)
+    assert result.exit_code == 1
+    assert "is a link to no file" in Path(result.steps["Only"].log).read_text()
+
+
+def test_link_to_nothing_ends_the_upload_unsaid_before_3_0(tmp_path, release):
+    write = "out.mkdir(); (out / 'link').symlink_to('nothing'); (out / 'rest').touch()"
+    result = run(package({"Only": (write,)}), tmp_path, backend=release)
+    assert result.exit_code == int(release == "3.0")
+    assert [path.name for path in (tmp_path / "store").rglob("rest")] == []
 
 
 def test_unknown_run_parameter_is_refused(tmp_path):
@@ -366,7 +465,7 @@ def test_lint_command_names_file_and_problem(tmp_path):
     write_package([spec], str(path))
     assert CliRunner().invoke(cli.app, ["lint", str(path)]).exit_code == 0
     write_package([{**spec, "schemaVersion": "2.0.0"}], str(path))
-    done = CliRunner().invoke(cli.app, ["compile", "--lint", str(path)])
+    done = CliRunner().invoke(cli.app, ["lint", str(path)])
     assert done.exit_code == 1
     assert f"{path}: schemaVersion: '2.0.0'" in done.output
 
@@ -399,7 +498,7 @@ def run_day(root):
     write_logs(str(logs), datetime.date(2026, 1, 1), 5, 2000, seed=0)
     write_spec(spec)
     compiled = root / "pipeline.yaml"
-    subprocess.run([sys.executable, "kubeflow/compile", "-o", str(compiled)], check=True)
+    assert CliRunner().invoke(cli.app, ["compile", "-o", str(compiled)]).exit_code == 0
     documents = load_package(str(compiled))
     parameters = {
         "spec": str(spec),

@@ -7,20 +7,26 @@ backend/src/v2/metadata (converter.go). Plain functions on JSON values.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.kubeflow.local.backends import Backend
+from pipeline.kubeflow.mounts import local_path
 from pipeline.kubeflow.package import OVERRIDES
 from schemas.errors import RankerError
 from schemas.loading import parse_overrides
 
 Json = dict[str, Any]
 
-OUTPUT_FILE = "/tmp/kfp_outputs/output_metadata.json"
 LOGS_OUTPUT = "executor-logs"
 
 _NUMBERS = ("NUMBER_INTEGER", "NUMBER_DOUBLE")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +38,34 @@ class Run:
         pipeline_name: the package's `pipelineInfo.name`.
         pipeline_root: URI under which the artifacts of all runs go.
         parameters: values of the run parameters.
-        schedule_time: what the schedule-time macro becomes: a time from 2.17.0 on, an empty
-            string in 2.16; None for an older back end, which leaves the macro as it is.
+        backend: the back end that it runs on.
+        schedule_time: the time that the schedule made it for; None if no schedule did.
+        created: when it was made.
     """
 
     run_id: str
     pipeline_name: str
     pipeline_root: str
     parameters: Mapping[str, Any]
+    backend: Backend
     schedule_time: str | None = None
+    created: str = dataclasses.field(default_factory=_now)
 
-    def macros(self) -> dict[str, str]:
-        """Returns the constants that the driver replaces, whole ones only."""
+    def macros(self, task: str) -> dict[str, str]:
+        """Returns the constants that the driver replaces in a task, whole ones only."""
         macros = {
             "{{$.pipeline_job_uuid}}": self.run_id,
-            "{{$.pipeline_job_name}}": self.run_id,
-            "{{$.pipeline_job_resource_name}}": self.run_id,
+            "{{$.pipeline_job_name}}": f"{self.pipeline_name} {self.run_id}",
+            # That of Argo's workflow.
+            "{{$.pipeline_job_resource_name}}": f"{self.pipeline_name}-{self.run_id[:5]}",
+            "{{$.pipeline_task_name}}": task,
         }
-        if self.schedule_time is not None:
-            macros["{{$.pipeline_job_schedule_time_utc}}"] = self.schedule_time
+        if self.backend.times != "left":
+            created = scheduled = ""
+            if self.backend.times == "given":
+                created, scheduled = self.created, self.schedule_time or self.created
+            macros["{{$.pipeline_job_create_time_utc}}"] = created
+            macros["{{$.pipeline_job_schedule_time_utc}}"] = scheduled
         return macros
 
 
@@ -91,7 +106,7 @@ def resolve_inputs(
     """
     declared = component.get("inputDefinitions", {}).get("parameters", {})
     given = task.get("inputs", {})
-    macros = run.macros()
+    macros = run.macros(name)
     parameters = {}
     for key, source in given.get("parameters", {}).items():
         if "componentInputParameter" in source:
@@ -109,7 +124,7 @@ def resolve_inputs(
         key: {"artifacts": [_runtime_artifact(outputs, source["taskOutputArtifact"])]}
         for key, source in given.get("artifacts", {}).items()
     }
-    return {"parameterValues": parameters, "artifacts": artifacts}
+    return _without_empty({"parameterValues": parameters, "artifacts": artifacts})
 
 
 def provision_outputs(run: Run, name: str, component: Json, salt: str) -> Json:
@@ -123,40 +138,58 @@ def provision_outputs(run: Run, name: str, component: Json, salt: str) -> Json:
     """
     declared = dict(component.get("outputDefinitions", {}).get("artifacts", {}))
     declared[LOGS_OUTPUT] = {"artifactType": {"schemaTitle": "system.Artifact"}}
-    root = "/".join((run.pipeline_root.rstrip("/"), run.pipeline_name, run.run_id))
+    root = "/".join((run.pipeline_root.rstrip("/"), run.pipeline_name, run.run_id, name, salt))
     artifacts = {}
     for key, spec in declared.items():
-        artifact = {"uri": f"{root}/{name}/{salt}/{key}", "type": spec["artifactType"]}
+        artifact = {"uri": f"{root}/{key}", "type": spec["artifactType"]}
+        if run.backend.task_folder:
+            artifact["name"] = key
         if "metadata" in spec:
             artifact["metadata"] = spec["metadata"]
         artifacts[key] = {"artifacts": [artifact]}
-    return {"artifacts": artifacts, "outputFile": OUTPUT_FILE}
+    folder = local_path(root) if run.backend.task_folder else "/tmp/kfp_outputs"
+    return {"artifacts": artifacts, "outputFile": f"{folder}/output_metadata.json"}
 
 
-def record(name: str, artifact: Json, new_id: Callable[[], int], bucket: str) -> Json:
-    """Returns an output artifact as ML Metadata gives it back: what consumers are told of it.
+def record(name: str, artifact: Json, new_id: int, run: Run) -> Json:
+    """Returns an output artifact as the back end gives it back: what consumers are told of it.
 
     Args:
         name: name of the output.
         artifact: the RuntimeArtifact that the launcher publishes.
-        new_id: gives the id of a new artifact.
-        bucket: the bucket that it is in.
+        new_id: id of the new artifact.
+        run: the run.
 
     Raises:
-        RankerError: a value of the metadata is null, on which the launcher fails.
+        RankerError: a value of the metadata is null, on which the launcher fails where ML
+            Metadata is to keep it.
     """
-    metadata = {
-        key: _stored(f"{name}: metadata {key}", value)
-        for key, value in artifact.get("metadata", {}).items()
-    }
+    metadata = artifact.get("metadata", {})
+    if not run.backend.metadata_store:
+        title = artifact["type"].get("schemaTitle") or artifact["type"]["instanceSchema"]
+        known = {
+            "name": name,
+            "artifactId": f"artifact-{new_id}",
+            "uri": artifact["uri"],
+            "type": {"schemaTitle": title},
+            "metadata": metadata,
+        }
+        return _without_empty(known)
+    metadata = {key: _stored(f"{name}: metadata {key}", value) for key, value in metadata.items()}
     metadata.setdefault("display_name", name)
+    bucket = run.pipeline_root.partition("://")[2].partition("/")[0]
     metadata["store_session_info"] = json.dumps({"Provider": "minio", "Bucket": bucket})
     return {
-        "name": str(new_id()),
+        "name": str(new_id),
         "uri": artifact["uri"],
         "type": {"instanceSchema": ""},
         "metadata": metadata,
     }
+
+
+def _without_empty(message: Json) -> Json:
+    """As protos are written to JSON: a map without entries is left out."""
+    return {key: value for key, value in message.items() if value != {}}
 
 
 def _typed(where: str, value: Any, kind: str) -> Any:

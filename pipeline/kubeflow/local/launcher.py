@@ -6,34 +6,25 @@ folder, in which `minio/bucket/key` is minio://bucket/key.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.kubeflow.entrypoint import MOUNTS_VARIABLE
+from pipeline.kubeflow.local.backends import Backend
 from pipeline.kubeflow.local.driver import LOGS_OUTPUT
 from pipeline.kubeflow.mounts import local_path
+from schemas.errors import RankerError
 
 Json = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """How one attempt at a step ended.
-
-    Attributes:
-        exit_code: that of the command.
-        outputs: RuntimeArtifacts by name, as the launcher publishes them; none if it failed.
-    """
-
-    exit_code: int
-    outputs: dict[str, Json]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +47,10 @@ def launch(
     store: Path,
     pod: Path,
     log: Path,
+    backend: Backend,
+    attempt: int = 0,
     engine: Engine | None = None,
-) -> Attempt:
+) -> dict[str, Json]:
     """Runs a step once, in a folder of its own.
 
     Only its inputs are downloaded there, and its outputs are uploaded after success; the
@@ -70,65 +63,65 @@ def launch(
         store: folder of the object stores.
         pod: folder of the container, which stands for its `/`; made anew.
         log: file of what the command prints.
+        backend: whose launcher it is.
+        attempt: how often the step was run before.
         engine: starts the container. If None, the command runs in a process of this machine, and
             `python` in it is this interpreter.
+
+    Returns:
+        RuntimeArtifacts by name, as the launcher publishes them.
+
+    Raises:
+        RankerError: the command failed, or an output could not be uploaded. The pod ends with
+            exit code 1 in either case, whatever that of the command was.
     """
+    executor_input = copy.deepcopy(executor_input)
+    if backend.logs_by_attempt:
+        _artifacts(executor_input["outputs"])[LOGS_OUTPUT]["uri"] += f"-{attempt}"
     pod.mkdir(parents=True)
-    try:
-        return _launch(executor_input, component, container, store, pod, log, engine)
-    finally:
-        shutil.rmtree(pod)
-
-
-def _launch(
-    executor_input: Json,
-    component: Json,
-    container: Json,
-    store: Path,
-    pod: Path,
-    log: Path,
-    engine: Engine | None,
-) -> Attempt:
-    for artifact in _artifacts(executor_input["inputs"]).values():
-        _copy_files(_local(artifact["uri"], store), _local(artifact["uri"], pod))
-    outputs = _artifacts(executor_input["outputs"])
-    for artifact in outputs.values():
-        _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
-    output_file = Path(f"{pod}{executor_input['outputs']['outputFile']}")
-    output_file.parent.mkdir(parents=True)
-    # The command line silences TensorFlow; a step's log is to have its warnings.
-    variables = {"TF_CPP_MIN_LOG_LEVEL": "1", **_environment(container)}
-    given = _with_defaults(executor_input, component)
-    if engine is None:
-        given["outputs"] = {**given["outputs"], "outputFile": str(output_file)}
-        command = _command(container, given, str(pod))
-        if command[0] in ("python", "python3"):
-            command[0] = sys.executable
-        variables = {**os.environ, **variables, MOUNTS_VARIABLE: str(pod)}
-    else:
-        command = _in_container(engine, _command(container, given, ""), container, variables, pod)
-        variables = dict(os.environ)
-    with log.open("wb") as file:
-        done = subprocess.run(
-            command,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode != 0:
-        return Attempt(done.returncode, {})
-    shutil.copyfile(log, _local(outputs[LOGS_OUTPUT]["uri"], pod))
-    reported = json.loads(output_file.read_text("utf-8")) if output_file.exists() else {}
-    for name, artifact in _artifacts(reported).items():
-        if name in outputs:
-            _merge(artifact, outputs[name])
-    for artifact in outputs.values():
-        # An unrecognised URI is not uploaded, as on Kubeflow; its consumers will not find it.
-        if local_path(artifact["uri"]) is not None:
-            _copy_files(_local(artifact["uri"], pod), _local(artifact["uri"], store))
-    return Attempt(0, outputs)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, pod)
+        for artifact in _artifacts(executor_input["inputs"]).values():
+            _download(_local(artifact["uri"], store), _local(artifact["uri"], pod))
+        outputs = _artifacts(executor_input["outputs"])
+        for artifact in outputs.values():
+            _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
+        output_file = Path(f"{pod}{executor_input['outputs']['outputFile']}")
+        for folder in (output_file.parent, pod / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The command line silences TensorFlow; a step's log is to have its warnings.
+        variables = {"TF_CPP_MIN_LOG_LEVEL": "1", **_environment(container)}
+        given = _with_defaults(executor_input, component)
+        if engine is None:
+            given["outputs"] = {**given["outputs"], "outputFile": str(output_file)}
+            command = _command(container, given, str(pod))
+            if command[0] in ("python", "python3"):
+                command[0] = sys.executable
+            variables = {**os.environ, **variables, MOUNTS_VARIABLE: str(pod)}
+        else:
+            command = _in_container(
+                engine, _command(container, given, ""), container, variables, pod
+            )
+            variables = dict(os.environ)
+        with log.open("wb") as file:
+            done = subprocess.run(
+                command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise RankerError(f"the command ended with {done.returncode}")
+        shutil.copyfile(log, _local(outputs[LOGS_OUTPUT]["uri"], pod))
+        reported = json.loads(output_file.read_text("utf-8")) if output_file.exists() else {}
+        for name, artifact in _artifacts(reported).items():
+            if name in outputs:
+                _merge(artifact, outputs[name])
+        for name, artifact in outputs.items():
+            _upload(name, artifact["uri"], pod, store, lenient=backend.metadata_store)
+        return outputs
 
 
 def _in_container(
@@ -161,7 +154,7 @@ def placeholders(executor_input: Json, base: str) -> dict[str, str]:
             path = local_path(artifact["uri"], base)
             if path is not None:
                 replaced[f"{{{{$.{kind}.artifacts['{name}'].path}}}}"] = path
-    for name, value in executor_input["inputs"]["parameterValues"].items():
+    for name, value in executor_input["inputs"].get("parameterValues", {}).items():
         replaced[f"{{{{$.inputs.parameters['{name}']}}}}"] = _text(value)
     return replaced
 
@@ -178,8 +171,10 @@ def _with_defaults(executor_input: Json, component: Json) -> Json:
     declared = component.get("inputDefinitions", {}).get("parameters", {})
     defaults = {k: v["defaultValue"] for k, v in declared.items() if "defaultValue" in v}
     inputs = executor_input["inputs"]
-    values = {**defaults, **inputs["parameterValues"]}
-    return {**executor_input, "inputs": {**inputs, "parameterValues": values}}
+    values = {**defaults, **inputs.get("parameterValues", {})}
+    if values:
+        inputs = {**inputs, "parameterValues": values}
+    return {**executor_input, "inputs": inputs}
 
 
 def _command(container: Json, executor_input: Json, base: str) -> list[str]:
@@ -211,16 +206,45 @@ def _local(uri: str, base: Path) -> Path:
     return Path(path)
 
 
-def _copy_files(source: Path, target: Path) -> None:
+def _download(source: Path, target: Path) -> None:
     """Copies a file or a folder's files; object stores have no empty folders."""
-    for file in _files(source):
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+    for file in [source] if source.is_file() else sorted(source.rglob("*")):
+        if file.is_file():
+            _copy(file, target / file.relative_to(source))
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from (file for file in sorted(path.rglob("*")) if file.is_file())
+def _upload(name: str, uri: str, pod: Path, store: Path, lenient: bool) -> None:
+    """Copies an output to the object store as the launcher does.
+
+    Args:
+        name: name of the output.
+        uri: its URI.
+        pod: folder of the container.
+        store: folder of the object stores.
+        lenient: whether one is passed over whose URI is of no store, or that is not there.
+
+    Raises:
+        RankerError: it cannot be uploaded.
+    """
+    if local_path(uri) is None:
+        if lenient:
+            return
+        raise RankerError(f"output {name}: {uri} is no URI of an object store")
+    source, target = _local(uri, pod), _local(uri, store)
+    if not source.exists():
+        if lenient:
+            return
+        raise RankerError(f"output {name}: the step has not written {source.relative_to(pod)}")
+    for file in [source] if source.is_file() else sorted(source.rglob("*")):
+        if not file.exists() and lenient:
+            return  # A link to nothing counts as an output that is not there.
+        # A link to a folder is read as the file that it is not.
+        if file.is_symlink() and not file.is_file():
+            raise RankerError(f"output {name}: {file.relative_to(pod)} is a link to no file")
+        if file.is_file():
+            _copy(file, target / file.relative_to(source))
+
+
+def _copy(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target)

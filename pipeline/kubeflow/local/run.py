@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.kubeflow.lint import dependencies, lint
 from pipeline.kubeflow.local import driver, launcher
-from schemas.errors import ExitCode, RankerError
+from pipeline.kubeflow.local.backends import NEWEST, backend_of
+from schemas.errors import RankerError
 
 Json = dict[str, Any]
 
@@ -36,7 +37,7 @@ class StepResult:
         state: `succeeded`, `failed`, or `omitted` since another one failed.
         seconds: wall time of all attempts.
         attempts: how often it was run.
-        exit_code: that of the last attempt.
+        exit_code: that of the last attempt's pod: 0 or 1.
         log: file of what the last attempt printed.
         outputs: recorded artifacts by output: `uri`, `metadata`.
     """
@@ -66,8 +67,8 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or the exit code of the first step that failed."""
-        return next((s.exit_code or 1 for s in self.steps.values() if s.state == FAILED), 0)
+        """0 if no step failed; else 1, which is what each failed pod ends with."""
+        return int(any(step.state == FAILED for step in self.steps.values()))
 
     def find(self, key: str) -> list[Any]:
         """Returns the values of metadata `key` of all artifacts that have it."""
@@ -75,7 +76,7 @@ class RunResult:
             artifact["metadata"][key]
             for step in self.steps.values()
             for artifact in step.outputs.values()
-            if key in artifact["metadata"]
+            if key in artifact.get("metadata", {})
         ]
 
 
@@ -85,6 +86,7 @@ def run_package(
     parameters: Mapping[str, Any],
     *,
     pipeline_root: str = BUILT_IN_ROOT,
+    backend: str = NEWEST,
     jobs: int = 2,
     schedule_time: str | None = None,
     container: Sequence[str] = (),
@@ -104,6 +106,7 @@ def run_package(
             (`runs`); all stay, so that a later run finds what this one left.
         parameters: run parameters that differ from their defaults.
         pipeline_root: what the run was given as its root. The package's own reaches nobody.
+        backend: release of Kubeflow Pipelines whose driver and launcher to follow.
         jobs: how many steps may run at once.
         schedule_time: see `driver.Run`.
         container: the beginning of a command that starts a container, such as `docker run
@@ -112,7 +115,8 @@ def run_package(
         sleep: waits between attempts, seconds.
 
     Raises:
-        RankerError: the package could not run on Kubeflow, or a parameter is unknown.
+        RankerError: the package could not run on Kubeflow, or a parameter or the release is
+            unknown.
     """
     problems = lint(documents)
     if problems:
@@ -128,6 +132,7 @@ def run_package(
             name: value if container or name in parameters else _on_volume(value, volumes)
             for name, value in values.items()
         },
+        backend=backend_of(backend),
         schedule_time=schedule_time,
     )
     folder = root.absolute() / "runs" / run.run_id
@@ -221,45 +226,47 @@ class _Work:
         }
         began = time.monotonic()
         waits = _waits(task.get("retryPolicy", {}))
-        for attempt in itertools.count(1):
-            log = self._folder / f"{name}-{attempt}.log"
-            pod = self._folder / f"{name}-{attempt}"
-            done = launcher.launch(
-                executor_input,
-                component,
-                executor["container"],
-                self._store,
-                pod,
-                log,
-                self._engine,
-            )
-            exit_code, recorded = done.exit_code, {}
-            try:
-                recorded = self._record(done.outputs)
-            except RankerError as error:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(f"{error}\n")
-                exit_code = ExitCode.FAILED
+        for attempt in itertools.count():
+            log = self._folder / f"{name}-{attempt + 1}.log"
+            recorded = self._attempt(executor_input, component, executor["container"], attempt, log)
             wait = next(waits, None)
-            if exit_code == 0 or wait is None:
+            if recorded is not None or wait is None:
                 break
             self._sleep(wait)
         return StepResult(
             name,
-            SUCCEEDED if exit_code == 0 else FAILED,
+            FAILED if recorded is None else SUCCEEDED,
             time.monotonic() - began,
-            attempt,
-            exit_code,
+            attempt + 1,
+            int(recorded is None),
             str(log),
-            recorded,
+            recorded or {},
         )
 
-    def _record(self, outputs: Mapping[str, Json]) -> dict[str, Json]:
-        bucket = self._run.pipeline_root.partition("://")[2].partition("/")[0]
-        return {
-            key: driver.record(key, artifact, lambda: next(self._ids), bucket)
-            for key, artifact in outputs.items()
-        }
+    def _attempt(
+        self, executor_input: Json, component: Json, container: Json, attempt: int, log: Path
+    ) -> dict[str, Json] | None:
+        """Runs a step once; returns its recorded artifacts, None if it failed."""
+        try:
+            outputs = launcher.launch(
+                executor_input,
+                component,
+                container,
+                self._store,
+                log.with_suffix(""),
+                log,
+                self._run.backend,
+                attempt,
+                self._engine,
+            )
+            return {
+                key: driver.record(key, artifact, next(self._ids), self._run)
+                for key, artifact in outputs.items()
+            }
+        except RankerError as error:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"launcher: {error}\n")
+            return None
 
 
 def _waits(policy: Json) -> Iterator[float]:
