@@ -81,6 +81,8 @@ lock:  ## regenerate locks/ from setup.py (needs uv; UPGRADE=1 takes newer versi
 	  --extra test --extra bench --output-file locks/tfx-1.16.txt
 	$(COMPILE) --universal --python-version 3.11 setup.py \
 	  --extra test --extra bench --output-file locks/tfx-1.21.txt
+	$(COMPILE) --universal --python-version 3.13 --constraint locks/tfx-1.21.txt setup.py \
+	  --output-file locks/image.txt
 
 clean:  ## delete what the tools and `make run` leave; .venv and other workspaces stay
 	rm -rf work/demo build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
