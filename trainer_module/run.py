@@ -55,9 +55,13 @@ def run_fn(fn_args: Any) -> None:
         "stability_dir": config["stability_dir"],
         "tensorboard_dir": fn_args.model_run_dir,
     }
-    if spec.training.distribution == "multi_worker":
+    workers = spec.training.distribution == "multi_worker"
+    if workers:
         _offer(job)
     trained = _take_part(job, make_strategy(spec.training))
+    if workers:
+        # The checkpoints stay until the model is safe; no worker is to join what is over.
+        tf.io.gfile.remove(os.path.join(job["checkpoint_dir"], _JOB))
     export_dir = fn_args.serving_model_dir
     reasons = trained.faults
     if trained.stability.verdict == "diverged":
@@ -100,7 +104,7 @@ def _offer(job: dict[str, Any]) -> None:
 def main(checkpoint_root: str) -> None:
     """Waits for a training and takes part in it.
 
-    The Trainer deletes a training's folder when it has ended: what is there is not over.
+    The Trainer withdraws a training that has ended: what is offered is not over.
     """
     while (job := _newest_job(checkpoint_root)) is None:
         time.sleep(_POLL_SECONDS)

@@ -31,7 +31,8 @@ class Pusher(base_component.BaseComponent):
     """Pushes what both the Evaluator and `ServingCheck` have blessed.
 
     TFX's Pusher names versions by the clock and copies in place; this one numbers them,
-    makes them visible whole, and keeps `serving.keep_versions`.
+    makes them visible whole, and keeps `serving.keep_versions`. Pushed or not, it deletes the
+    checkpoints of the model's training.
 
     Outputs:
         pushed_model: `pushed`, `pushed_version` and `pushed_destination` as TFX's Pusher

@@ -16,6 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components import model_files, serving_store, storage
+from components.artifacts import CHECKPOINTS
 from components.run_plan import RunPlan, load_plan
 from components.serving_check.executor import MODEL_DIGEST
 from schemas.errors import ServingStoreError
@@ -31,6 +32,19 @@ class Executor(executor.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.Pusher`."""
+        self._push(input_dict, output_dict, exec_properties)
+        # This step has the model, from where it is kept: nobody resumes its training any more.
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        checkpoints = model.get_string_custom_property(CHECKPOINTS)
+        if checkpoints and storage.exists(checkpoints):
+            storage.rmtree(checkpoints)
+
+    def _push(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
             logging.warning("Not pushed: the model was not blessed.")

@@ -13,7 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.artifacts import DAY_EVENTS
+from components.artifacts import CHECKPOINTS, DAY_EVENTS
 from components.run_plan import RunPlan, load_plan
 from components.serving_store import TRAINING_STATE
 from trainer_module.stability.report import load_verdict
@@ -64,9 +64,9 @@ class Executor(executor.GenericExecutor):
         stability.set_string_custom_property(
             "training", describe_steps(plan.spec.training, day_events, plan.warm_start, steps)
         )
-        # The model is exported: a later run of the same day trains anew.
-        if fileio.exists(checkpoint_dir):
-            fileio.rmtree(checkpoint_dir)
+        # They go when a later step has the model: it may yet be lost with this machine.
+        model = artifact_utils.get_single_instance(output_dict["model"])
+        model.set_string_custom_property(CHECKPOINTS, checkpoint_dir)
 
 
 def _fingerprint(plan: RunPlan, train_uri: str) -> str:

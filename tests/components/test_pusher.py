@@ -52,6 +52,7 @@ def execute(
     weights="weights",
     checked=None,
     own_uri="",
+    checkpoints="",
 ):
     served = serving_store.served_version(str(folder / "serving"))
     RunPlan(
@@ -81,6 +82,7 @@ def execute(
     inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
     inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
     inputs["model"][0].set_string_custom_property("own_uri", own_uri)
+    inputs["model"][0].set_string_custom_property(artifacts.CHECKPOINTS, str(checkpoints))
     files = model_files.digests(str(model), model_files.list_files(str(model)))
     inputs["infra_blessing"][0].set_string_custom_property(
         "model_digest", checked or model_files.digest_of(files)
@@ -222,3 +224,19 @@ def test_split_whose_shards_tell_no_day_is_an_error(tmp_path):
     (tmp_path / "data-00000-of-00001.gz").touch()
     with pytest.raises(ServingStoreError, match="no shard tells the day it is of"):
         newest_day(str(tmp_path))
+
+
+@pytest.mark.parametrize("gate", [0, 1])
+def test_checkpoints_go_when_the_day_has_its_verdict(tmp_path, gate):
+    write(tmp_path / "checkpoints" / "2026-01-04-0123" / "step-1" / "progress.json")
+    write(tmp_path / "checkpoints" / "2026-01-05-0123" / "step-1" / "progress.json")
+    execute(tmp_path, gate=gate, checkpoints=tmp_path / "checkpoints" / "2026-01-04-0123")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2026-01-05-0123"]
+
+
+def test_checkpoints_stay_when_the_push_fails(tmp_path):
+    folder = tmp_path / "checkpoints" / "2026-01-04-0123"
+    write(folder / "step-1" / "progress.json")
+    with pytest.raises(ServingStoreError, match="not the one that ServingCheck saw"):
+        execute(tmp_path, checked="other", checkpoints=folder)
+    assert folder.is_dir()

@@ -46,6 +46,7 @@ class Steps:
             types.SimpleNamespace(
                 custom_config={
                     "spec": (spec or tiny_spec()).to_yaml(),
+                    "history_dir": str(self.folder / "history"),
                     "warm_start_from": None,
                     "checkpoint_dir": str(self.folder / "checkpoints"),
                     "stability_dir": str(self.folder / "stability"),

@@ -166,3 +166,6 @@ def test_two_workers_train_as_one_process_does_and_the_chief_exports(data, tmp_p
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
     assert tf.saved_model.contains_saved_model(str(two / "model"))
+    # No worker joins a training that is over, though its checkpoints are still there.
+    assert list((two / "checkpoints").iterdir())
+    assert not list((two / "checkpoints").glob("*/job.json"))
