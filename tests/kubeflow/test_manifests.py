@@ -17,6 +17,7 @@ NAMES = sorted(path.name for path in OVERLAYS.iterdir())
 KUBERNETES = ("1.27", "1.32")
 VALUES = {path.parent.name: path for path in OVERLAYS.glob("*/values.yaml")}
 KSERVE = yaml.safe_load((pathlib.Path(__file__).parent / "kserve_schema.yaml").read_text())
+CONTAINERS_FIELDS = ("args", "volumeMounts")
 USER = 10001
 
 pytestmark = pytest.mark.skipif(
@@ -71,13 +72,18 @@ def runtimes(resources):
     return [item["spec"] for item in of_kind(resources, "ServingRuntime")]
 
 
-def as_pod(containers_):
+def predictors(service):
+    spec = service["spec"]
+    return [spec["predictor"], *(canary["predictor"] for canary in spec.get("canary", ()))]
+
+
+def as_pod(containers_, volumes=()):
     """A Pod of a KServe runtime's containers, for Kubernetes' schema."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "runtime"},
-        "spec": {"containers": containers_},
+        "spec": {"containers": containers_, "volumes": list(volumes)},
     }
 
 
@@ -87,9 +93,11 @@ def test_resources_fit_the_schemas_of_kubernetes(resources, version):
     plain = [item for item in resources if item["kind"] not in KSERVE]
     plain += [as_pod(runtime["containers"]) for runtime in runtimes(resources)]
     for service in of_kind(resources, "InferenceService"):
-        model = service["spec"]["predictor"]["model"]
-        probes = {key: model[key] for key in model if key.endswith("Probe")}
-        plain.append(as_pod([{"name": "kserve-container", **probes}]))
+        for predictor in predictors(service):
+            model = predictor["model"]
+            added = {k: model[k] for k in model if k.endswith("Probe") or k in CONTAINERS_FIELDS}
+            container = {"name": "kserve-container", **added}
+            plain.append(as_pod([container], predictor.get("volumes", ())))
     for item in plain:
         kubernetes_validate.validate(item, version, strict=True)
 
@@ -219,8 +227,8 @@ def test_served_folder_is_the_one_pushed_to(resources, values):
     relative = pushed.removeprefix(f"{mount}/")
     for service in of_kind(resources, "InferenceService"):
         (claim,) = values.defaults.volumes
-        uri = service["spec"]["predictor"]["model"]["storageUri"]
-        assert uri == f"pvc://{claim.claim}/{relative}"
+        for predictor in predictors(service):
+            assert predictor["model"]["storageUri"] == f"pvc://{claim.claim}/{relative}"
     for deployment in of_kind(resources, "Deployment"):
         (server,) = deployment["spec"]["template"]["spec"]["containers"]
         base = next(a for a in server["args"] if a.startswith("--model_base_path="))
@@ -283,6 +291,46 @@ def test_training_and_serving_are_two_identities_in_a_bucket():
     assert runner != server
     (role,) = [r for r in of_kind(resources, "Role") if r["metadata"]["name"].endswith("runner")]
     assert not [rule for rule in role["rules"] if "secrets" in rule["resources"]]
+
+
+def rules(overlay):
+    role = named(_rendered(overlay), "Role", "steadyrank-runner")
+    return [(rule["resources"], rule["verbs"]) for rule in role["rules"]]
+
+
+def test_kubeflow_3_asks_for_rights_on_runs_and_artifacts_and_nothing_more():
+    before, after = rules("multi-user-gcs"), rules("multi-user-gcs-kubeflow-3")
+    assert [rule for rule in after if rule not in before] == [
+        (["runs"], ["get", "update"]),
+        (["artifacts"], ["create"]),
+    ]
+    assert [rule for rule in before if rule not in after] == []
+
+
+def test_canary_serves_the_newest_version_and_the_rest_a_pinned_one():
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    resources = list(_rendered("single-user-kserve-canary"))
+    (service,) = of_kind(resources, "InferenceService")
+    (canary,) = service["spec"]["canary"]
+    assert 0 < canary["trafficPercent"] < 50
+    stable = service["spec"]["predictor"]
+    (mount,) = stable["model"]["volumeMounts"]
+    (volume,) = stable["volumes"]
+    assert mount["name"] == volume["name"]
+    (pinned,) = of_kind(resources, "ConfigMap")
+    assert volume["configMap"] == {"name": pinned["metadata"]["name"]}
+    ((file, text),) = pinned["data"].items()
+    assert stable["model"]["args"] == [f"--model_config_file={mount['mountPath']}/{file}"]
+    (model,) = text_format.Parse(
+        text, model_server_config_pb2.ModelServerConfig()
+    ).model_config_list.config
+    assert model.name == service["metadata"]["name"]
+    assert model.base_path == "/mnt/models"
+    assert list(model.model_version_policy.specific.versions) == [1]
+    # What KServe does not find in the canary, it takes from the stable predictor.
+    assert not [a for a in canary["predictor"]["model"]["args"] if "model_config_file" in a]
 
 
 def test_only_chief_and_workers_reach_tensorflows_port():
