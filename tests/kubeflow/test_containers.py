@@ -24,6 +24,8 @@ from pipeline.simulate import write_logs
 ROOT = pathlib.Path(__file__).parents[2]
 IMAGE = "localhost/steadyrank:check"
 BASE = "localhost/steadyrank-base:check"
+BOOT = "localhost/beam-boot:check"
+WORKER = "localhost/steadyrank-beam:check"
 # What a container may take where this runs; higher limits than the caller's are refused.
 LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
 PODMAN = ["podman", "--cgroup-manager=cgroupfs", "--runtime=runc"]
@@ -77,6 +79,26 @@ def image():
     return IMAGE
 
 
+@pytest.fixture(scope="module")
+def worker_image(image, tmp_path_factory):
+    """Builds Beam's worker; what it takes from Beam's image is compiled from Beam's source."""
+    if shutil.which("go") is None:
+        pytest.skip("needs Go, for Beam's boot")
+    dockerfile = ROOT / "kubeflow" / "beam-worker.Dockerfile"
+    ((base, version),) = re.findall(r"^FROM (apache/\S+:(\S+)) AS", dockerfile.read_text(), re.M)
+    folder = tmp_path_factory.mktemp("boot")
+    package = f"github.com/apache/beam/sdks/v2/python/container@v{version}"
+    go = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0", "GOFLAGS": "-modcacherw"}
+    run("go", "install", package, env=go)
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY container /opt/apache/beam/boot\n")
+    build = ["buildah", "--isolation=chroot", "build", "--format=docker", *LIMITS]
+    run(*build, f"--tag={BOOT}", str(folder))
+    stand_in = f"--build-context={base}=container-image://{BOOT}"
+    flags = [f"--file={dockerfile}", f"--tag={WORKER}", f"--build-arg=IMAGE={image}", stand_in]
+    run(*build, *flags, str(ROOT))
+    return WORKER
+
+
 def in_image(image, *command, user="10001:10001"):
     entry, *arguments = command
     return run(
@@ -88,7 +110,7 @@ def in_image(image, *command, user="10001:10001"):
 
 @pytest.fixture
 def run_day(image, tmp_path_factory, user):
-    """Returns what runs a day in the harness, each step in a locked-down container."""
+    """Returns what runs a day in the harness, each step in a locked-down container or `here`."""
     root = tmp_path_factory.mktemp("days")
     root.chmod(0o755)
     data = root / "volumes" / "steadyrank-data"
@@ -97,16 +119,18 @@ def run_day(image, tmp_path_factory, user):
     values = yaml.safe_load((ROOT / "kubeflow" / "values.yaml").read_text())
     (root / "values.yaml").write_text(yaml.safe_dump({**values, "image": image}))
     package = root / "pipeline.yaml"
-    compiler = [sys.executable, "kubeflow/compile", "-f", str(root / "values.yaml")]
-    run(*compiler, "-o", str(package), cwd=ROOT)
+    compiler = [sys.executable, "-m", "pipeline.cli", "kubeflow", "compile"]
+    run(*compiler, "-f", str(root / "values.yaml"), "-o", str(package), cwd=ROOT)
 
-    def run_day(date, *overrides):
+    def run_day(date, *overrides, here=False):
+        # Kubernetes' fsGroup: what another user wrote is the container's as well.
+        run("chmod", "--recursive", "a+rwX", str(data))
         return run_package(
             load_package(str(package)),
             root,
             {"run_date": date, "overrides": json.dumps(overrides)},
             jobs=1,
-            container=[*PODMAN, *LOCKED_DOWN, f"--user={user}"],
+            container=() if here else [*PODMAN, *LOCKED_DOWN, f"--user={user}"],
             sleep=lambda seconds: None,
         )
 
@@ -145,11 +169,56 @@ def test_compiled_code_is_taken_as_it_is(image):
     assert in_image(image, "python", "-c", code).split()[-2:] == ["0", "True"]
 
 
+JOB = """
+import os
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from pipeline.kubeflow.mounts import local_path
+
+def where(uri):
+    return f"{local_path(uri)} {os.environ['PLACE']} {os.getuid()}"
+
+options = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL"]
+options += ["--environment_config=localhost:50000", "--sdk_worker_parallelism=1"]
+with beam.Pipeline(options=PipelineOptions(options)) as job:
+    uris = job | beam.Create(["minio://bucket/a", "minio://bucket/b"])
+    uris | beam.Map(where) | beam.io.WriteToText("/data/out")
+"""
+
+
+@pytest.mark.parametrize("user", ["10001:10001", "43210:0"])
+def test_beam_worker_runs_our_code_for_any_user(image, worker_image, tmp_path, user):
+    tmp_path.chmod(0o777)
+    common = [*PODMAN, *LOCKED_DOWN, f"--user={user}", f"--volume={tmp_path}:/data"]
+    worker = run(
+        *(*common, "--detach", "--env=PLACE=worker", worker_image, "--worker_pool"),
+        stdout=subprocess.PIPE,
+    ).stdout.strip()
+    try:
+        # A network of the two alone.
+        beside = [arg.replace("--network=none", f"--network=container:{worker}") for arg in common]
+        (tmp_path / "job.py").write_text(JOB)
+        run(*beside, "--rm", "--entrypoint=python", image, "/data/job.py", timeout=900)
+    finally:
+        run(*PODMAN, "rm", "--force", "--time=1", worker)
+    written = [line for path in tmp_path.glob("out*") for line in path.read_text().splitlines()]
+    uid = user.partition(":")[0]
+    assert sorted(written) == [f"/minio/bucket/{name} worker {uid}" for name in "ab"]
+
+
 @pytest.mark.parametrize("user", ["43210:0"])
-def test_any_user_can_push_a_day(run_day):
-    first = run_day("2026-01-03")
-    assert first.exit_code == 0, first.folder
-    assert first.find("pushed_version") == ["1"]
+def test_any_user_goes_on_from_what_another_platform_wrote_and_back(run_day):
+    """The image has Python 3.13 and TFX 1.21; this may be Python 3.10 and TFX 1.16."""
+    starts = []
+    for date, here in (("2026-01-03", True), ("2026-01-04", False), ("2026-01-05", True)):
+        done = run_day(date, here=here)
+        assert done.exit_code == 0, done.folder
+        starts += done.find("start")
+    assert [start.partition(",")[0] for start in starts[1:]] == [
+        "warm start from version 1",
+        "warm start from version 2",
+    ]
+    assert done.find("pushed_version") == ["3"]
 
 
 @pytest.mark.parametrize("user", ["10001:10001"])
