@@ -70,8 +70,8 @@ image:  ## build the container image (IMAGE=, BASE=, ENGINE=, BUILD_FLAGS=)
 image-push:  ## push the container image
 	$(ENGINE) push $(IMAGE)
 
-image-check: env  ## build the image and run three days in its containers (minutes; needs podman)
-	IMAGE_CHECK=1 $(BIN)/pytest tests/kubeflow/test_image.py tests/kubeflow/test_containers.py
+image-check: env  ## build the image, or take IMAGE_CHECK, and run days in its containers (needs podman)
+	IMAGE_CHECK=$${IMAGE_CHECK:-1} $(BIN)/pytest tests/kubeflow/test_image.py tests/kubeflow/test_containers.py
 
 # uv keeps the versions that a lock holds; UPGRADE=1 takes the newest that resolve.
 COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes $(if $(UPGRADE),--upgrade)
