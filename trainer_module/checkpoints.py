@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer_module.stability.report import Attempt
+from trainer_module.stability.verdict import Attempt
 
 _STATE = "state"
 _PROGRESS = "progress.json"

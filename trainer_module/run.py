@@ -39,8 +39,8 @@ def run_fn(fn_args: Any) -> None:
         fn_args: `tfx.components.trainer.fn_args_utils.FnArgs`. Its `custom_config` holds
             `spec` (YAML), `history_dir` (folder of the history tables), `warm_start_from`
             (folder of a training state, or None), `checkpoint_dir`, `stability_dir` (for the
-            report), and `training_state_subdir`, the folder inside the exported model that
-            takes this training's state.
+            report), `training_state_subdir`, the folder inside the exported model that takes
+            this training's state, and `run_date`, which names the runs in TensorBoard.
 
     Raises:
         TrainingError: as `trainer_module.training.train`.
@@ -53,7 +53,7 @@ def run_fn(fn_args: Any) -> None:
         "warm_start_from": config["warm_start_from"],
         "checkpoint_dir": config["checkpoint_dir"],
         "stability_dir": config["stability_dir"],
-        "tensorboard_dir": fn_args.model_run_dir,
+        "tensorboard_dir": os.path.join(fn_args.model_run_dir, config["run_date"]),
     }
     workers = spec.training.distribution == "multi_worker"
     if workers:

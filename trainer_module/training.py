@@ -21,12 +21,14 @@ from trainer_module import optimizers, soundness
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.inputs import training_batches
+from trainer_module.live import Teller
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.monitor import Monitor
 from trainer_module.stability.recording import StatisticsRecorder
-from trainer_module.stability.report import Attempt, Stability, write_report
+from trainer_module.stability.report import write_report
 from trainer_module.stability.tensorboard import Scalars
+from trainer_module.stability.verdict import Attempt, Stability
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import age_accumulators, effective_rates, restore_state
 
@@ -208,6 +210,7 @@ def train(
             save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
             recorder=recorder,
             scalars=scalars,
+            teller=Teller(training, len(failed) + 1) if chief else None,
         )
         if progress.step == 0 and not failed:
             raise TrainingError(
@@ -244,6 +247,7 @@ def _run(
     save: Callable[[Progress], None],
     recorder: StatisticsRecorder | None,
     scalars: Scalars | None,
+    teller: Teller | None,
 ) -> tuple[Progress, Detector]:
     """Trains until the batches end or training diverges; returns where and how that was."""
     if progress.monitor:
@@ -261,6 +265,8 @@ def _run(
                 break
             monitor.take(statistics)
             progress = dataclasses.replace(progress, step=progress.step + len(statistics))
+            if teller is not None and len(statistics):
+                teller.tell(progress.step, float(statistics.loss[-1]))
             ended = len(statistics) < training.steps_per_execution
             if not ended and progress.step - saved < training.checkpoint_steps:
                 continue

@@ -26,7 +26,7 @@ from components.evaluator.rates import Rates
 from components.evaluator.verdict import OVERALL, Metrics, Verdict, decide
 from components.run_plan import load_plan
 from schemas.spec import RankingSpec
-from trainer_module.stability.report import load_verdict
+from trainer_module.stability.verdict import load_verdict
 
 VERDICT_FILE = "verdict.json"
 RATES_FILE = "rates.npz"

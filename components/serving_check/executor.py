@@ -22,7 +22,7 @@ from components.serving_check import verdict
 from components.serving_check.process import Process, take
 from schemas.spec import RankingSpec
 from trainer_module.signatures import NOT_EXPORTED
-from trainer_module.stability.report import load_verdict
+from trainer_module.stability.verdict import load_verdict
 from trainer_module.warmup import sample_requests
 
 MODEL_DIGEST = "model_digest"

@@ -16,7 +16,7 @@ from tfx.utils import path_utils
 from components.artifacts import CHECKPOINTS, DAY_EVENTS
 from components.run_plan import RunPlan, load_plan
 from components.serving_store import TRAINING_STATE
-from trainer_module.stability.report import load_verdict
+from trainer_module.stability.verdict import load_verdict
 from trainer_module.steps import describe_steps
 
 
@@ -54,6 +54,7 @@ class Executor(executor.GenericExecutor):
             "checkpoint_dir": checkpoint_dir,
             "stability_dir": stability.uri,
             "training_state_subdir": TRAINING_STATE,
+            "run_date": str(plan.run_date),
         }
         properties = {**exec_properties, "custom_config": json.dumps(custom_config)}
         super().Do(inputs, output_dict, properties)

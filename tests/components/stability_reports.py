@@ -6,7 +6,8 @@ import pytest
 
 from trainer_module.stability.events import Event, Limits
 from trainer_module.stability.recording import StatisticsRecorder
-from trainer_module.stability.report import Attempt, write_report
+from trainer_module.stability.report import write_report
+from trainer_module.stability.verdict import Attempt
 
 HEALTHY = Attempt(0, 100, "healthy", "healthy after 100 steps", ())
 DIVERGED = Attempt(

@@ -51,6 +51,7 @@ class Steps:
                     "checkpoint_dir": str(self.folder / "checkpoints"),
                     "stability_dir": str(self.folder / "stability"),
                     "training_state_subdir": TRAINING_STATE,
+                    "run_date": "2026-01-03",
                 },
                 train_files=self._files,
                 transform_output=self._graph.transform_savedmodel_dir.rpartition("/")[0],

@@ -55,6 +55,7 @@ def arguments(data, folder, *overrides):
             "checkpoint_dir": str(folder / "checkpoints" / "day"),
             "stability_dir": str(folder / "stability"),
             "training_state_subdir": "assets.extra/state",
+            "run_date": "2026-01-03",
         },
     }
 

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,10 @@ from schemas.errors import TrainingError
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.events import Event, Limits
 from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
-from trainer_module.stability.report import Attempt, Stability, load_verdict, write_report
+from trainer_module.stability.report import write_report
 from trainer_module.stability.statistics import StepStatistics
 from trainer_module.stability.tensorboard import Scalars
+from trainer_module.stability.verdict import Attempt, Stability, load_verdict
 
 HEALTHY = healthy("noisy", 400, 0).statistics()
 RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
@@ -293,3 +296,12 @@ def test_short_trainings_are_not_thinned(tmp_path):
     table = recorder.read()
     assert len(table) == 400
     assert thin(table, 400, ()) is table
+
+
+def test_a_verdict_is_read_without_what_draws_it():
+    program = (
+        "import sys, trainer_module.stability.verdict\n"
+        "print(sorted({'matplotlib', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

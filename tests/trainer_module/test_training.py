@@ -22,7 +22,7 @@ from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model
 from trainer_module.stability.events import Event
-from trainer_module.stability.report import Attempt, load_verdict
+from trainer_module.stability.verdict import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
 from trainer_module.training_state import save_state
 
