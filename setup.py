@@ -57,6 +57,8 @@ RUNTIME = [
     # The report's charts; vl-convert brings Vega's JavaScript, so that the page needs no
     # network.
     "altair>=5.5,<7",
+    "jinja2>=3.1,<4",
+    "markupsafe>=2",
     "vl-convert-python>=1.7",
     "cloudevents>=1.11,<2",
     # Of tensorboard and tensorflow-hub: pkg_resources, which setuptools 82 drops.
@@ -104,6 +106,7 @@ setup(
         "": ["py.typed"],
         "schemas": ["*.yaml", "*.json"],
         "pipeline.kubeflow": ["*.binpb"],
+        "pipeline.html_report": ["template/*"],
     },
     install_requires=RUNTIME,
     extras_require=EXTRAS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -193,6 +194,26 @@ def status(
             console.print(line, markup=False)
         for day in list_held(space.day_store):
             console.print(str(day), markup=False)
+        if os.path.isdir(space.tensorboard):
+            folder = shlex.quote(space.tensorboard)
+            console.print(f"TensorBoard, a run a day: tensorboard --logdir {folder}", markup=False)
+
+
+@app.command()
+def report(
+    workspace: WorkspaceOption = "work",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="The file. [default: report.html in the workspace]"),
+    ] = None,
+) -> None:
+    """Writes one HTML page on all runs: days, models, stability, data, cost."""
+    with messages():
+        space = _existing(workspace)
+        from pipeline.html_report.write import write
+
+        path = write(space, output)
+    typer.echo(path)
 
 
 @app.command()
@@ -402,19 +423,14 @@ def _run_days(
     """Runs the days, showing where each one is; removes after each what is kept no longer."""
     from rich.markup import escape
 
-    from pipeline import daily, notify, report, retention
+    from pipeline import daily, live, notify, report, retention
+    from pipeline.html_report import write as html_report
 
     console = _console()
     with _exit_on_sigterm(), console.status("") as spinner:
 
         def on_start(request: Request) -> Progress:
-            began = datetime.datetime.now()
-
-            def at(component: str) -> None:
-                seconds = (datetime.datetime.now() - began).seconds
-                spinner.update(f"{request.run_date}: {component} ({seconds} s)")
-
-            return at
+            return live.Display(console, spinner, request.run_date).show
 
         def on_end(request: Request, day: DayResult) -> None:
             outcome = day.run.outcome if day.run else "failed"
@@ -429,6 +445,10 @@ def _run_days(
             retention.tidy(space, declared)
             spinner.update(f"{request.run_date}: notifying")
             notify.after_day(space, declared, request.run_date, day.run, reason)
+            spinner.update(f"{request.run_date}: writing the report")
+            page = html_report.write_after_day(space)
+            if page is not None:
+                console.print(f"report: {page}", soft_wrap=True)
 
         try:
             return daily.backfill(

@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline import lineage
+from pipeline import lineage, live
 from pipeline.beam_run import Request
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
+from trainer_module.live import VARIABLE
 
 DEFAULT_BEAM_ARGS = ("--direct_running_mode=in_memory",)
 """Runs Beam in the component's own process: fastest for days of up to a few million events."""
@@ -29,8 +30,8 @@ _POLL_SECONDS = 1.0
 _MIN_FREE_BYTES = 50_000_000
 """What the outputs of a tiny day take."""
 
-Progress = Callable[[str], None]
-"""Called with the component that a run is at."""
+Progress = Callable[[live.Position], None]
+"""Called about once a second with where a run is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
     Args:
         request: what to run; its paths are absolute.
         lock: of the workspace; see `locked`.
-        on_progress: told about each component.
+        on_progress: told where the run is, about once a second.
 
     Returns:
         How it ended. Whatever ends it, the served model is the old one or the new one.
@@ -106,10 +107,16 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
         before = lineage.newest_run(store)
     if before is None:
         _check_history(workspace)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, open(log_path, "wb") as log:
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".json") as file,
+        tempfile.TemporaryDirectory() as folder,
+        open(log_path, "wb") as log,
+    ):
+        told_in = os.path.join(folder, "live.json")
+        watch = live.Watch(told_in, before)
         json.dump(dataclasses.asdict(request), file)
         file.flush()
-        on_progress("starting")
+        on_progress(watch.position(None))
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.beam_run", file.name, *DEFAULT_BEAM_ARGS],
             stdin=subprocess.DEVNULL,
@@ -119,14 +126,17 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
             # run itself, whatever becomes of this process.
             cwd=workspace.root,
             pass_fds=[lock],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "TF_CPP_MIN_LOG_LEVEL": "1",
+                "PYTHONUNBUFFERED": "1",
+                VARIABLE: told_in,
+            },
         )
         try:
             while process.poll() is None:
                 time.sleep(_POLL_SECONDS)
-                run = _new_run(workspace, before)
-                if run is not None:
-                    on_progress(list(run.components)[-1])
+                on_progress(watch.position(_new_run(workspace, before)))
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -53,6 +53,9 @@ class Run:
             `evaluated`, `quarantined`, `duplicates` and `unused` (the replay's and the
             evaluation's samples leave some out). Empty if it failed before that was known.
         notes: what its components remarked, each with the component's name in front.
+        component_seconds: how long each component took, by id; of one that runs, until now.
+        artifacts: URI of what it wrote, by type of artifact; of two of a type the later one's.
+        held: days that were left out of training, with the reasons.
     """
 
     run_id: str
@@ -74,6 +77,9 @@ class Run:
     executions: tuple[int, ...] = ()
     events: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    component_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    artifacts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    held: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def served_after(self) -> int | None:
@@ -194,6 +200,11 @@ def abandon_running(store: MetadataStore, reason: str = "killed while running") 
     store.put_executions([last])
 
 
+def place(path: str) -> str:
+    """Returns `<component>/<output>/<execution>`: it stays when a workspace is moved."""
+    return "/".join(path.rstrip("/").split("/")[-3:])
+
+
 class _Types:
     """Names of the store's types by id."""
 
@@ -232,6 +243,9 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         executions=tuple(execution.id for execution in executions),
         events=_events(outputs.get("Examples", {})),
         notes=tuple(_notes(outputs)),
+        component_seconds={types.executions[e.type_id]: _seconds(e) for e in executions},
+        artifacts={kind: str(values["uri"]) for kind, values in outputs.items()},
+        held=json.loads(str(outputs.get("Examples", {}).get("held", "{}"))),
         outcome=outcome,
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),
@@ -244,6 +258,15 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         model_uri=str(outputs.get("Model", {}).get("uri", "")),
         base_model_uri=str(plan.get("base_model", "")),
     )
+
+
+def _seconds(execution: mlmd.Execution) -> float:
+    start = execution.create_time_since_epoch
+    end = execution.last_update_time_since_epoch
+    if execution.last_known_state == _STATES.RUNNING:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return max(now.timestamp() - start / 1e3, 0.0)
+    return (end - start) / 1e3
 
 
 def _outcome(

@@ -67,8 +67,10 @@ def find_surplus(workspace: Workspace, store: MetadataStore, spec: RankingSpec) 
 
 def remove(surplus: Sequence[Surplus], store: MetadataStore) -> None:
     """Removes what `find_surplus` found; what cannot be removed now is found again later."""
-    gone = {_place(item.path) for item in surplus}
-    artifacts = [artifact for artifact in store.get_artifacts() if _place(artifact.uri) in gone]
+    gone = {lineage.place(item.path) for item in surplus}
+    artifacts = [
+        artifact for artifact in store.get_artifacts() if lineage.place(artifact.uri) in gone
+    ]
     for artifact in artifacts:
         artifact.state = mlmd.Artifact.State.DELETED
     if artifacts:
@@ -103,7 +105,7 @@ def spec_of_newest_run(workspace: Workspace, store: MetadataStore) -> RankingSpe
 
     for artifact in sorted(store.get_artifacts_by_type("RunPlan"), key=lambda a: -a.id):
         try:
-            return load_plan(os.path.join(workspace.artifacts, _place(artifact.uri))).spec
+            return load_plan(os.path.join(workspace.artifacts, lineage.place(artifact.uri))).spec
         except (OSError, RankerError):
             continue
     raise RankerError(f"{workspace.root}: no run there has left its plan; give --spec")
@@ -158,19 +160,18 @@ def _artifacts(
             if run is None or run.run_id in keep.whole:
                 continue
             what = f"{os.path.relpath(os.path.dirname(path), root)} of the run of {run.run_date}"
-            if run.run_id not in keep.reports or _place(path) not in reports:
+            if run.run_id not in keep.reports or lineage.place(path) not in reports:
                 yield path, what
-
-
-def _place(path: str) -> str:
-    """`<component>/<output>/<execution>` of an artifact: it stays when a workspace is moved."""
-    return "/".join(path.rstrip("/").split("/")[-3:])
 
 
 def _reports(store: MetadataStore) -> set[str]:
     """Where artifacts lie that are small; what a killed step left is none of them."""
     types = {kind.id for kind in store.get_artifact_types() if kind.name not in _DATA}
-    return {_place(artifact.uri) for artifact in store.get_artifacts() if artifact.type_id in types}
+    return {
+        lineage.place(artifact.uri)
+        for artifact in store.get_artifacts()
+        if artifact.type_id in types
+    }
 
 
 def _run_logs(root: str, count: int) -> Iterator[tuple[str, str]]:

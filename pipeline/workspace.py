@@ -41,6 +41,16 @@ class Workspace:
         return os.path.join(self.root, "checkpoints")
 
     @property
+    def report(self) -> str:
+        """The page for people; see `pipeline.html_report`."""
+        return os.path.join(self.root, "report.html")
+
+    @property
+    def tensorboard(self) -> str:
+        """What TensorBoard reads, a folder a run; see `components.trainer`."""
+        return os.path.join(self.artifacts, "Trainer", "model_run")
+
+    @property
     def run_logs(self) -> str:
         """What TFX, TensorFlow and Beam print, a file for each run."""
         return os.path.join(self.root, "run_logs")

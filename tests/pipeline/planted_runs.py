@@ -37,10 +37,10 @@ class Store:
         self._store.put_contexts([mlmd.Context(type_id=type_id, name=name)])
 
     def execution(self, context, type_name, state, **properties):
-        self._put([self._execution(type_name, state, **properties)], [], context)
+        self.put([self.new_execution(type_name, state, **properties)], [], context)
 
     def artifact(self, context, type_name, uri, **properties):
-        self._put([], [self._artifact(type_name, uri, **properties)], context)
+        self.put([], [self.new_artifact(type_name, uri, **properties)], context)
 
     def _type(self, kind, name):
         if name not in self._types:
@@ -48,7 +48,7 @@ class Store:
             self._types[name] = put(getattr(mlmd, f"{kind}Type")(name=name))
         return self._types[name]
 
-    def _execution(self, type_name, state, **properties):
+    def new_execution(self, type_name, state, **properties):
         execution = mlmd.Execution(
             type_id=self._type("Execution", type_name), last_known_state=state
         )
@@ -56,13 +56,13 @@ class Store:
             _set(execution, name, value)
         return execution
 
-    def _artifact(self, type_name, uri, **properties):
+    def new_artifact(self, type_name, uri, **properties):
         artifact = mlmd.Artifact(type_id=self._type("Artifact", type_name), uri=uri)
         for name, value in properties.items():
             _set(artifact, name, value)
         return artifact
 
-    def _put(self, executions, artifacts, context):
+    def put(self, executions, artifacts, context):
         (known,) = self._store.get_contexts_by_id([context])
         self._store.put_lineage_subgraph(executions, artifacts, [known], [])
 
@@ -75,11 +75,11 @@ class Store:
             if name.endswith(f".{last}"):
                 state = STATE.FAILED if end.startswith("failed") else STATE.RUNNING
             asked = {"run_date": date} if name.endswith("Plan") else {}
-            executions.append(self._execution(name, state, **asked))
+            executions.append(self.new_execution(name, state, **asked))
             if state != STATE.COMPLETE:
                 break
             artifacts += self._outputs(name, run_id, date, end, version, base, reasons, auc)
-        self._put(executions, artifacts, self.context(run_id))
+        self.put(executions, artifacts, self.context(run_id))
 
     def _outputs(self, name, run_id, date, end, version, base, reasons, auc):
         if name.endswith(".Plan"):
@@ -87,25 +87,25 @@ class Store:
             properties = {"run_date": date, "start": start, "baseline": "absolute bounds only"}
             if base:
                 properties["base_model"] = f"model/{base}"
-            yield self._artifact("Model", f"base/{run_id}", copy_of="serving/1")
-            yield self._artifact("RunPlan", f"plan/{run_id}", **properties)
+            yield self.new_artifact("Model", f"base/{run_id}", copy_of="serving/1")
+            yield self.new_artifact("RunPlan", f"plan/{run_id}", **properties)
             events = {"events": 2000, "quarantined": 3, "duplicates": 5, "train_events": 1200}
             events |= {"eval_events": 700, "notes": "2026-01-01: no events\npart-1: empty"}
-            yield self._artifact("Examples", f"examples/{run_id}", **events)
-            yield self._artifact("Examples", f"transformed/{run_id}")
+            yield self.new_artifact("Examples", f"examples/{run_id}", **events)
+            yield self.new_artifact("Examples", f"transformed/{run_id}")
         if name.endswith(".Trainer"):
-            yield self._artifact("Model", f"model/{run_id}")
+            yield self.new_artifact("Model", f"model/{run_id}")
         if name.endswith(".Evaluator"):
             metrics = {"candidate": {"click": {"auc": auc}, "": {"example_count": 9.0}}}
-            yield self._artifact(
+            yield self.new_artifact(
                 "ModelEvaluation", "e", metrics=json.dumps(metrics), not_gated="a slice"
             )
-            yield self._artifact("ModelBlessing", "b", reasons=reasons)
+            yield self.new_artifact("ModelBlessing", "b", reasons=reasons)
         if name.endswith(".Pusher"):
             properties = {"pushed": int(end == "pushed")}
             if end == "pushed":
                 properties["pushed_version"] = str(version)
-            yield self._artifact("PushedModel", "p", **properties)
+            yield self.new_artifact("PushedModel", "p", **properties)
 
 
 def _set(node, name, value):

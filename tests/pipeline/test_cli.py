@@ -282,6 +282,15 @@ def test_status_shows_runs_verdicts_versions_and_lineage(tmp_path):
     assert (second["outcome"], second["reasons"]) == ("blocked", ["click: auc is [bad]"])
 
 
+def test_status_tells_where_tensorboard_finds_the_runs(tmp_path):
+    Store(str(tmp_path / "metadata.sqlite")).run("r1", "2026-01-06", version=1)
+    assert "tensorboard" not in text_of(invoke("status", "-w", tmp_path))
+    folder = tmp_path / "artifacts" / "Trainer" / "model_run"
+    folder.mkdir(parents=True)
+    text = text_of(invoke("status", "-w", tmp_path))
+    assert f"tensorboard --logdir {folder}" in "".join(text.splitlines())
+
+
 def test_held_day_is_in_status_until_it_is_released(tmp_path):
     Store(str(tmp_path / "metadata.sqlite")).run("r1", "2026-01-06", version=1)
     day, after = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)

@@ -1,0 +1,171 @@
+"""The report as one HTML page, which needs no network and no other file."""
+
+from __future__ import annotations
+
+import calendar
+import datetime
+import functools
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from pipeline.html_report import charts
+from pipeline.html_report.data import Day, Report
+from pipeline.lineage import Run
+
+OPEN_MONTHS = 2
+"""Months whose calendar and days are open when the page is."""
+
+_WORDS = {
+    "pushed": "pushed",
+    "blocked": "blocked",
+    "failed": "failed",
+    "running": "running",
+    "none": "not run",
+}
+_ABSENT = "\N{EN DASH}"
+_MONTHS = (
+    "",
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_SIGNS = {"pushed": "✓", "blocked": "■", "failed": "✕", "running": "…", "none": ""}
+
+
+def render(report: Report) -> str:
+    """Returns the page; all text in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.html_report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "gain": gain,
+        "duration": duration,
+        "chart": chart_html,
+        "word": _WORDS.__getitem__,
+        "sign": _SIGNS.__getitem__,
+        "long_date": long_date,
+    }
+    environment.globals["asset"] = functools.partial(_asset, environment)
+    environment.globals["vega"] = vega_script
+    months = _months(report.days)
+    judged = [day for day in report.days if day.scores]
+    return environment.get_template("page.html").render(
+        report=report,
+        charts=charts,
+        months=months,
+        open_months=OPEN_MONTHS,
+        newest=report.days[-1] if report.days else None,
+        judged=judged,
+        counts=_counts(report.days),
+        costs=_costs(report),
+        newest_drift=[d for d in report.drift if d.date == report.drift[-1].date],
+        shown_trainings=[
+            training
+            for training in reversed(report.trainings)
+            if any(attempt.statistics for attempt in training.attempts)
+        ],
+    )
+
+
+def figure(value: float | None) -> str:
+    """A metric or a distance, as people read it."""
+    if value is None or not math.isfinite(value):
+        return _ABSENT
+    # A diverged regression may be off by any power of ten.
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2e}"
+
+
+def gain(value: float | None) -> str:
+    """A difference with its sign; a true minus, which screen readers say."""
+    return _ABSENT if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def long_date(date: datetime.date) -> str:
+    """`3 January 2026`, whatever the locale."""
+    return f"{date.day} {_MONTHS[date.month]} {date.year}"
+
+
+def _asset(environment: jinja2.Environment, name: str) -> markupsafe.Markup:
+    """A file of the template's folder as it is: our own, and so no text to escape."""
+    assert environment.loader is not None
+    source, _, _ = environment.loader.get_source(environment, name)
+    return markupsafe.Markup(source)
+
+
+@functools.cache
+def vega_script() -> markupsafe.Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    # Its stub asks for an argument that has a default.
+    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    # Nothing in a script may look like its end.
+    return markupsafe.Markup(script.replace("</script", "<\\/script"))
+
+
+def chart_html(chart: charts.Chart) -> markupsafe.Markup:
+    """A chart's place with the chart as JSON in it, escaped as jinja's `tojson` does, and a key."""
+    content = json.dumps(chart.spec, separators=(",", ":"), allow_nan=False)
+    for character in "<>&'":
+        content = content.replace(character, f"\\u{ord(character):04x}")
+    items = markupsafe.Markup().join(
+        markupsafe.Markup(
+            '<li><i style="border-top: 3px {2} {1}" aria-hidden="true"></i>{0}</li>'
+        ).format(*item)
+        for item in chart.key
+    )
+    key = markupsafe.Markup('<ul class="key">{}</ul>').format(items) if items else ""
+    place = f'<div class="chart"><script type="application/json">{content}</script></div>'
+    return markupsafe.Markup(place) + key
+
+
+def _months(days: Sequence[Day]) -> list[dict[str, Any]]:
+    """Months with their days, the newest first; weeks of seven, from Monday."""
+    months = []
+    for (year, month), group in itertools.groupby(days, lambda d: (d.date.year, d.date.month)):
+        of_month = list(group)
+        by_number = {day.date.day: day for day in of_month}
+        weeks = [
+            [(number, by_number.get(number)) for number in week]
+            for week in calendar.Calendar().monthdayscalendar(year, month)
+        ]
+        name = f"{_MONTHS[month]} {year}"
+        months.append({"name": name, "weeks": weeks, "days": of_month[::-1]})
+    return months[::-1]
+
+
+def _counts(days: Sequence[Day]) -> list[tuple[str, int]]:
+    """How many days there are of each outcome, and how many were held."""
+    found = [(word, sum(day.outcome == word for day in days)) for word in _WORDS]
+    found.append(("held", sum(bool(day.held) for day in days)))
+    return [(word, count) for word, count in found if count]
+
+
+def _costs(report: Report) -> list[tuple[str, float, float, float]]:
+    """Of each component: seconds of its newest run, the median, and the largest."""
+    runs: list[Run] = [day.run for day in report.days if day.run]
+    costs = []
+    for name in report.components:
+        seconds = [r.component_seconds[name] for r in runs if name in r.component_seconds]
+        if seconds:
+            costs.append((name, seconds[-1], statistics.median(seconds), max(seconds)))
+    return costs
