@@ -6,6 +6,7 @@ dark without being drawn anew. Keys are the page's, which wraps them on a phone.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -326,10 +327,15 @@ def _stacked(
     order = {key: number for number, key in enumerate(colors)}
     ordered = [{**row, "order": order[str(row[name])]} for row in rows]
     base = alt.Chart(alt.InlineData(values=ordered))
+    totals: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        totals[row["date"]] += row[value]
+    # No half attempts on the axis.
+    ticks = max(min(5, round(max(totals.values(), default=1))), 1)
     bars = base.mark_bar(size=22) if len(report.days) <= _FEW_DAYS else base.mark_bar()
     chart = bars.encode(
         x=_days(report),
-        y=alt.Y(f"{value}:Q", title=None, stack=True, axis=alt.Axis(format="~s", tickMinStep=1)),
+        y=alt.Y(f"{value}:Q", title=None, stack=True, axis=alt.Axis(format="~s", tickCount=ticks)),
         color=_color(name, colors),
         order="order:Q",
         tooltip=["date:N", f"{name}:N", f"{value}:Q"],

@@ -103,7 +103,8 @@ def chromium():
     """Yields a page of a fresh browser."""
     to_child, to_browser = os.pipe()
     from_browser, from_child = os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helpers may still write there when it has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             PROGRAM,
             "--headless=new",
