@@ -56,6 +56,8 @@ class Run:
         component_seconds: how long each component took, by id; of one that runs, until now.
         artifacts: URI of what it wrote, by type of artifact; of two of a type the later one's.
         held: days that were left out of training, with the reasons.
+        intervals: confidence intervals, as `metrics`, with `low` and `high` of each metric that
+            has one.
     """
 
     run_id: str
@@ -80,6 +82,9 @@ class Run:
     component_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     artifacts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     held: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def served_after(self) -> int | None:
@@ -246,6 +251,7 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         component_seconds={types.executions[e.type_id]: _seconds(e) for e in executions},
         artifacts={kind: str(values["uri"]) for kind, values in outputs.items()},
         held=json.loads(str(outputs.get("Examples", {}).get("held", "{}"))),
+        intervals=json.loads(str(outputs.get("ModelEvaluation", {}).get("intervals", "{}"))),
         outcome=outcome,
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),

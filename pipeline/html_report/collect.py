@@ -186,8 +186,9 @@ def _scores(run: lineage.Run, files: Files) -> list[Score]:
     served = run.metrics.get("baseline", {})
     spec = files.spec(run) if candidate else None
     tasks = spec.tasks if spec else {}
+    intervals = run.intervals.get("candidate", {})
     found = (
-        _score(task, values, served.get(task, {}), tasks.get(task))
+        _score(task, values, served.get(task, {}), tasks.get(task), intervals.get(task))
         for task, values in candidate.items()
         if task
     )
@@ -195,7 +196,11 @@ def _scores(run: lineage.Run, files: Files) -> list[Score]:
 
 
 def _score(
-    task: str, values: _Values, served: _Values, declared: Task | None = None
+    task: str,
+    values: _Values,
+    served: _Values,
+    declared: Task | None = None,
+    intervals: Mapping[str, _Values] | None = None,
 ) -> Score | None:
     """Describes a task by the metric that it is gated by.
 
@@ -204,6 +209,7 @@ def _score(
         values: the candidate's, by TFMA's names.
         served: the served model's.
         declared: the task in the spec, for its gate; None where no gate is to be shown.
+        intervals: of the candidate's metrics, those that have one.
     """
     name, metric = ("auc", "AUC") if "auc" in values else ("root_mean_squared_error", "RMSE")
     if name not in values:
@@ -211,7 +217,7 @@ def _score(
     trivial = values.get("label_standard_deviation")
     if metric == "AUC":
         trivial = values[name] - values["auc_lift"] if "auc_lift" in values else None
-    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    interval = (intervals or {}).get(name)
     return Score(
         task=task,
         metric=metric,
@@ -219,7 +225,7 @@ def _score(
         served=served.get(name),
         trivial=trivial,
         gate=_gate(declared, values, served) if declared else None,
-        interval=(low, high) if low is not None and high is not None else None,
+        interval=(interval["low"], interval["high"]) if interval else None,
         events=values.get("weighted_example_count"),
     )
 

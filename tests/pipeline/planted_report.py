@@ -171,8 +171,17 @@ class PlantedReport:
         if base:
             metrics["baseline"] = self._metrics(random, day - 1)
         overall = {model: slices["all events"] for model, slices in metrics.items()}
+        intervals = {}
+        for task, values in overall["candidate"].items():
+            if "auc" in values:
+                auc = {"low": values["auc"] - 0.01, "high": values["auc"] + 0.01}
+                intervals[task] = {"auc": auc}
         path = self._artifact(
-            "Evaluator", "evaluation", "ModelEvaluation", metrics=json.dumps(overall)
+            "Evaluator",
+            "evaluation",
+            "ModelEvaluation",
+            metrics=json.dumps(overall),
+            intervals=json.dumps({"candidate": intervals}),
         )
         blocked = [*reasons] if outcome == "blocked" else []
         verdict = {"blessed": not blocked, "reasons": blocked, "metrics": metrics}

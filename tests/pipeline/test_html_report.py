@@ -75,6 +75,13 @@ def test_scores_are_those_of_ml_metadata_with_the_trivial_answer_beside(month, r
         assert {s.task for s in day.scores} == {t for t in metrics.get("candidate", {}) if t}
 
 
+def test_intervals_are_those_of_the_evaluation_where_it_has_them(report, text):
+    (first, *_) = report.days[0].scores
+    assert first.interval == pytest.approx((first.candidate - 0.01, first.candidate + 0.01))
+    assert {score.interval is None for score in report.days[0].scores} == {True, False}
+    assert '<th scope="col">Interval</th>' in text
+
+
 def test_gate_is_the_tightest_bound_that_applies(report):
     first, second = (day.scores for day in report.days[:2])
     of_first = {score.task: score for score in first}
