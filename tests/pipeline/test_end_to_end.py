@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pipeline import cli, lineage
+from pipeline.html_report.collect import collect
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 
@@ -127,6 +128,31 @@ def test_status_shows_days_and_the_served_model(days):
     command = [sys.executable, "-m", "pipeline.cli", "status", "-w", str(workspace), "--json"]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     assert [run["outcome"] for run in json.loads(output)] == ["pushed", "blocked", "failed"]
+
+
+def test_report_shows_the_days_with_the_steps_of_their_trainings(days):
+    _, workspace, _ = days
+    found = collect(Workspace(str(workspace)))
+    assert found.unread == ()
+    assert [day.outcome for day in found.days] == ["pushed", "blocked", "failed"]
+    pushed, blocked = found.trainings
+    assert [attempt.verdict for attempt in blocked.attempts] == ["diverged"] * 3
+    for training in (pushed, blocked):
+        assert all(attempt.statistics.step for attempt in training.attempts)
+    assert {drift.field for drift in found.drift} >= {"device", "topic", "item_length"}
+    page = (workspace / "report.html").read_text("utf-8")
+    assert all(f'id="day-{day}"' in page for day in (PUSHED, BLOCKED, BAD))
+
+
+def test_run_says_where_it_is_and_names_its_tensorboard_runs_by_day(days):
+    results, workspace, _ = days
+    assert f"{PUSHED}: DailyExampleGen, " in results[PUSHED][1]
+    assert f"{PUSHED}: Trainer, " in results[PUSHED][1]
+    written = (workspace / "artifacts" / "Trainer" / "model_run").glob("*/*/*")
+    assert sorted("/".join(path.parts[-2:]) for path in written) == [
+        f"{PUSHED}/attempt_1",
+        *(f"{BLOCKED}/attempt_{number}" for number in (1, 2, 3)),
+    ]
 
 
 def test_served_model_answers_json_clients(days):
