@@ -366,7 +366,9 @@ def _finished(
     key: Sequence[tuple[str, str, str]],
     height: int = 200,
 ) -> Chart:
-    spec = chart.properties(width="container", height=height, description=description).to_dict()
+    sized = chart.properties(width="container", height=height, description=description)
+    # Altair would hold each row of data against the schema, which takes most of the time.
+    spec = sized.to_dict(validate=False)
     spec["config"] = _CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return Chart(spec, key)
