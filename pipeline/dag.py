@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import tensorflow_data_validation as tfdv
 from apache_beam.options.pipeline_options import PipelineOptions
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.dsl.components.base import base_node
 from tfx.orchestration import data_types, pipeline
 from tfx.orchestration.metadata import ConnectionConfigType
@@ -19,6 +18,7 @@ from components.example_validator.component import ExampleValidator
 from components.plan.component import Plan
 from components.pusher.component import Pusher
 from components.serving_check.component import ServingCheck
+from components.statistics_gen.component import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform.component import Transform
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from absl import logging
 
+from components.counters import RECORDS
 from components.daily_example_gen.day_store import DayLogs, DayStore, StoredDay, list_logs
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.parts import (
@@ -161,7 +162,7 @@ def _run(
             pipeline
             | "Pieces" >> beam.Create(pieces)
             | "SpreadPieces" >> beam.Reshuffle()
-            | "Parse" >> beam.Map(parse_piece, fields=fields, work_dir=work_dir)
+            | "Parse" >> beam.Map(_parse, fields, work_dir)
         )
         shards = (
             pipeline
@@ -185,6 +186,12 @@ def _run(
         ],
         [Shard(**shard) for shard in content["shards"]],
     )
+
+
+def _parse(piece: Piece, fields: tuple[Field, ...], work_dir: str) -> Part:
+    part = parse_piece(piece, fields, work_dir)
+    RECORDS.inc(part.lines)
+    return part
 
 
 def _shards(

@@ -24,6 +24,7 @@ from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
 from components.evaluator.rates import Rates
 from components.evaluator.verdict import OVERALL, Metrics, Verdict, decide
+from components.example_reading import ReadFiles
 from components.run_plan import load_plan
 from schemas.spec import RankingSpec
 from trainer_module.stability.verdict import load_verdict
@@ -105,7 +106,7 @@ def evaluate(
     ]
     _ = (
         pipeline
-        | "ReadBatches" >> inference.ReadBatches(examples)
+        | "ReadBatches" >> ReadFiles(os.path.join(examples, "*"), inference.read_batches)
         | "Evaluate"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared,

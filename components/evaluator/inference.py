@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import tensorflow_model_analysis as tfma
 from apache_beam.utils.shared import Shared
 
 from components.evaluator.rates import Rates, event_buckets
+from components.example_reading import read_records
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.preprocessing import raw_feature_spec
@@ -42,29 +42,16 @@ class Slices:
     codes: npt.NDArray[np.int64]
 
 
-@beam.ptransform_fn
-def ReadBatches(pipeline: beam.Pipeline, directory: str) -> beam.PCollection:  # noqa: N802
-    """Reads gzipped TFRecords as TFMA's batches of events, several files at a time.
+def read_batches(file: str) -> Iterator[pa.RecordBatch]:
+    """Reads gzipped TFRecords as TFMA's batches of events.
 
     Args:
-        pipeline: the pipeline.
-        directory: folder of the files.
+        file: name of the file.
 
     Returns:
         Record batches with serialized events in the column `tfma.constants.ARROW_INPUT_COLUMN`.
     """
-    return (
-        pipeline
-        | "Files" >> beam.Create(sorted(tf.io.gfile.glob(os.path.join(directory, "*"))))
-        | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.FlatMap(read_batches)
-    )
-
-
-def read_batches(file: str) -> Iterator[pa.RecordBatch]:
-    """Reads one file; see `ReadBatches`."""
-    records = tf.data.TFRecordDataset(file, compression_type="GZIP")
-    for batch in records.batch(BATCH).as_numpy_iterator():
+    for batch in read_records(file, BATCH):
         yield pa.RecordBatch.from_arrays(
             [pa.array(batch, pa.large_binary())], [tfma.constants.ARROW_INPUT_COLUMN]
         )
@@ -86,7 +73,7 @@ def prediction_extractor(
         rates: file of `Rates`, if they predict, too.
 
     Returns:
-        An extractor for record batches of `ReadBatches`.
+        An extractor for record batches of `read_batches`.
     """
     return tfma.extractors.Extractor(
         stage_name=STAGE, ptransform=beam.ParDo(_Predict(spec, dict(models), rates, Shared()))

@@ -8,7 +8,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 STATE = mlmd.Execution.State
 COMPONENTS = (
     "components.plan.component.Plan",
-    "tfx.components.statistics_gen.component.StatisticsGen",
+    "components.statistics_gen.component.StatisticsGen",
     "components.trainer.component.Trainer",
     "components.evaluator.component.Evaluator",
     "components.pusher.component.Pusher",

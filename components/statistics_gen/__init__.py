@@ -1,0 +1,1 @@
+"""StatisticsGen: TFX's, with a read that every runner spreads over its workers."""
