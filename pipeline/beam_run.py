@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 import traceback
 
+from pipeline.flink.check import check_workers, with_defaults
 from pipeline.workspace import Workspace
 
 
@@ -49,6 +49,7 @@ def run(request: Request) -> None:
     # Beam parses them in the middle of a component otherwise; here argparse says what is wrong
     # with them before there is anything to undo.
     PipelineOptions(list(request.beam_args)).get_all_options()
+    check_workers(with_defaults(request.beam_args), request.workspace)
 
     from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
@@ -75,33 +76,12 @@ def run(request: Request) -> None:
     )
 
 
-def error_in(text: str) -> tuple[str, str]:
-    """Finds what a run failed with.
-
-    Args:
-        text: a formatted traceback; exceptions cross Beam's runner as text.
-
-    Returns:
-        Name and message of the first error of `schemas.errors` in it, or else of its last
-        exception.
-    """
-    ours = re.search(
-        r"^(?:\w+: )?schemas\.errors\.(\w+): (.*?)(?=^\S*Traceback|\n\n| \[while running|\Z)",
-        text,
-        re.MULTILINE | re.DOTALL,
-    )
-    if ours:
-        return ours.group(1), ours.group(2).strip()
-    lines = [line for line in text.strip().splitlines() if line and not line.startswith(" ")]
-    return "", re.sub(r" \[while running .*", "", lines[-1])
-
-
 def main(request_file: str) -> None:
     """Runs the request and notes an error on the failed execution; exits with its code."""
     from absl import logging
 
     from components.serving_check.process import started_early
-    from schemas.errors import ExitCode, error_named
+    from schemas.errors import ExitCode, error_in, error_named
 
     logging.set_verbosity(logging.INFO)
     with open(request_file, encoding="utf-8") as file:

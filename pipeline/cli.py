@@ -25,6 +25,7 @@ from pipeline.command import (
     dates_between,
     messages,
 )
+from pipeline.flink.cli import workers
 from pipeline.kubeflow import cli as kubeflow_cli
 from pipeline.kubeflow import client_cli
 from pipeline.onboarding.cli import check, init
@@ -87,6 +88,7 @@ def options(
 app.command()(risk)
 app.command()(init)
 app.command()(check)
+app.command()(workers)
 kubeflow_app = typer.Typer(
     no_args_is_help=True,
     help="Makes packages for Kubeflow Pipelines; uploads, runs, schedules and backfills there.",
@@ -100,7 +102,7 @@ BeamOption = Annotated[
     list[str] | None,
     typer.Option(
         "--beam-arg",
-        help="Beam option of the components, e.g. --runner=FlinkRunner; paths are absolute.",
+        help="Beam option of the components, e.g. --runner=PortableRunner; paths are absolute.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0)]

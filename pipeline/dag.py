@@ -21,6 +21,7 @@ from components.serving_check.component import ServingCheck
 from components.statistics_gen.component import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform.component import Transform
+from pipeline.flink.check import with_defaults
 
 _SAYS_WHERE_THE_CODE_IS = (
     "extra_packages",
@@ -172,6 +173,6 @@ def create_pipeline(
         components=components,
         # The logs, the day store and the serving folder change behind ML Metadata's back.
         enable_cache=False,
-        beam_pipeline_args=with_code(beam_pipeline_args),
+        beam_pipeline_args=with_code(with_defaults(beam_pipeline_args)),
         metadata_connection_config=metadata_connection_config,
     )

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from components.serving_store import ServedVersion
+from pipeline.flink.check import with_defaults
 from pipeline.workspace import Workspace
 from schemas.errors import RankerError
 from schemas.spec import RankingSpec
@@ -138,7 +139,7 @@ def watch(
         )
 
     def make_pipeline() -> beam.Pipeline:
-        return beam.Pipeline(options=PipelineOptions(list(beam_args)))
+        return beam.Pipeline(options=PipelineOptions(list(with_defaults(beam_args))))
 
     with _scratch(workspace) as folder:
         splits = {name: os.path.join(folder, f"Split-{name}") for name in ("train", "eval")}

@@ -35,9 +35,8 @@ from typing import Any
 
 from components.storage import OWN_URI
 from pipeline import notify
-from pipeline.beam_run import error_in
 from pipeline.kubeflow.mounts import local_path
-from schemas.errors import ExitCode, error_named
+from schemas.errors import ExitCode, error_in, error_named
 
 MOUNTS_VARIABLE = "STEADYRANK_MOUNTS"
 """Environment variable with the folder of the launcher's mounts. Only the local harness sets it;

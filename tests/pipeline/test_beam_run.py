@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.beam_run import error_in
+from schemas.errors import error_in
 
 BEAM = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1495, in process
