@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# The steps' image as a worker of Beam, for Dataflow (--sdk_container_image) and beside Flink's task
-# managers (--worker_pool): what Beam's workers import is what the steps import.
+# The steps' image as a worker of Beam for Dataflow (--sdk_container_image): what Beam's workers
+# import is what the steps import. Flink takes the steps' image as it is (pipeline/flink/pool.py).
 #   docker build --file kubeflow/beam-worker.Dockerfile --build-arg IMAGE=steadyrank:0.1.0 .
 ARG IMAGE=steadyrank:0.1.0
 

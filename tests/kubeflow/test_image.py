@@ -42,7 +42,7 @@ def healthcheck():
     return json.loads(last("HEALTHCHECK").partition("CMD ")[2])
 
 
-@pytest.mark.parametrize("path", sorted(DOCKERFILE.parent.glob("*Dockerfile")), ids=str)
+@pytest.mark.parametrize("path", sorted(DOCKERFILE.parent.rglob("*Dockerfile")), ids=str)
 def test_dockerfile_is_clean_for_hadolint(path):
     beside = pathlib.Path(sys.executable).parent / "hadolint"
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")

@@ -2,6 +2,7 @@ import copy
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -9,6 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
+from pipeline.flink.pool import PORT
+from pipeline.flink.settings import CLUSTER
 from pipeline.kubeflow.values import load_values
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -18,6 +21,7 @@ KUBERNETES = ("1.27", "1.32")
 VALUES = {path.parent.name: path for path in OVERLAYS.glob("*/values.yaml")}
 KSERVE = yaml.safe_load((pathlib.Path(__file__).parent / "kserve_schema.yaml").read_text())
 CONTAINERS_FIELDS = ("args", "volumeMounts")
+FLINK = yaml.safe_load((pathlib.Path(__file__).parent / "flink_schema.yaml").read_text())
 USER = 10001
 
 pytestmark = pytest.mark.skipif(
@@ -64,6 +68,29 @@ def pods(resources):
     ]
 
 
+def servers(resources):
+    return [
+        d for d in of_kind(resources, "Deployment") if d["metadata"]["name"].endswith("serving")
+    ]
+
+
+def flink_pods(resources):
+    """Each kind of pod of a Flink cluster as the operator puts it together."""
+    for item in of_kind(resources, "FlinkDeployment"):
+        spec = item["spec"]
+        for kind in ("jobManager", "taskManager"):
+            pod = copy.deepcopy(spec["podTemplate"])
+            own = copy.deepcopy(spec[kind].get("podTemplate", {"spec": {"containers": []}})["spec"])
+            (main,) = pod["spec"]["containers"]
+            for container in own.pop("containers"):
+                if container["name"] == main["name"]:
+                    main.update(container)
+                else:
+                    pod["spec"]["containers"].append(container)
+            pod["spec"].update(own)
+            yield pod
+
+
 def containers(pod):
     return [*pod.get("initContainers", ()), *pod["containers"]]
 
@@ -90,7 +117,8 @@ def as_pod(containers_, volumes=()):
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_resources_fit_the_schemas_of_kubernetes(resources, version):
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    plain = [item for item in resources if item["kind"] not in KSERVE]
+    plain = [item for item in resources if item["kind"] not in {*KSERVE, "FlinkDeployment"}]
+    plain += flink_pods(resources)
     plain += [as_pod(runtime["containers"]) for runtime in runtimes(resources)]
     for service in of_kind(resources, "InferenceService"):
         for predictor in predictors(service):
@@ -119,6 +147,17 @@ def test_kserve_resources_fit_the_schema(resources):
 
 def test_kserve_is_checked_at_all():
     assert {item["kind"] for item in _rendered("single-user-kserve")} >= set(KSERVE)
+
+
+def test_flink_deployments_fit_the_schema(resources):
+    for item in of_kind(resources, "FlinkDeployment"):
+        jsonschema.validate(item["spec"], FLINK)
+
+
+def test_flink_is_checked_at_all():
+    (cluster,) = of_kind(_rendered("multi-user-gcs-flink"), "FlinkDeployment")
+    with pytest.raises(jsonschema.ValidationError, match="taskManagers"):
+        jsonschema.validate({**cluster["spec"], "taskManagers": {}}, FLINK)
 
 
 def test_names_are_taken_once(resources):
@@ -173,6 +212,7 @@ def test_pods_are_locked_down(resources):
 
 def test_images_have_a_tag_that_stays(resources):
     images = {c["image"] for pod in pods(resources) for c in containers(pod)}
+    images |= {item["spec"]["image"] for item in of_kind(resources, "FlinkDeployment")}
     images |= {c["image"] for runtime in runtimes(resources) for c in runtime["containers"]}
     for image in images:
         tag = image.rsplit("/", 1)[-1].partition(":")[2]
@@ -229,7 +269,7 @@ def test_served_folder_is_the_one_pushed_to(resources, values):
         (claim,) = values.defaults.volumes
         for predictor in predictors(service):
             assert predictor["model"]["storageUri"] == f"pvc://{claim.claim}/{relative}"
-    for deployment in of_kind(resources, "Deployment"):
+    for deployment in servers(resources):
         (server,) = deployment["spec"]["template"]["spec"]["containers"]
         base = next(a for a in server["args"] if a.startswith("--model_base_path="))
         base = base.partition("=")[2]
@@ -240,11 +280,11 @@ def test_served_folder_is_the_one_pushed_to(resources, values):
         else:
             assert mounted[base]["subPath"] == relative
             assert mounted[base]["readOnly"] is True
-    assert of_kind(resources, "InferenceService", "Deployment")
+    assert of_kind(resources, "InferenceService") or servers(resources)
 
 
 def test_service_and_budget_select_the_servers(resources):
-    for deployment in of_kind(resources, "Deployment"):
+    for deployment in servers(resources):
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         ports = {
             port["name"]
@@ -270,7 +310,7 @@ def test_service_and_budget_select_the_servers(resources):
 
 
 def test_servers_wait_for_the_folder_that_they_mount(resources, values):
-    for deployment in of_kind(resources, "Deployment"):
+    for deployment in servers(resources):
         pod = deployment["spec"]["template"]["spec"]
         if not values.defaults.volumes:
             assert "initContainers" not in pod
@@ -412,4 +452,59 @@ def test_chief_and_workers_agree_on_the_cluster():
     assert service["selector"].items() <= trainer.labels.items()
     assert service["publishNotReadyAddresses"] is True
     assert env["CHECKPOINT_ROOT"] == values.parameters.checkpoint_root
+    assert values.remote_artifacts
+
+
+def test_flinks_pods_are_locked_down():
+    pods_ = [pod["spec"] for pod in flink_pods(_rendered("multi-user-gcs-flink"))]
+    assert len(pods_) == 2
+    for pod in pods_:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_flink_is_set_as_a_run_needs_it():
+    (cluster,) = of_kind(_rendered("multi-user-gcs-flink"), "FlinkDeployment")
+    settings = cluster["spec"]["flinkConfiguration"]
+    assert settings.items() >= CLUSTER.items()
+    pom = (ROOT / "kubeflow" / "flink" / "pom.xml").read_text()
+    version = re.search(r"<flink>(\d+)\.(\d+)\.\d+<", pom)
+    assert cluster["spec"]["flinkVersion"] == f"v{version[1]}_{version[2]}"
+    dockerfile = (ROOT / "kubeflow" / "flink" / "Dockerfile").read_text()
+    assert f"flink:{version[0][len('<flink>') : -1]}-" in dockerfile
+
+
+def test_steps_find_the_job_server_and_it_the_workers():
+    resources = list(_rendered("multi-user-gcs-flink"))
+    values = load_values(str(VALUES["multi-user-gcs-flink"]))
+    options = dict(arg[2:].split("=", 1) for arg in values.beam_args)
+    (cluster,) = of_kind(resources, "FlinkDeployment")
+    assert options["parallelism"] == str(cluster["spec"]["taskManager"]["replicas"])
+    assert cluster["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
+    service = named(resources, "Service", "steadyrank-beam")["spec"]
+    ports = {port["name"]: port["port"] for port in service["ports"]}
+    assert options["job_endpoint"] == f"steadyrank-beam:{ports['jobs']}"
+    assert options["artifact_endpoint"] == f"steadyrank-beam:{ports['artifacts']}"
+    server = named(resources, "Deployment", "steadyrank-beam")["spec"]["template"]
+    assert service["selector"].items() <= server["metadata"]["labels"].items()
+    (container,) = server["spec"]["containers"]
+    given = dict(arg[2:].split("=", 1) for arg in container["args"] if arg.startswith("--"))
+    assert (given["job-port"], given["artifact-port"]) == ("8099", "8098")
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
+    # The operator's name for the Service of a cluster's REST.
+    assert given["flink-master"] == f"{cluster['metadata']['name']}-rest:8081"
+    _, worker = flink_pods(resources)
+    (pool,) = [c for c in worker["spec"]["containers"] if c["name"] == "beam-pool"]
+    assert pool["image"] == values.image
+    assert pool["command"] == ["python", "-m", "pipeline.flink.pool"]
+    assert options["environment_config"] == f"localhost:{PORT}"
+    assert [port["containerPort"] for port in pool["ports"]] == [PORT]
+    policy = named(resources, "NetworkPolicy", "steadyrank-beam")["spec"]
+    (rule,) = policy["ingress"]
+    (peer,) = rule["from"]
+    assert peer["podSelector"]["matchLabels"] == values.defaults.labels
     assert values.remote_artifacts
