@@ -1,0 +1,1 @@
+"""A Flink cluster on this machine: what the pipeline does there, beside Beam's Direct runner."""
