@@ -367,7 +367,6 @@ def _finished(
     height: int = 200,
 ) -> Chart:
     sized = chart.properties(width="container", height=height, description=description)
-    # Altair would hold each row of data against the schema, which takes most of the time.
     spec = sized.to_dict(validate=False)
     spec["config"] = _CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}

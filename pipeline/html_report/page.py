@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+from altair.utils.schemapi import debug_mode
 
 from pipeline.html_report import charts
 from pipeline.html_report.data import Day, Report
@@ -58,9 +59,16 @@ def render(report: Report) -> str:
     }
     environment.globals["asset"] = functools.partial(_asset, environment)
     environment.globals["vega"] = vega_script
+    template = environment.get_template("page.html")
+    # Altair would check each row of data as charts are made, which takes most of the time.
+    with debug_mode(False):
+        return _render(template, report)
+
+
+def _render(template: jinja2.Template, report: Report) -> str:
     months = _months(report.days)
     judged = [day for day in report.days if day.scores]
-    return environment.get_template("page.html").render(
+    return template.render(
         report=report,
         charts=charts,
         months=months,
