@@ -17,6 +17,7 @@ from trainer_module.optimizers import (
     ClippedAdam,
     Clippy,
     ClippyAdagrad,
+    GlobalClippy,
     GlobalNormClipping,
     GradientClipping,
     Lamb,
@@ -35,6 +36,7 @@ RULES = [
     Lamb(),
     UpdateRMSClipping(0.5),
     Clippy(),
+    GlobalClippy(),
     AdaGC(warmup_steps=2),
     ZClip(warmup_steps=2),
 ]
@@ -100,6 +102,48 @@ def numpy_clippy_adagrad(w, gradients, eta, mode):
             total = total + (g * (sigma if mode == "delayed_clipped" else 1.0)) ** 2
         w = w - eta * sigma * r
         yield w, total, sigma
+
+
+@pytest.mark.parametrize("sizes", [(4, 5), (4, 600)], ids=["small", "one with its own program"])
+def test_global_clippy_steps_all_layers_by_the_smallest_of_their_factors(sizes):
+    rng = np.random.default_rng(5)
+    starts = [rng.normal(size=(n, n)) for n in sizes]
+    layers = [variable(w) for w in starts]
+    table = variable(rng.normal(size=(8, 2)), name="embedding")
+    rule = GlobalClippy()
+    optimizer = built(
+        ClippedAdagrad(0.5, rule, accumulator_update="delayed", export_clipping_factors=True),
+        *layers,
+        table,
+    )
+    totals = [np.full(w.shape, 0.1) for w in starts]
+    for scale in (1e-3, 1.0, 30.0):
+        gradients = [rng.normal(size=w.shape) * scale * (1 + n) for n, w in enumerate(starts)]
+        moves = [0.5 * g / np.sqrt(t + 1e-7) for g, t in zip(gradients, totals, strict=True)]
+        sigma = min(
+            1.0,
+            *(
+                float(np.min((0.5 * np.abs(w) + 1e-2) / np.abs(move)))
+                for w, move in zip(starts, moves, strict=True)
+            ),
+        )
+        of_table = slices(np.ones((1, 2), "float32") * 1e3, [3], 8)
+        optimizer.apply([*(g.astype("float32") for g in gradients), of_table], [*layers, table])
+        starts = [w - sigma * move for w, move in zip(starts, moves, strict=True)]
+        totals = [t + g**2 for t, g in zip(totals, gradients, strict=True)]
+        for layer, w in zip(layers, starts, strict=True):
+            np.testing.assert_allclose(array(layer), w, rtol=1e-4, atol=1e-5)
+        factors = [float(f) for f in optimizer.clipping_factors]
+        assert factors == pytest.approx([sigma, sigma, 1.0], rel=1e-3)
+    assert sigma < 0.1
+
+
+def test_global_clippy_is_not_held_back_by_a_layer_that_is_skipped():
+    layers = [variable(np.ones((2, 2))), variable(np.ones(3))]
+    optimizer = built(ClippedAdagrad(1e-3, GlobalClippy()), *layers)
+    optimizer.apply([np.full((2, 2), np.nan, "float32"), np.ones(3, "float32")], layers)
+    np.testing.assert_array_equal(array(layers[0]), 1.0)
+    np.testing.assert_allclose(array(layers[1]), 1 - 1e-3 / np.sqrt(1.1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["standard", "delayed", "delayed_clipped"])

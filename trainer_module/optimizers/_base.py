@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -63,12 +63,25 @@ class _State(NamedTuple):
 
 
 class _Scalars(NamedTuple):
-    """What all layers share at a step: learning rates, number of the step, gradient's norm."""
+    """What all layers share at a step: learning rates, number of the step, gradient's norm, factor.
+
+    The factor is None unless the rule has one for all layers.
+    """
 
     rate: Tensor
     excluded_rate: Tensor
     iteration: Tensor
     model_norm: Tensor | None
+    factor: Tensor | None = None
+
+
+class _Unclipped(NamedTuple):
+    """A layer's step before it is taken; `slots_after` is a function of sigma."""
+
+    step: Step
+    slots_after: Callable[[Tensor], tuple[Tensor, ...]]
+    sigma: Tensor
+    rule_state: Mapping[str, Tensor]
 
 
 class ClippedOptimizer(keras.optimizers.Optimizer):
@@ -133,6 +146,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         self.export_statistics = export_statistics
         self.jit_compile = jit_compile
         self._fused_steps = _backend.Fused(self._steps)
+        self._fused_factor = _backend.Fused(self._smallest_factor)
         self.clipping_factors: list[keras.Variable] = []
         self.statistics: keras.Variable | None = None
         self.skipped_steps_per_variable: keras.Variable | None = None
@@ -284,21 +298,32 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             self.iterations + 1,
             model_norm,
         )
+
+        def inputs_of(group: list[int]) -> tuple[tuple[_Layer, ...], list[Tensor], list[_State]]:
+            return (
+                tuple(self._layers[indices[position]] for position in group),
+                [split[position][0] for position in group],
+                [self._read(variables[n], indices[n], split[n][1]) for n in group],
+            )
+
+        def compiled(group: list[int]) -> bool:
+            return self.jit_compile and split[group[0]][1] is None
+
+        if self.rule.one_factor:
+            factors = [
+                (self._fused_factor if compiled(group) else self._smallest_factor)(
+                    *inputs_of(group), scalars
+                )
+                for group in groups.values()
+            ]
+            scalars = scalars._replace(factor=ops.min(ops.stack(factors)))
         order, finite, sums = [], [], []
         for group in groups.values():
             members = [indices[position] for position in group]
-            layers = tuple(self._layers[index] for index in members)
-            values = [split[position][0] for position in group]
-            rows = split[group[0]][1]
-            states = [
-                self._read(variables[position], index, rows)
-                for position, index in zip(group, members, strict=True)
-            ]
-            fused = self.jit_compile and rows is None
-            step = self._fused_steps if fused else self._steps
-            states, *of_group = step(layers, values, states, scalars)
+            step = self._fused_steps if compiled(group) else self._steps
+            states, *of_group = step(*inputs_of(group), scalars)
             for position, index, state in zip(group, members, states, strict=True):
-                self._write(variables[position], index, rows, state)
+                self._write(variables[position], index, split[position][1], state)
             order += members
             finite.append(of_group[0])
             sums.append(of_group[1])
@@ -365,10 +390,25 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         wanted = self.export_statistics or self.export_clipping_factors
         return list(after), ops.stack(finite), ops.stack(sums) if wanted else None
 
-    def _step(
+    def _smallest_factor(
+        self,
+        layers: tuple[_Layer, ...],
+        gradients: list[Tensor],
+        states: list[_State],
+        scalars: _Scalars,
+    ) -> Tensor:
+        """Smallest of the layers' factors, float32; layers that will be skipped do not count."""
+        factors = [ops.ones((), "float32")]
+        for layer, gradient, state in zip(layers, gradients, states, strict=True):
+            sigma = self._unclipped(layer, gradient, state, scalars).sigma
+            counted = ops.where(all_finite(gradient), sigma, ops.ones_like(sigma))
+            factors.append(ops.cast(counted, "float32"))
+        return ops.min(ops.stack(factors))
+
+    def _unclipped(
         self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
-    ) -> tuple[_State, Tensor, Tensor]:
-        """The step of one layer, as `_steps`."""
+    ) -> _Unclipped:
+        """A layer's step in the dtype that it is computed in, and what its rule says of it."""
         dtype = _compute_dtype(state.w)
         g, w = ops.cast(gradient, dtype), ops.cast(state.w, dtype)
         slots = [ops.cast(slot, dtype) for slot in state.slots]
@@ -378,15 +418,23 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             model_norm = ops.cast(model_norm, dtype)
         decayed = w if layer.weight_decay is None else w - w * layer.weight_decay * eta
         r, p, slots_after = self.direction_and_slots(g, slots, ops.cast(scalars.iteration, dtype))
-        sigma, rule_state = layer.rule.factor_and_state(
-            Step(decayed, g, r, p, eta, model_norm), state.rule
-        )
+        step = Step(decayed, g, r, p, eta, model_norm)
+        return _Unclipped(step, slots_after, *layer.rule.factor_and_state(step, state.rule))
+
+    def _step(
+        self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
+    ) -> tuple[_State, Tensor, Tensor]:
+        """The step of one layer, as `_steps`."""
+        step, slots_after, sigma, rule_state = self._unclipped(layer, gradient, state, scalars)
+        if layer.rule.one_factor:
+            sigma = ops.cast(scalars.factor, sigma.dtype)
         new_slots = slots_after(sigma)
         finite = all_finite(sigma)
         for new, old in zip(new_slots, state.slots, strict=True):
             finite = finite & all_finite(new, old.dtype)
         sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
-        new_w = ops.where(finite, ops.cast(decayed - (eta * sigma) * r, state.w.dtype), state.w)
+        new_w = step.w - (step.eta * sigma) * step.r
+        new_w = ops.where(finite, ops.cast(new_w, state.w.dtype), state.w)
         after = _State(
             new_w,
             [
@@ -395,12 +443,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             ],
             {name: ops.where(finite, rule_state[name], old) for name, old in state.rule.items()},
         )
-        moved = w - ops.cast(new_w, dtype)
+        moved = ops.cast(state.w, step.w.dtype) - ops.cast(new_w, step.w.dtype)
         factors = [sigma, sigma]
         if len(sigma.shape):
             least = ops.min(sigma, initial=float("inf"))
             factors = [least, ops.sum(sigma) / max(1, math.prod(sigma.shape))]
-        sums = [_sum_of_squares(g), _sum_of_squares(moved), *factors]
+        sums = [_sum_of_squares(step.g), _sum_of_squares(moved), *factors]
         return after, finite, ops.stack([ops.cast(value, "float32") for value in sums])
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:

@@ -142,10 +142,13 @@ class Rule:
     Attributes:
         state: Initial values, by name, of the running statistics kept per layer (float32 scalars).
         model_wide: Whether the rule reads `Step.model_norm`.
+        one_factor: Whether every layer that the rule applies to takes the smallest of their
+            factors; such a rule has no statistics.
     """
 
     state: ClassVar[Mapping[str, float]] = {}
     model_wide: ClassVar[bool] = False
+    one_factor: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -313,6 +316,17 @@ class Clippy(Rule):
             bound = bound + self.accumulator_relative_threshold * step.p
         move = step.eta * ops.abs(step.r)
         return ops.minimum(smallest(ops.where(move > 0, bound / move, ops.ones_like(move))), 1.0)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class GlobalClippy(Clippy):
+    """Clippy with one factor over all layers: the smallest of theirs (arXiv:2302.09178, 4.3.2).
+
+    The step keeps its direction; a single coordinate of one layer can hold back all of them.
+    """
+
+    one_factor: ClassVar[bool] = True
 
 
 @register
