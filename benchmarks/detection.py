@@ -26,10 +26,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import planted
+from benchmarks.learning import default_spec
 from benchmarks.quality import metric
 from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
-from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
@@ -252,9 +252,7 @@ def collect(cache: pathlib.Path) -> None:
                 f"training.seed={seed}",
                 *scenario.overrides,
             ]
-            spec = load_spec(str(ROOT / "schemas" / "demo.yaml"), overrides).fitted(
-                ROWS, warm=False
-            )
+            spec = default_spec(overrides).fitted(ROWS, warm=False)
             # A world of its own for the seeds that are reported.
             world = 0 if seed in TUNED else 1
             seconds = "seconds" if _SECONDS[0] in scenario.overrides else "log"

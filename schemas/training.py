@@ -55,6 +55,7 @@ PRESETS: Mapping[str, Architecture] = {
 """`small`, `large` and `large_dcn` are the sizes of arXiv 2302.09178, Section 5."""
 RULE_THRESHOLDS: Mapping[str, Mapping[str, float]] = {
     "clippy": {},
+    "global_clippy": {},
     "gc": {"clip_norm": 0.1},
     "global_gc": {"clip_norm": 1.0},
     "agc": {"clip_factor": 0.01, "epsilon": 1e-3},
@@ -71,10 +72,12 @@ RULE_THRESHOLDS: Mapping[str, Mapping[str, float]] = {
 }
 """What `optimizer.thresholds` may hold for each clipping rule, with the defaults; Clippy's two
 are fields of the optimizer. The rules are those of `trainer_module.optimizers`."""
+_CLIPPY = ("clippy", "global_clippy")
 _SCALED = ("clip_norm", "clip_factor", "mu", "threshold", "absolute_threshold")
 """Those that a recovery's `thresholds` tightens: no decay, no epsilon, no factor of a mean."""
 OptimizerName = Literal[
     "clippy_adagrad",
+    "global_clippy_adagrad",
     "gc_adagrad",
     "global_gc_adagrad",
     "agc_adagrad",
@@ -85,6 +88,7 @@ OptimizerName = Literal[
     "zclip_adagrad",
     "adagrad",
     "clippy_adam",
+    "global_clippy_adam",
     "gc_adam",
     "global_gc_adam",
     "agc_adam",
@@ -131,7 +135,7 @@ class OptimizerSettings(SpecPart):
             if name not in allowed:
                 own = f"takes {', '.join(allowed)}" if allowed else "takes none"
                 hint = ""
-                if self.rule == "clippy" and name.endswith("_threshold"):
+                if self.rule in _CLIPPY and name.endswith("_threshold"):
                     hint = f"; write '{name}' beside 'name'"
                 raise ValueError(f"{self.name} has no threshold '{name}': it {own}{hint}")
         if self.base == "adam" and self.delayed_accumulator:
@@ -153,7 +157,7 @@ class OptimizerSettings(SpecPart):
     @property
     def rule_thresholds(self) -> dict[str, float]:
         """All thresholds of the rule, by name."""
-        if self.rule == "clippy":
+        if self.rule in _CLIPPY:
             return {
                 "relative_threshold": self.relative_threshold,
                 "absolute_threshold": self.absolute_threshold,
@@ -237,6 +241,8 @@ class Training(SpecPart):
             divergence monitor looks at the statistics of all of them.
         checkpoint_steps: steps between checkpoints; a killed run resumes from the last one, and a
             diverged one goes back to it.
+        evaluation_steps: steps between evaluations on a sample of the run date, for the report on
+            the training; 0 for none.
         recovery: a ladder of attempts after a divergence: the first rung is used after the
             training has diverged, the second if it diverges again, and so on. A training that
             diverges past the last rung is not exported.
@@ -263,6 +269,7 @@ class Training(SpecPart):
     accumulators: Accumulators = Accumulators()
     steps_per_execution: int = Field(default=64, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)
+    evaluation_steps: int = Field(default=1000, ge=0)
     recovery: tuple[Recovery, ...] = (
         Recovery(learning_rate=0.5),
         Recovery(learning_rate=0.25, thresholds=0.5, skip_batches=True),

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -49,7 +50,8 @@ def run_fn(fn_args: Any) -> None:
     spec = parse_spec(config["spec"], "custom_config")
     job = {
         "spec": config["spec"],
-        "files": [file for pattern in fn_args.train_files for file in tf.io.gfile.glob(pattern)],
+        "files": _files(fn_args.train_files),
+        "eval_files": _files(fn_args.eval_files),
         "warm_start_from": config["warm_start_from"],
         "checkpoint_dir": config["checkpoint_dir"],
         "stability_dir": config["stability_dir"],
@@ -90,7 +92,12 @@ def _take_part(job: dict[str, Any], strategy: tf.distribute.Strategy) -> Trained
         checkpoint_dir=job["checkpoint_dir"],
         stability_dir=job["stability_dir"],
         tensorboard_dir=job["tensorboard_dir"],
+        eval_files=job["eval_files"],
     )
+
+
+def _files(patterns: Sequence[str]) -> list[str]:
+    return [file for pattern in patterns for file in tf.io.gfile.glob(pattern)]
 
 
 def _offer(job: dict[str, Any]) -> None:

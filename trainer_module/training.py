@@ -20,6 +20,7 @@ from schemas.values import FOLLOWS
 from trainer_module import optimizers, soundness
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
+from trainer_module.evaluation import DayEvaluation
 from trainer_module.inputs import training_batches
 from trainer_module.live import Teller
 from trainer_module.model import build_model, initialise_from_data
@@ -28,7 +29,7 @@ from trainer_module.stability.monitor import Monitor
 from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.report import write_report
 from trainer_module.stability.tensorboard import Scalars
-from trainer_module.stability.verdict import Attempt, Stability
+from trainer_module.stability.verdict import Attempt, Evaluation, Stability
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import age_accumulators, effective_rates, restore_state
 
@@ -44,6 +45,9 @@ _COLD_START_SAMPLE = 200_000
 _RULES: Mapping[str, Callable[..., optimizers.Rule]] = {
     "": optimizers.NoClipping,
     "clippy": lambda relative_threshold, absolute_threshold: optimizers.Clippy(
+        relative_threshold, absolute_threshold
+    ),
+    "global_clippy": lambda relative_threshold, absolute_threshold: optimizers.GlobalClippy(
         relative_threshold, absolute_threshold
     ),
     "gc": optimizers.GradientClipping,
@@ -144,6 +148,7 @@ def train(
     checkpoint_dir: str,
     stability_dir: str,
     tensorboard_dir: str,
+    eval_files: Sequence[str] = (),
 ) -> Trained:
     """Trains a ranker on one run's data; a killed call goes on where it was when called again.
 
@@ -160,6 +165,7 @@ def train(
             resumed from.
         stability_dir: folder for the report on the training's stability.
         tensorboard_dir: folder for TensorBoard scalars, a run for each attempt.
+        eval_files: like `files`, of the run date; nothing is evaluated without them.
 
     Returns:
         The model and how it ended.
@@ -193,8 +199,10 @@ def train(
         else:
             _logger.info("going on after %d steps", progress.step)
             checkpoints.restore(progress, model, optimizer)
-        recorder = scalars = None
+        recorder = scalars = evaluate = None
         if chief:
+            if eval_files and training.evaluation_steps:
+                evaluate = DayEvaluation(model, spec, eval_files)
             folder = os.path.join(checkpoint_dir, _STATISTICS)
             recorder = StatisticsRecorder(folder, len(failed), progress.step)
             scalars = Scalars(os.path.join(tensorboard_dir, f"attempt_{len(failed) + 1}"))
@@ -202,7 +210,7 @@ def train(
         batches = batches_of_replicas(
             strategy, functools.partial(read, spec, leave_out=progress.left_out, skip=progress.step)
         )
-        progress, detector = _run(
+        progress, detector, evaluations = _run(
             loop,
             batches,
             progress,
@@ -211,6 +219,7 @@ def train(
             recorder=recorder,
             scalars=scalars,
             teller=Teller(training, len(failed) + 1) if chief else None,
+            evaluate=evaluate,
         )
         if progress.step == 0 and not failed:
             raise TrainingError(
@@ -221,7 +230,7 @@ def train(
         # One without a step has nothing of its own to be judged by.
         if progress.step > progress.first_step:
             rung = training.recovery[len(failed) - 1].model_dump() if failed else None
-            attempt = Attempt.of(detector, progress.first_step, rung)
+            attempt = Attempt.of(detector, progress.first_step, rung, evaluations)
             _logger.info("attempt %d: %s", len(failed) + 1, attempt.summary)
             attempts = (*failed, attempt)
         stability = Stability.of(attempts)
@@ -248,14 +257,18 @@ def _run(
     recorder: StatisticsRecorder | None,
     scalars: Scalars | None,
     teller: Teller | None,
-) -> tuple[Progress, Detector]:
+    evaluate: DayEvaluation | None,
+) -> tuple[Progress, Detector, list[Evaluation]]:
     """Trains until the batches end or training diverges; returns where and how that was."""
+    evaluations: list[Evaluation] = []
     if progress.monitor:
         detector = Detector.from_state(progress.monitor["detector"])
         loop.auc.restore(progress.monitor["auc"])
+        evaluations = [Evaluation(**e) for e in progress.monitor.get("evaluations", ())]
     else:
         detector = Detector(loop.tasks, loop.binary_tasks, loop.layers)
     saved = progress.step
+    evaluated = evaluations[-1].step if evaluations else 0
     with Monitor(detector, recorder, scalars) as monitor:
         while True:
             statistics = loop.run(batches, training.steps_per_execution, progress.step)
@@ -268,6 +281,13 @@ def _run(
             if teller is not None and len(statistics):
                 teller.tell(progress.step, float(statistics.loss[-1]))
             ended = len(statistics) < training.steps_per_execution
+            due = progress.step - evaluated >= training.evaluation_steps
+            if evaluate is not None and (due or (ended and progress.step > evaluated)):
+                metrics = evaluate()
+                evaluated = progress.step
+                evaluations.append(Evaluation.of(evaluated, metrics))
+                if scalars is not None:
+                    scalars.write_evaluation(evaluated, metrics)
             if not ended and progress.step - saved < training.checkpoint_steps:
                 continue
             monitor.wait()
@@ -276,12 +296,16 @@ def _run(
             if detector.healthy:
                 if recorder is not None:
                     recorder.flush(detector.events)
-                state = {"detector": detector.to_state(), "auc": loop.auc.to_state()}
+                state = {
+                    "detector": detector.to_state(),
+                    "auc": loop.auc.to_state(),
+                    "evaluations": [evaluation.to_json() for evaluation in evaluations],
+                }
                 save(dataclasses.replace(progress, monitor=state))
                 saved = progress.step
     if recorder is not None:
         recorder.flush(detector.events)
-    return progress, detector
+    return progress, detector, evaluations
 
 
 def _start(

@@ -16,6 +16,7 @@ NAMES = typing.get_args(OptimizerName)
 DEFAULTS = {
     "": optimizers.NoClipping(),
     "clippy": optimizers.Clippy(),
+    "global_clippy": optimizers.GlobalClippy(),
     "gc": optimizers.GradientClipping(),
     "global_gc": optimizers.GlobalNormClipping(),
     "agc": optimizers.AdaptiveGradientClipping(),
@@ -48,7 +49,7 @@ def test_a_name_alone_is_the_rule_with_its_own_defaults(name):
     assert made.epsilon == chosen.epsilon
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULE_THRESHOLDS if rule != "clippy"])
+@pytest.mark.parametrize("rule", [r for r in RULE_THRESHOLDS if not r.endswith("clippy")])
 def test_each_threshold_reaches_the_rule(rule):
     for number, name in enumerate(RULE_THRESHOLDS[rule]):
         value = 0.5 + number
@@ -64,6 +65,7 @@ def test_a_recovery_tightens_the_thresholds_that_bound_a_step():
         return make_rule(training.attempt(1).optimizer)
 
     assert second("clippy_adam") == optimizers.Clippy(0.25, 0.005)
+    assert second("global_clippy_adagrad") == optimizers.GlobalClippy(0.25, 0.005)
     assert second("gc_adagrad", thresholds={"clip_norm": 3.0}).clip_norm == 1.5
     agc = optimizers.AdaptiveGradientClipping(0.005, unit_wise=True)
     assert second("unit_agc_adagrad") == agc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,31 @@ def draw(table: pa.Table, events: Sequence[Sequence[Event]]) -> dict[str, bytes]
         if np.any(rows.around(worst)):
             images["event.png"] = _png(_event(rows, worst))
     return images
+
+
+def draw_evaluations(
+    evaluations: Sequence[tuple[int, Mapping[str, float | None]]],
+) -> dict[str, bytes]:
+    """Draws metrics on the run date over training.
+
+    Args:
+        evaluations: step, and metric by task; None where there is none.
+
+    Returns:
+        A PNG image by its file name, `run_date.png`; nothing for fewer than two evaluations.
+    """
+    if len(evaluations) < 2:
+        return {}
+    tasks = list(evaluations[0][1])
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    ax = figure.subplots()
+    steps = np.array([step for step, _ in evaluations], np.float64)
+    for color, task in zip(_cycle(tasks), tasks, strict=True):
+        values = np.array([metrics[task] for _, metrics in evaluations], np.float64)
+        ax.plot(steps, values, marker=".", color=color, label=task)
+    ax.set(xlabel="step", ylabel="AUC or RMSE", title="A sample of the run date over training")
+    _legend(ax)
+    return {"run_date.png": _png(figure)}
 
 
 class _Rows:

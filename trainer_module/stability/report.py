@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -32,9 +31,9 @@ def write_report(
     """Writes the report on a training that is over.
 
     `verdict.json` (see `docs/stability.md`), `statistics.parquet` (see
-    `StatisticsRecorder.read`), and plots of loss and AUC, of clipping factors and, where
-    there was an event, of what led to it. The verdict is written last: a folder without
-    it is one whose writer was killed.
+    `StatisticsRecorder.read`), and plots of loss and AUC, of clipping factors, of the
+    evaluations and, where there was an event, of what led to it. The verdict is written last: a
+    folder without it is one whose writer was killed.
 
     Args:
         folder: may be remote; files of these names are replaced.
@@ -53,7 +52,9 @@ def write_report(
         tf.io.gfile.remove(path)
     table = recorder.read([attempt.events for attempt in attempts])
     write_parquet(table, os.path.join(folder, STATISTICS_FILE))
-    for name, image in plots.draw(table, [attempt.events for attempt in attempts]).items():
+    images = plots.draw(table, [attempt.events for attempt in attempts])
+    evaluations = [(found.step, found.metrics) for found in attempts[-1].evaluations]
+    for name, image in {**images, **plots.draw_evaluations(evaluations)}.items():
         with tf.io.gfile.GFile(os.path.join(folder, name), "wb") as file:
             file.write(image)
     content = {

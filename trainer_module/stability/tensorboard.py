@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -38,6 +41,13 @@ class Scalars:
             **_by_name("clipping_factor", statistics.layers, statistics.sigma_min),
             "skipped_layers": statistics.skipped[-1].sum(),
         }
+        self._write(step, scalars)
+
+    def write_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes metrics on the run date, by task, of a model with so many steps behind it."""
+        self._write(step, {f"run_date/{task}": value for task, value in metrics.items()})
+
+    def _write(self, step: int, scalars: Mapping[str, Any]) -> None:
         # One record for all: `tf.summary.scalar` takes a tenth of a millisecond for each.
         values = [
             tf.compat.v1.Summary.Value(tag=name, simple_value=float(value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,6 +25,28 @@ FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How good the model was on the run date.
+
+    Attributes:
+        step: steps that it had behind it.
+        metrics: by task, AUC or RMSE; None where its events did not tell.
+    """
+
+    step: int
+    metrics: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, step: int, metrics: Mapping[str, float]) -> Evaluation:
+        """Makes it of numbers that may be NaN."""
+        return cls(step, {n: v if math.isfinite(v) else None for n, v in metrics.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON types."""
+        return {"step": self.step, "metrics": dict(self.metrics)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Attempt:
     """One attempt at training.
 
@@ -34,6 +57,7 @@ class Attempt:
         summary: the same in a line.
         events: what happened from the training's start on, as this attempt came from there.
         changes: what it did differently from the settings asked for; JSON types.
+        evaluations: on the run date, in order.
     """
 
     first_step: int
@@ -42,10 +66,15 @@ class Attempt:
     summary: str
     events: tuple[Event, ...]
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluations: tuple[Evaluation, ...] = ()
 
     @classmethod
     def of(
-        cls, detector: Detector, first_step: int = 0, changes: Mapping[str, Any] | None = None
+        cls,
+        detector: Detector,
+        first_step: int = 0,
+        changes: Mapping[str, Any] | None = None,
+        evaluations: Sequence[Evaluation] = (),
     ) -> Attempt:
         """Describes an attempt that is over, as its detector saw it."""
         return cls(
@@ -55,12 +84,18 @@ class Attempt:
             detector.summary(),
             detector.events,
             dict(changes or {}),
+            tuple(evaluations),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the attempt as JSON types."""
         events = [event.to_json() for event in self.events]
-        return {**dataclasses.asdict(self), "events": events, "changes": dict(self.changes)}
+        return {
+            **dataclasses.asdict(self),
+            "events": events,
+            "changes": dict(self.changes),
+            "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Attempt:
@@ -69,7 +104,10 @@ class Attempt:
         Raises:
             KeyError, TypeError, ValueError: `content` is no such description.
         """
-        attempt = cls(**{**content, "events": tuple(map(Event.from_json, content["events"]))})
+        events = tuple(map(Event.from_json, content["events"]))
+        # Reports of older versions have none.
+        evaluations = tuple(Evaluation(**found) for found in content.get("evaluations", ()))
+        attempt = cls(**{**content, "events": events, "evaluations": evaluations})
         if attempt.verdict not in get_args(Verdict):
             raise ValueError(f"verdict {attempt.verdict!r}")
         undecided = bool(attempt.events) and attempt.events[-1].kind in ("open", "full")
