@@ -10,7 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from keras import ops
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
-from trainer_module.model import build_model, initialise_from_data
+from trainer_module.model import build_model, initialise_from_data, label_deviations
 from trainer_module.optimizers import ClippedAdagrad, Rule
 
 Tree = Any
@@ -125,6 +125,9 @@ class Trainings:
         self._weights: dict[int, list[Any]] = {}
         self._model = self._new_model(0)
         self._frozen = [v.value for v in self._model.non_trainable_variables]
+        by_task = label_deviations(self._model, spec)
+        regressions = log.tasks[log.binary :]
+        self._variances = np.array([float(by_task[n]) ** 2 for n in regressions], np.float32)
         self._gradients = jax.jit(jax.vmap(self._loss_and_gradients, in_axes=(0, 0, None)))
         self._outputs = jax.jit(jax.vmap(self._forward, in_axes=(0, None)))
         self._steps: dict[Any, concurrent.futures.Future[Any]] = {}
@@ -154,12 +157,16 @@ class Trainings:
         return ops.concatenate([outputs[name] for name in self.log.tasks], axis=1)
 
     def losses(self, outputs: Any, batch: Tree) -> Any:
-        """Returns each task's mean loss over its labelled events, float32 [tasks]."""
+        """Returns each task's mean loss over its labelled events, float32 [tasks].
+
+        Errors of a regression are in units of the label's deviation at the cold start.
+        """
         y, w, binary = batch["labels"], batch["weights"], self.log.binary
         # Log loss on logits, as TensorFlow's sigmoid_cross_entropy_with_logits.
         logits = outputs[:, :binary]
         log_loss = ops.relu(logits) - logits * y[:, :binary] + ops.softplus(-ops.abs(logits))
-        errors = [log_loss, ops.square(outputs[:, binary:] - y[:, binary:])]
+        squares = ops.square(outputs[:, binary:] - y[:, binary:]) / self._variances
+        errors = [log_loss, squares]
         sums = ops.sum(ops.concatenate(errors, axis=1) * w, axis=0)
         return sums / ops.maximum(ops.sum(w, axis=0), 1.0)
 
@@ -180,7 +187,7 @@ class Trainings:
         p = np.clip(mean, 1e-6, 1 - 1e-6)
         entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
         binary = self.log.binary
-        by_task = np.concatenate([entropy[:binary], variance[binary:]])
+        by_task = np.concatenate([entropy[:binary], variance[binary:] / self._variances])
         return float(by_task @ self.log.loss_weights)
 
     def prepare(self, settings: Sequence[Setting], pool: concurrent.futures.Executor) -> None:
@@ -213,7 +220,11 @@ class Trainings:
         return state, rate, traced.lower(weights, many(state), weights, thresholds).compile()
 
     def train(
-        self, settings: Sequence[Setting], orders: Mapping[int, np.ndarray], eval_rows: np.ndarray
+        self,
+        settings: Sequence[Setting],
+        orders: Mapping[int, np.ndarray],
+        eval_rows: np.ndarray,
+        watch: Callable[[int, Tree, Tree], None] | None = None,
     ) -> dict[str, Any]:
         """Trains one model for each setting; all have rules of one class, which is `prepare`d.
 
@@ -221,6 +232,7 @@ class Trainings:
             settings: `replicas` of them.
             orders: batches by seed, as `Log.order`.
             eval_rows: events to predict at the end, whose number `CHUNKS` divides.
+            watch: called before each step with its number, the weights and their gradients.
 
         Returns:
             `loss`: float32 [steps, replicas]; `outputs`: float32 [replicas, events, tasks];
@@ -240,20 +252,39 @@ class Trainings:
         order = np.stack([orders[s.seed] for s in settings], axis=1)
         losses = []
         started = time.perf_counter()
-        for rows in order:
+        for number, rows in enumerate(order):
             loss, gradients = self._gradients(weights, rows, self.log.columns)
+            if watch is not None:
+                watch(number, weights, gradients)
             weights, states = step(weights, states, gradients, thresholds)
             losses.append(loss)
         curve = np.asarray(jnp.stack(losses))
         seconds = time.perf_counter() - started
-        features = self.log.batch(self.log.columns["features"], eval_rows)
-        parts = [jax.tree.map(lambda x: jnp.split(x, CHUNKS)[n], features) for n in range(CHUNKS)]  # noqa: B023
-        chunks = [self._outputs(weights, part) for part in parts]
+        outputs = self.predict(weights, eval_rows)
         finite = np.ones(self.replicas, bool)
         for value in weights:
             finite &= np.asarray(jnp.isfinite(value).reshape(self.replicas, -1).all(axis=1))
-        outputs = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
         return {"loss": curve, "outputs": outputs, "finite": finite, "seconds": seconds}
+
+    def predict(self, weights: Tree, rows: np.ndarray) -> np.ndarray:
+        """Returns the outputs for events, whose number `CHUNKS` divides.
+
+        Args:
+            weights: of all replicas.
+            rows: numbers of the events.
+
+        Returns:
+            float32 [replicas, events, tasks].
+        """
+        features = self.log.batch(self.log.columns["features"], rows)
+        parts = [jax.tree.map(lambda x: jnp.split(x, CHUNKS)[n], features) for n in range(CHUNKS)]  # noqa: B023
+        chunks = [self._outputs(weights, part) for part in parts]
+        return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of the weights, in their order."""
+        return [v.path for v in self._model.trainable_variables]
 
 
 def _program(settings: Sequence[Setting]) -> tuple[type[Rule], tuple[str, ...], tuple[str, ...]]:

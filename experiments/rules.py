@@ -1,4 +1,4 @@
-"""Rules that know a layer's width, tried against the product's in `experiments.widths`.
+"""Rules that know a layer's width, tried against the product's in `experiments.bench`.
 
 Each is a rule as any user may write one (docs/optimizers.md). `move` is what a plain step would
 subtract from the weights: eta * r.

@@ -1,283 +1,11 @@
-"""Which rule at which width: `python -m experiments.widths --help`.
-
-KuaiRand-Pure, seven tasks; days in order, batches at random from a window of three days; AUC on
-the day after. The search trains on the first 11 days and chooses thresholds on the twelfth; the
-report trains on 13 days, with other seeds, and tells the fourteenth. A training is one line of
-the output; those that are there already are not done again.
-"""
+"""Which rule at which width, at full width on a GPU: `python -m experiments.widths --help`."""
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
-import dataclasses
-import json
-import os
-import time
-from collections.abc import Sequence
-from typing import Any
 
-import jax
-import numpy as np
-
-from experiments import rules
-from experiments.replicas import CHUNKS, Log, Setting, Trainings
-from schemas.loading import load_spec
-from schemas.spec import RankingSpec
+from experiments.bench import Bench, Protocol, chosen, report_cells, search_cells
 from schemas.training import PRESETS
-from trainer_module import optimizers
-from trainer_module.optimizers import Rule
-
-RATES = {"search": (0.1, 0.5), "report": (0.05, 0.1, 0.2, 0.5)}
-DAYS = {"search": 11, "report": 13}
-WINDOW, BATCH, STEPS_A_DAY = 3, 512, 64
-
-GC, AGC = optimizers.GradientClipping, optimizers.AdaptiveGradientClipping
-GRIDS: dict[str, list[Rule]] = {
-    "gc": [GC(x) for x in (1.0, 1e-1, 1e-2, 1e-3)],
-    "agc": [AGC(x) for x in (1e-1, 1e-2, 1e-3, 1e-4)],
-    "lamb": [optimizers.Lamb(x) for x in (1e-1, 3e-2, 1e-2, 1e-3)],
-    "layer_clippy": [
-        rules.LayerClippy(*x) for x in ((0.02, 1e-3), (0.05, 1e-3), (0.1, 1e-3), (0.02, 1e-4))
-    ],
-    "fan_in_move": [rules.FanInMove(x) for x in (0.1, 0.3, 1.0, 3.0)],
-    "relative_move": [rules.RelativeMove(x) for x in (1e-3, 3e-3, 1e-2, 3e-2)],
-    "fan_in_clippy": [rules.FanInClippy(x) for x in (1.0, 3.0, 10.0, 30.0)],
-    "coordinate_clippy": [rules.CoordinateClippy(x) for x in (1e-2, 3e-3, 1e-3, 3e-4)],
-}
-RIVALS = ("gc", "agc", "lamb")
-FIXED = {
-    "none": optimizers.NoClipping(),
-    "clippy_paper": optimizers.Clippy(),
-}
-CANDIDATES = tuple(name for name in GRIDS if name not in RIVALS)
-
-
-LOSS_WEIGHTS = [
-    f"tasks.{task}.loss_weight={weight}"
-    for task, weight in {
-        "like": 2,
-        "profile_enter": 3,
-        "open_comment": 3,
-        "play_time": 0.2,
-        "watch_ratio": 0.2,
-    }.items()
-]
-"""Of squared errors in the label's own units, as this trains on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """Trainings that are done together."""
-
-    stage: str
-    preset: str
-    name: str
-    settings: tuple[Setting, ...]
-
-
-def spec_of(preset: str) -> RankingSpec:
-    """Returns the example's spec with one of the paper's models."""
-    spec = load_spec("examples/kuairand/spec.yaml", LOSS_WEIGHTS)
-    return spec.model_copy(update={"model": PRESETS[preset]})
-
-
-def cells_of(
-    preset: str,
-    name: str,
-    grid: Sequence[Rule],
-    stage: str,
-    seeds: Sequence[int],
-    n: int,
-) -> list[Cell]:
-    """Returns a grid's trainings at every rate and seed, `n` at a time."""
-    wanted = [Setting(rule, rate, seed) for seed in seeds for rule in grid for rate in RATES[stage]]
-    parts = [wanted[start : start + n] for start in range(0, len(wanted), n)]
-    # One program for all: a part that is not full does some again.
-    return [Cell(stage, preset, name, tuple((part * n)[:n])) for part in parts]
-
-
-def search_cells(presets: Sequence[str], seeds: Sequence[int], n: int) -> list[Cell]:
-    """Returns what thresholds are chosen by; of Small only the rivals'."""
-    return [
-        cell
-        for name, grid in GRIDS.items()
-        for preset in presets
-        if preset != "small" or name in RIVALS
-        for cell in cells_of(preset, name, grid, "search", seeds, n)
-    ]
-
-
-def chosen(rows: Sequence[dict[str, Any]], preset: str) -> dict[str, Rule]:
-    """Chooses thresholds by the mean AUC of the click over the rates of the search.
-
-    Rivals get the best of their grid for each model, candidates one for all models; of the
-    candidates the two best families are taken.
-    """
-
-    def score(name: str, rule: Rule, only: str | None) -> float:
-        values = [
-            row["metrics"]["click"] if row["metrics"]["click"] > 0 else 0.5
-            for row in rows
-            if row["name"] == name
-            and row["stage"] == "search"
-            and row["rule"] == dataclasses.asdict(rule)
-            and only in (None, row["model"])
-        ]
-        return float(np.mean(values)) if values else 0.0
-
-    best = {
-        name: max(
-            ((score(name, rule, preset if name in RIVALS else None), i) for i, rule in enumerate(g))
-        )
-        for name, g in GRIDS.items()
-    }
-    taken = sorted(CANDIDATES, key=lambda name: -best[name][0])[:2]
-    result = {name: GRIDS[name][best[name][1]] for name in (*taken, *RIVALS) if best[name][0]}
-    return {**FIXED, **result}
-
-
-def report_cells(
-    rows: Sequence[dict[str, Any]], presets: Sequence[str], seeds: Sequence[int], n: int
-) -> list[Cell]:
-    """Returns what is reported, some seeds of every rule before more of any."""
-    size = max(1, n // len(RATES["report"]))
-    groups = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-    return [
-        cell
-        for group in groups
-        for preset in presets
-        for name, rule in chosen(rows, preset).items()
-        for cell in cells_of(preset, name, [rule], "report", group, n)
-    ]
-
-
-def auc(label: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve, with ties; NaN where a score is not a number."""
-    if not np.isfinite(score).all():
-        return float("nan")
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2.0)[inverse]
-    positive = label > 0.5
-    n = positive.sum()
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(label) - n)))
-
-
-def rows_of(
-    cell: Cell, trainings: Trainings, done: dict[str, Any], eval_rows: np.ndarray, base_loss: float
-) -> list[dict[str, Any]]:
-    """Describes each training of a cell."""
-    log = trainings.log
-    labels, weights = (np.asarray(log.columns[n])[eval_rows] for n in ("labels", "weights"))
-    found = {}
-    for i, setting in enumerate(cell.settings):
-        curve, outputs = done["loss"][:, i].astype(np.float64), done["outputs"][i]
-        metrics = {}
-        for task, name in enumerate(log.tasks):
-            here = weights[:, task] > 0
-            y, x = labels[here, task], outputs[here, task].astype(np.float64)
-            metrics[name] = (
-                auc(y, x) if task < log.binary else float(np.sqrt(np.mean(np.square(x - y))))
-            )
-        highest = curve[: len(curve) // 16 * 16].reshape(-1, 16).max(axis=1)
-        last = float(curve[-64:].mean())
-        dead = bool((np.ptp(outputs, axis=0) < 1e-6).any())
-        finite = bool(done["finite"][i] and np.isfinite(curve).all())
-        row = {
-            "stage": cell.stage,
-            "model": cell.preset,
-            "name": cell.name,
-            "rule": dataclasses.asdict(setting.rule),
-            "rate": setting.rate,
-            "seed": setting.seed,
-            "steps": len(curve),
-            "metrics": metrics,
-            "loss_first": float(curve[0]),
-            "loss_largest": float(np.nanmax(curve)),
-            "loss_last": last,
-            "loss_constant": base_loss,
-            "jumped": bool(not finite or curve.max() > 2 * curve[0]),
-            "diverged": bool(not finite or dead or not last < base_loss),
-            "dead": dead,
-            "finite": finite,
-            "curve": [float(f"{x:.4g}") for x in highest],
-            "seconds_of_all": round(done["seconds"], 2),
-        }
-        found[json.dumps([row["rule"], row["rate"], row["seed"]])] = row
-    return list(found.values())
-
-
-class Bench:
-    """Does cells, and writes a line for each training that was not done before."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        """Reads the data and makes a model for each size."""
-        self.started = time.perf_counter()
-        with np.load(options.data) as stored:
-            arrays = dict(stored.items())
-        self.day, self.n, self.path = arrays["day"], options.replicas, options.output
-        self.steps_a_day = options.steps_a_day
-        log = Log(arrays, spec_of("small"))
-        sample = np.flatnonzero(self.day < WINDOW)
-        self.trainings = {
-            preset: Trainings(spec_of(preset), log, self.n, sample, arrays)
-            for preset in options.models
-        }
-        self.rows: list[dict[str, Any]] = []
-        if os.path.exists(self.path):
-            with open(self.path, encoding="utf-8") as file:
-                self.rows = [json.loads(line) for line in file]
-        self._compiling = concurrent.futures.ThreadPoolExecutor(4)
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
-
-    def do(self, cells: Sequence[Cell], until: float) -> None:
-        """Does cells until so many seconds after the start; says which it has no time for."""
-        known = {_key(row) for row in self.rows}
-        cells = [c for c in cells if not all(_key_of(c, s) in known for s in c.settings)]
-        for cell in cells:
-            self.trainings[cell.preset].prepare(cell.settings, self._compiling)
-        slowest: dict[str, float] = {}
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            writing = []
-            for cell in cells:
-                now = time.perf_counter() - self.started
-                if now + slowest.get(cell.preset, 0.0) > until:
-                    print(f"{now:.0f} s: no time for {cell.preset} {cell.name}", flush=True)
-                    continue
-                days = DAYS[cell.stage]
-                own = self.trainings[cell.preset]
-                eval_rows = np.flatnonzero(self.day == days)
-                eval_rows = eval_rows[: len(eval_rows) // CHUNKS * CHUNKS]
-                orders = {s.seed: self._order(days, s.seed) for s in cell.settings}
-                done = own.train(cell.settings, orders, eval_rows)
-                whole = time.perf_counter() - self.started - now
-                slowest[cell.preset] = done["seconds"] + 1.0
-                writing.append(pool.submit(self._write, cell, done, eval_rows))
-                print(
-                    f"{now + whole:.0f} s: {cell.preset} {cell.name} {cell.stage}: "
-                    f"{done['seconds']:.1f} of {whole:.1f} s",
-                    flush=True,
-                )
-            for written in writing:
-                written.result()
-
-    def _order(self, days: int, seed: int) -> np.ndarray:
-        if (days, seed) not in self._orders:
-            log = next(iter(self.trainings.values())).log
-            order = log.order(days, self.steps_a_day, BATCH, WINDOW, seed)
-            self._orders[days, seed] = order
-        return self._orders[days, seed]
-
-    def _write(self, cell: Cell, done: dict[str, Any], eval_rows: np.ndarray) -> None:
-        own = self.trainings[cell.preset]
-        window = (self.day < DAYS[cell.stage]) & (self.day >= DAYS[cell.stage] - WINDOW)
-        rows = rows_of(cell, own, done, eval_rows, own.base_loss(np.flatnonzero(window)))
-        head = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-        with open(self.path, "a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps({**head, **row}) + "\n")
-        self.rows += rows
 
 
 def main() -> None:
@@ -289,25 +17,25 @@ def main() -> None:
     parser.add_argument("--search-seeds", nargs="+", type=int, default=[101])
     parser.add_argument("--report-seeds", nargs="+", type=int, default=list(range(1, 31)))
     parser.add_argument("--replicas", type=int, default=8, help="trained together")
-    parser.add_argument("--steps-a-day", type=int, default=STEPS_A_DAY)
+    parser.add_argument("--steps-a-day", type=int, default=64)
     parser.add_argument("--search-until", type=float, default=float("inf"), help="seconds")
     parser.add_argument("--report-until", type=float, default=float("inf"), help="seconds")
     options = parser.parse_args()
-    bench = Bench(options)
-    bench.do(search_cells(options.models, options.search_seeds, bench.n), options.search_until)
-    for preset in options.models:
-        print(preset, chosen(bench.rows, preset), flush=True)
-    cells = report_cells(bench.rows, options.models, options.report_seeds, bench.n)
+    protocol = Protocol(
+        models={name: PRESETS[name] for name in options.models},
+        rates={"search": (0.1, 0.5), "report": (0.05, 0.1, 0.2, 0.5)},
+        batch=512,
+        steps_a_day=options.steps_a_day,
+        unsearched=("small",),
+    )
+    bench = Bench(protocol, options.data, options.output, options.replicas)
+    bench.do(search_cells(protocol, options.search_seeds, bench.n), options.search_until)
+    for name in protocol.models:
+        print(name, chosen(bench.rows, name), flush=True)
+    cells = report_cells(
+        protocol, lambda model: chosen(bench.rows, model), options.report_seeds, bench.n
+    )
     bench.do(cells, options.report_until)
-
-
-def _key(row: dict[str, Any]) -> str:
-    return json.dumps([row[n] for n in ("stage", "model", "name", "rule", "rate", "seed")])
-
-
-def _key_of(cell: Cell, setting: Setting) -> str:
-    rule = dataclasses.asdict(setting.rule)
-    return json.dumps([cell.stage, cell.preset, cell.name, rule, setting.rate, setting.seed])
 
 
 if __name__ == "__main__":

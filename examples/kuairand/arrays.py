@@ -93,8 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--source", required=True, help="folder of the official CSV files")
     parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--set", nargs="*", default=[], help="overrides of the spec")
     options = parser.parse_args()
-    spec = load_spec(SPEC)
+    spec = load_spec(SPEC, options.set)
     events = with_history(convert.events_of(source.read_impressions(options.source)), spec)
     np.savez_compressed(options.output, **transformed(events, spec))
 

@@ -1,13 +1,13 @@
-"""The experiment on widths: its metric, its order of the data, its rules, its choice."""
+"""What the experiments share: its metric, its order of the data, its rules, its choice."""
 
-import itertools
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 from keras import ops
 
-from experiments import rules, widths
+from experiments import bench, rules
 from experiments.replicas import Log
 from trainer_module.optimizers import Step
 
@@ -68,15 +68,6 @@ def test_bounds_are_those_of_float64():
         np.testing.assert_allclose(moved(rule, w, r, 100.0), move, rtol=1e-4, err_msg=str(rule))
 
 
-def test_auc_counts_pairs_and_halves_ties():
-    rng = np.random.default_rng(2)
-    label, score = rng.integers(0, 2, 60), rng.integers(0, 9, 60).astype(float)
-    pairs = itertools.product(score[label == 1], score[label == 0])
-    expected = np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
-    assert widths.auc(label, score) == pytest.approx(expected)
-    assert np.isnan(widths.auc(label, np.where(label, np.nan, score)))
-
-
 def test_batches_are_of_the_window_and_the_same_for_a_seed():
     log = types.SimpleNamespace(day=np.repeat(np.arange(5), 20))
     order = Log.order(log, days=5, steps=3, batch=8, window=2, seed=7)
@@ -89,12 +80,12 @@ def test_batches_are_of_the_window_and_the_same_for_a_seed():
 
 def test_rivals_get_their_best_for_each_model_and_candidates_one_for_all():
     def row(model, name, rule, click):
-        described = widths.dataclasses.asdict(rule)
+        described = dataclasses.asdict(rule)
         head = {"stage": "search", "model": model, "name": name}
         return {**head, "rule": described, "metrics": {"click": click}}
 
-    first, second = widths.GRIDS["gc"][:2]
-    low, high = widths.GRIDS["fan_in_move"][:2]
+    first, second = bench.GRIDS["gc"][:2]
+    low, high = bench.GRIDS["fan_in_move"][:2]
     rows = [
         row("large", "gc", first, 0.7),
         row("large", "gc", second, 0.6),
@@ -105,6 +96,6 @@ def test_rivals_get_their_best_for_each_model_and_candidates_one_for_all():
         row("large", "fan_in_move", high, 0.7),
         row("small", "fan_in_move", high, 0.7),
     ]
-    assert widths.chosen(rows, "large")["gc"] == first
-    assert widths.chosen(rows, "small")["gc"] == second
-    assert {widths.chosen(rows, m)["fan_in_move"] for m in ("small", "large")} == {high}
+    assert bench.chosen(rows, "large")["gc"] == first
+    assert bench.chosen(rows, "small")["gc"] == second
+    assert {bench.chosen(rows, m)["fan_in_move"] for m in ("small", "large")} == {high}
