@@ -54,6 +54,7 @@ class Steps:
                     "run_date": "2026-01-03",
                 },
                 train_files=self._files,
+                eval_files=[],
                 transform_output=self._graph.transform_savedmodel_dir.rpartition("/")[0],
                 model_run_dir=str(self.folder / "model_run"),
                 serving_model_dir=str(self.model_dir),

@@ -45,6 +45,7 @@ def arguments(data, folder, *overrides):
     spec = tiny_spec("training.batch_size=40", "training.epochs=2", *overrides)
     return {
         "train_files": [str(file) for file in data.files],
+        "eval_files": [str(file) for file in data.files],
         "transform_output": data.transform,
         "serving_model_dir": str(folder / "model"),
         "model_run_dir": str(folder / "run"),

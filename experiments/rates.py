@@ -1,0 +1,110 @@
+"""Next-day AUC against the learning rate, without treatment and with Clippy, on real logs.
+
+    python -m experiments.rates --data FILE.npz --output ROWS.jsonl --picture FILE.png
+
+Protocol, logs and metric are `experiments.bench`'s, the models `experiments.table2`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.bench import FIXED, Bench, Protocol, cells_of
+from experiments.table2 import CPU, MODELS
+
+RATES = (0.05, 0.1, 0.2, 0.5, 1.0)
+PROTOCOL = Protocol(models=CPU.models, rates={"search": RATES}, batch=256, steps_a_day=32)
+RULES = {"none": ("no treatment", "#d55e00"), "clippy_paper": ("Clippy", "#0072b2")}
+
+
+def chosen(rows: Sequence[dict[str, Any]], model: str, rule: str, rate: float) -> list[Any]:
+    """Returns the trainings of a model, rule and rate, in order of the seeds."""
+    found = [r for r in rows if (r["model"], r["name"], r["rate"]) == (model, rule, rate)]
+    return sorted(found, key=lambda row: row["seed"])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns each training's AUC of the click as Markdown; a star marks a diverged one."""
+    lines = [
+        "| model | rule | " + " | ".join(f"rate {rate}" for rate in RATES) + " |",
+        "| --- | --- |" + " ---: |" * len(RATES),
+    ]
+    for model, model_name in MODELS.items():
+        for rule, (rule_name, _) in RULES.items():
+            cells = [
+                " / ".join(
+                    f"{row['metrics']['click']:.4f}{'*' * row['diverged']}"
+                    for row in chosen(rows, model, rule, rate)
+                )
+                for rate in RATES
+            ]
+            if any(cells):
+                lines.append(f"| {model_name} | {rule_name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Draws AUC against the rate, a point for each training and a line through the means."""
+    shown = {m: title for m, title in MODELS.items() if any(r["model"] == m for r in rows)}
+    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for ax, (model, title) in zip(axes, shown.items(), strict=True):
+        for rule, (label, color) in RULES.items():
+            cells = {rate: chosen(rows, model, rule, rate) for rate in RATES}
+            points = [(x, r["metrics"]["click"]) for x, cell in cells.items() for r in cell]
+            if not points:
+                continue
+            ax.plot(*zip(*points, strict=True), "o", color=color, markersize=4, alpha=0.6)
+            means = [
+                (x, np.mean([r["metrics"]["click"] for r in cell]))
+                for x, cell in cells.items()
+                if cell
+            ]
+            ax.plot(*zip(*means, strict=True), color=color, label=label)
+        ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
+        ax.set(xscale="log", title=title, xlabel="learning rate")
+        ax.set_xticks(RATES, [str(rate) for rate in RATES])
+        ax.minorticks_off()
+    axes[0].set(ylabel="AUC of the click, next day")
+    axes[0].legend(frameon=False, loc="lower left")
+    figure.suptitle("KuaiRand-Pure, Adagrad")
+    return figure
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", required=True, help="JSON lines; added to")
+    parser.add_argument("--data", help="of experiments.kuairand; without it nothing is trained")
+    parser.add_argument("--picture", help="PNG file to write")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[101, 102])
+    options = parser.parse_args()
+    if options.data:
+        bench = Bench(PROTOCOL, options.data, options.output, replicas=len(RATES))
+        bench.do(
+            [
+                cell
+                for seed in options.seeds
+                for model in options.models
+                for rule in RULES
+                for cell in cells_of(
+                    model, rule, [FIXED[rule]], "search", RATES, [seed], len(RATES)
+                )
+            ]
+        )
+    with open(options.output, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    print(table(rows))
+    if options.picture:
+        picture(rows).savefig(options.picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
