@@ -238,7 +238,7 @@ class Bench:
 
         Args:
             protocol: what is compared.
-            data: of `experiments.kuairand`.
+            data: of `examples.kuairand.arrays`.
             output: JSON lines; read if it is there, and added to.
             replicas: trainings that are done together.
         """

@@ -81,7 +81,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", required=True, help="JSON lines; added to")
-    parser.add_argument("--data", help="of experiments.kuairand; without it nothing is trained")
+    parser.add_argument("--data", help="of examples.kuairand.arrays; without it nothing is trained")
     parser.add_argument("--picture", help="PNG file to write")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[101, 102])

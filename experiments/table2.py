@@ -1,6 +1,6 @@
 """Table 2 of arXiv 2302.09178 on real logs, small enough for a CPU.
 
-    python -m experiments.kuairand --source DIR --output FILE.npz --small-tables
+    python -m examples.kuairand.arrays --source DIR --output FILE.npz --set ...
     python -m experiments.table2 --data FILE.npz --output ROWS.jsonl
 
 Protocol, logs and metric are `experiments.bench`'s.
@@ -146,7 +146,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", help="of experiments.kuairand; without it nothing is trained")
+    parser.add_argument("--data", help="of examples.kuairand.arrays; without it nothing is trained")
     parser.add_argument("--output", required=True, help="JSON lines; added to")
     parser.add_argument("--search", action="store_true", help="search thresholds first")
     parser.add_argument("--seeds", type=int, default=12, help="of every cell")
