@@ -124,7 +124,7 @@ class Watched:
         """Reads the data.
 
         Args:
-            data: of `examples.kuairand.arrays, with SMALL_TABLES`.
+            data: of `examples.kuairand.arrays`, with `SMALL_TABLES`.
             model: one of table2's.
             rate: the learning rate.
             seed: of the initial weights and of the order.
@@ -215,9 +215,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", required=True, help="folder for PNG and JSON files")
-    parser.add_argument(
-        "--data", help="of examples.kuairand.arrays, with SMALL_TABLES; else Figure 3 only"
-    )
+    parser.add_argument("--data", help="of examples.kuairand.arrays; without it Figure 3 only")
     parser.add_argument("--model", default="large_dcn", choices=list(CPU.models))
     parser.add_argument("--rate", type=float, default=CPU.rates["report"][-1])
     parser.add_argument("--seed", type=int, default=1)

@@ -3,7 +3,7 @@
     python -m examples.kuairand.arrays --source DIR --output FILE.npz --set ...
     python -m experiments.table2 --data FILE.npz --output ROWS.jsonl
 
-Protocol, logs and metric are `experiments.bench`'s.
+Protocol, logs and metric are `experiments.bench`'s; `--set` takes `experiments.SMALL_TABLES`.
 """
 
 from __future__ import annotations
