@@ -20,11 +20,12 @@ from pipeline.simulate import Shape, simulate_days
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, Task
 from trainer_module import signatures
+from trainer_module.averaging import WeightAverage
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import Batch
 from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data
-from trainer_module.training import make_optimizer
+from trainer_module.training import make_average, make_optimizer
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import inner_optimizer
 
@@ -71,7 +72,7 @@ def simulated(spec: RankingSpec, shape: Shape, days: int, rows: int, seed: int) 
     parts = []
     for number, day in enumerate(simulate_days(START, days, rows, seed, shape)):
         part = {name: as_columns(value) for name, value in transformed(day, spec).items()}
-        part["day"] = np.full(len(part[next(iter(spec.features))]), number)
+        part["day"] = np.full(len(part[next(iter(spec.inputs))]), number)
         for name, task in spec.tasks.items():
             part[f"best-{name}"] = day.best[task.label]
         parts.append(part)
@@ -110,6 +111,7 @@ class Ranker:
         self._seed = seed
         self._model: keras.Model | None = None
         self._optimizer: keras.optimizers.Optimizer | None = None
+        self._average: WeightAverage | None = None
         self._loop: TrainingLoop | None = None
         self._batch_size = 0
         self._rng = np.random.default_rng(seed)
@@ -140,12 +142,17 @@ class Ranker:
         if self._loop is None or self._batch_size != training.batch_size:
             # Tracing it takes longer than training a small day.
             strategy = make_strategy(training)
-            self._loop = TrainingLoop(self._model, self._optimizer, spec, strategy)
+            self._average = make_average(self._model, training, strategy)
+            self._loop = TrainingLoop(self._model, self._optimizer, spec, strategy, self._average)
             self._batch_size = training.batch_size
+        if self._average is not None:
+            self._average.start()
         feed = iter(self._dataset(batches))
         steps = 0
         while done := len(self._loop.run(feed, training.steps_per_execution, steps)):
             steps += done
+        if self._average is not None:
+            self._average.assign()
         return steps
 
     def predict(self, day: int) -> dict[str, npt.NDArray[np.float64]]:
@@ -153,7 +160,7 @@ class Ranker:
         assert self._model is not None
         rows = np.flatnonzero(self._columns["day"] == day)
         parts = [
-            self._model({n: self._columns[n][some] for n in self._spec.features}, training=False)
+            self._model({n: self._columns[n][some] for n in self._spec.inputs}, training=False)
             for some in np.array_split(rows, max(1, len(rows) // _EVALUATED_AT_ONCE))
         ]
         return {
@@ -173,7 +180,7 @@ class Ranker:
     def _batch(self, rows: npt.NDArray[Any]) -> Batch:
         tasks = self._spec.tasks
         return (
-            {name: self._columns[name][rows] for name in self._spec.features},
+            {name: self._columns[name][rows] for name in self._spec.inputs},
             {name: self._columns[signatures.label_key(name)][rows] for name in tasks},
             {name: self._columns[signatures.weight_key(name)][rows] for name in tasks},
         )

@@ -236,6 +236,8 @@ class Training(SpecPart):
         embedding_learning_rate: learning rate of the embeddings; if null, five times
             `learning_rate`.
         optimizer: the optimizer and its thresholds.
+        averaging: the model is the average of the weights over the run's steps, in which those
+            after step s count as s to this power; 0 takes the last step's alone.
         accumulators: what a warm start does with the optimizer's accumulators.
         steps_per_execution: steps that run in the graph per call from Python; after each call the
             divergence monitor looks at the statistics of all of them.
@@ -266,6 +268,7 @@ class Training(SpecPart):
     warmup_steps: int = Field(default=20, ge=0)
     embedding_learning_rate: float | None = Field(default=None, gt=0.0)
     optimizer: OptimizerSettings = OptimizerSettings()
+    averaging: float = Field(default=3.0, ge=0.0)
     accumulators: Accumulators = Accumulators()
     steps_per_execution: int = Field(default=64, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer_module.averaging import WeightAverage
 from trainer_module.stability.verdict import Attempt
 
 _STATE = "state"
@@ -69,9 +70,13 @@ class Checkpoints:
         return newest
 
     def save(
-        self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
+        self,
+        progress: Progress,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        average: WeightAverage | None = None,
     ) -> None:
-        """Saves model and optimizer as they are, and deletes what is kept no longer."""
+        """Saves the training as it is, and deletes what is kept no longer."""
         if not self._writes:
             return
         folder = self._folder(progress)
@@ -79,15 +84,20 @@ class Checkpoints:
             # Of one who was killed while saving, or deleting.
             tf.io.gfile.rmtree(folder)
         tf.io.gfile.makedirs(folder)
-        _checkpoint(model, optimizer).write(os.path.join(folder, _STATE))
+        _checkpoint(model, optimizer, average).write(os.path.join(folder, _STATE))
         self._write(progress)
         self._delete(self._known()[1:-_KEPT])
 
     def restore(
-        self, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
+        self,
+        progress: Progress,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        average: WeightAverage | None = None,
     ) -> None:
         """Restores a checkpoint into a model of the same architecture and a built optimizer."""
-        status = _checkpoint(model, optimizer).read(os.path.join(self._folder(progress), _STATE))
+        path = os.path.join(self._folder(progress), _STATE)
+        status = _checkpoint(model, optimizer, average).read(path)
         status.assert_existing_objects_matched().expect_partial()
 
     def go_back(self, progress: Progress, failed: Attempt, *, leave_out: bool) -> None:
@@ -167,8 +177,11 @@ def _batch(step: int, left_out: tuple[tuple[int, int], ...]) -> int:
     return step
 
 
-def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:
+def _checkpoint(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, average: WeightAverage | None
+) -> tf.train.Checkpoint:
     # TensorFlow does not find Keras's generators of dropout masks by itself.
     weights = {id(variable) for variable in model.weights}
     seeds = [variable.value for variable in model.variables if id(variable) not in weights]
-    return tf.train.Checkpoint(model=model, optimizer=optimizer, seeds=seeds)
+    parts = {} if average is None else {"average": average}
+    return tf.train.Checkpoint(model=model, optimizer=optimizer, seeds=seeds, **parts)

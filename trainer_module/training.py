@@ -18,6 +18,7 @@ from schemas.spec import RankingSpec
 from schemas.training import OptimizerSettings, Training
 from schemas.values import FOLLOWS
 from trainer_module import optimizers, soundness
+from trainer_module.averaging import WeightAverage
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.evaluation import DayEvaluation
@@ -111,6 +112,15 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def make_average(
+    model: keras.Model, training: Training, strategy: tf.distribute.Strategy
+) -> WeightAverage | None:
+    """Starts the average of the weights that `training.averaging` asks for, if it does."""
+    if not training.averaging:
+        return None
+    return WeightAverage(model.trainable_variables, training.averaging, strategy)
+
+
 @contextlib.contextmanager
 def _policy(training: Training) -> Iterator[None]:
     before = keras.config.dtype_policy()
@@ -190,15 +200,16 @@ def train(
             model = build_model(spec)
             optimizer = make_optimizer(training)
             optimizer.build(model.trainable_variables)
+        average = make_average(model, training, strategy)
         if progress is None:
             one_pass = training.model_copy(update={"epochs": 1})
             sample = read(spec.model_copy(update={"training": one_pass}))
             _start(model, optimizer, spec, sample, warm_start_from)
             progress = Progress(start=soundness.fingerprints(model, optimizer))
-            checkpoints.save(progress, model, optimizer)
+            checkpoints.save(progress, model, optimizer, average)
         else:
             _logger.info("going on after %d steps", progress.step)
-            checkpoints.restore(progress, model, optimizer)
+            checkpoints.restore(progress, model, optimizer, average)
         recorder = scalars = evaluate = None
         if chief:
             if eval_files and training.evaluation_steps:
@@ -206,7 +217,7 @@ def train(
             folder = os.path.join(checkpoint_dir, _STATISTICS)
             recorder = StatisticsRecorder(folder, len(failed), progress.step)
             scalars = Scalars(os.path.join(tensorboard_dir, f"attempt_{len(failed) + 1}"))
-        loop = TrainingLoop(model, optimizer, spec, strategy)
+        loop = TrainingLoop(model, optimizer, spec, strategy, average)
         batches = batches_of_replicas(
             strategy, functools.partial(read, spec, leave_out=progress.left_out, skip=progress.step)
         )
@@ -215,7 +226,7 @@ def train(
             batches,
             progress,
             training,
-            save=lambda now: checkpoints.save(now, model, optimizer),  # noqa: B023
+            save=lambda now: checkpoints.save(now, model, optimizer, average),  # noqa: B023
             recorder=recorder,
             scalars=scalars,
             teller=Teller(training, len(failed) + 1) if chief else None,
@@ -241,6 +252,8 @@ def train(
                 write_report(stability_dir, attempts, recorder, detector.limits, rates)
             faults: tuple[str, ...] = ()
             if stability.verdict != "diverged":
+                if average is not None:
+                    average.assign()
                 faults = soundness.faults(model, optimizer, progress.start, spec)
             return Trained(model, optimizer, stability, faults)
         checkpoints.go_back(progress, attempts[-1], leave_out=rungs[0].skip_batches)

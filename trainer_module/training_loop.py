@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
+from trainer_module.averaging import WeightAverage
 from trainer_module.inputs import Batch
 from trainer_module.model import label_deviations
 from trainer_module.optimizers import STATISTICS
@@ -39,6 +40,7 @@ class TrainingLoop:
         optimizer: keras.optimizers.Optimizer,
         spec: RankingSpec,
         strategy: tf.distribute.Strategy,
+        average: WeightAverage | None = None,
     ):
         """Makes the loop.
 
@@ -48,11 +50,13 @@ class TrainingLoop:
                 statistics, or a `LossScaleOptimizer` around one.
             spec: the ranking spec.
             strategy: how a step is spread over replicas.
+            average: told of every step.
         """
         self._model = model
         self._optimizer = optimizer
         self._clipped = inner_optimizer(optimizer)
         self._strategy = strategy
+        self._average = average
         self.binary_tasks = [n for n, task in spec.tasks.items() if isinstance(task, BinaryTask)]
         # Binary tasks first, so that each kind is one tensor.
         self.tasks = [*self.binary_tasks, *(n for n in spec.tasks if n not in self.binary_tasks)]
@@ -118,6 +122,8 @@ class TrainingLoop:
                 losses = losses.write(done, task_loss)
                 layers = layers.write(done, by_layer)
                 counts = counts.write(done, count)
+                if self._average is not None:
+                    self._average.after_step()
                 done += 1
         return done, losses.stack(), layers.stack(), counts.stack()
 
