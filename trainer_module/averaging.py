@@ -69,7 +69,9 @@ class WeightAverage(tf.Module):
         kept = tf.cast(self._taken / self._step, tf.float32) ** (self._exponent + 1.0)
 
         def take(average: tf.Variable, weight: tf.Tensor) -> None:
-            average.assign_add(tf.cast(1.0 - kept, average.dtype) * (weight - average))
+            moved = average + tf.cast(1.0 - kept, average.dtype) * (weight - average)
+            # Exactly, so that weights that stand still stay what they are.
+            average.assign(tf.where(kept > 0.0, moved, weight))
 
         for average, weight in zip(self._averages, self._weights, strict=True):
             self._strategy.extended.update(average, take, args=(weight,))
