@@ -74,5 +74,5 @@ class WeightAverage(tf.Module):
             average.assign(tf.where(kept > 0.0, moved, weight))
 
         for average, weight in zip(self._averages, self._weights, strict=True):
-            self._strategy.extended.update(average, take, args=(weight,))
+            self._strategy.extended.update(average, take, args=(weight,), group=False)
         self._taken.assign(self._step)
