@@ -252,9 +252,11 @@ def train(
                 write_report(stability_dir, attempts, recorder, detector.limits, rates)
             faults: tuple[str, ...] = ()
             if stability.verdict != "diverged":
-                if average is not None:
-                    average.assign()
                 faults = soundness.faults(model, optimizer, progress.start, spec)
+                if average is not None and not faults:
+                    average.assign()
+                    # Its limits hold for what is exported, too.
+                    faults = soundness.faults(model, optimizer, progress.start, spec)
             return Trained(model, optimizer, stability, faults)
         checkpoints.go_back(progress, attempts[-1], leave_out=rungs[0].skip_batches)
         barrier(strategy)
