@@ -48,6 +48,7 @@ RUNTIME = [
     "pandas>=1.5,<3",
     "protobuf>=3.20.3,<7",
     "pyarrow>=10",
+    "scipy>=1.10,<2",
     "pydantic>=2.10,<3",
     "pyyaml>=6",
     "typer>=0.12",

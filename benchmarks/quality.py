@@ -248,7 +248,7 @@ def backfill(
         raise BadDataError(f"{path}: not what `status --json` prints: {error!r}") from error
     means = {}
     for name, task in spec.tasks.items():
-        key = "auc" if isinstance(task, BinaryTask) else "root_mean_squared_error"
+        key = "auc" if isinstance(task, BinaryTask) else "rmse"
         found = []
         for day in days:
             try:

@@ -29,6 +29,7 @@ from pipeline.flink.cli import workers
 from pipeline.kubeflow import cli as kubeflow_cli
 from pipeline.kubeflow import client_cli
 from pipeline.onboarding.cli import check, init
+from pipeline.power_cli import power
 from pipeline.risk_cli import risk
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
@@ -86,6 +87,7 @@ def options(
 
 
 app.command()(risk)
+app.command()(power)
 app.command()(init)
 app.command()(check)
 app.command()(workers)
@@ -189,9 +191,8 @@ def status(
         if not runs:
             typer.echo(f"{workspace}: {report.no_runs(served, space.metadata_path)}")
             return
-        tasks = sorted({t for run in runs for t in run.metrics.get("candidate", {}) if t})
         console = _console()
-        console.print(report.day_table(runs, tasks))
+        console.print(report.day_table(runs, report.shown_tasks(runs)))
         for line in (*report.served_lineage(served, runs), *report.run_facts(runs[-1])):
             console.print(line, markup=False)
         for day in list_held(space.day_store):

@@ -43,7 +43,7 @@ class Run:
         baseline: why there was a comparison with the served model or none.
         stability: how stable the training was; empty if it did not come to its end.
         training: in how many steps it trained, and whether they are enough; likewise.
-        metrics: over all events, by model (`candidate`, `baseline`), task and TFMA metric.
+        metrics: over all events, by model (`candidate`, `baseline`), task and metric.
         version: the pushed version.
         served_before: the version that was served when it started.
         model_uri: its Model artifact.
@@ -56,8 +56,8 @@ class Run:
         component_seconds: how long each component took, by id; of one that runs, until now.
         artifacts: URI of what it wrote, by type of artifact; of two of a type the later one's.
         held: days that were left out of training, with the reasons.
-        intervals: confidence intervals, as `metrics`, with `low` and `high` of each metric that
-            has one.
+        intervals: as `metrics`, and of the `change` between the models: `value`, `low`, `high`,
+            `standard_error` and `degrees_of_freedom`.
     """
 
     run_id: str
@@ -94,7 +94,7 @@ class Run:
     def task_metric(self, task: str) -> float | None:
         """The AUC, or else the RMSE, that the candidate reached on a task."""
         metrics = self.metrics.get("candidate", {}).get(task, {})
-        return metrics.get("auc", metrics.get("root_mean_squared_error"))
+        return metrics.get("auc", metrics.get("rmse"))
 
     def task_lift(self, task: str) -> float | None:
         """The candidate's AUC less that of smoothed rates; None for a regression."""
@@ -251,14 +251,14 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         component_seconds={types.executions[e.type_id]: _seconds(e) for e in executions},
         artifacts={kind: str(values["uri"]) for kind, values in outputs.items()},
         held=json.loads(str(outputs.get("Examples", {}).get("held", "{}"))),
-        intervals=json.loads(str(outputs.get("ModelEvaluation", {}).get("intervals", "{}"))),
         outcome=outcome,
         reasons=tuple(reasons),
         start=str(plan.get("start", "")),
         baseline=str(plan.get("baseline", "")),
         stability=str(outputs.get("TrainingStability", {}).get("summary", "")),
         training=str(outputs.get("TrainingStability", {}).get("training", "")),
-        metrics=json.loads(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
+        intervals=json.loads(str(outputs.get("ModelEvaluation", {}).get("intervals", "{}"))),
+        metrics=_metrics(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
         version=version,
         served_before=int(str(served)) if (served := plan.get("served_version")) else None,
         model_uri=str(outputs.get("Model", {}).get("uri", "")),
@@ -273,6 +273,14 @@ def _seconds(execution: mlmd.Execution) -> float:
         now = datetime.datetime.now(datetime.timezone.utc)
         return max(now.timestamp() - start / 1e3, 0.0)
     return (end - start) / 1e3
+
+
+def _metrics(text: str) -> dict[str, dict[str, dict[str, float]]]:
+    # Runs of before had TFMA's names.
+    for before, name in (("root_mean_squared_error", "rmse"), ("r2_score", "r2")):
+        text = text.replace(f'"{before}"', f'"{name}"')
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(text)
+    return found
 
 
 def _outcome(

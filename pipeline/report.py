@@ -22,6 +22,15 @@ _VERDICTS = {
 }
 
 
+def shown_tasks(runs: Sequence[Run]) -> list[str]:
+    """The tasks that runs have a figure of, in the order of the newest run's spec."""
+    found: dict[str, None] = {}
+    for run in reversed(runs):
+        outputs = run.metrics.get("candidate", {})
+        found.update(dict.fromkeys(t for t in outputs if run.task_metric(t) is not None))
+    return list(found)
+
+
 def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
     """Makes the table of days.
 

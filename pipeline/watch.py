@@ -125,7 +125,7 @@ def watch(
 
     from components.daily_example_gen.executor import make_examples
     from components.evaluator import results
-    from components.evaluator.eval_config import BASELINE, CANDIDATE
+    from components.evaluator.bounds import BASELINE, CANDIDATE
     from components.evaluator.executor import evaluate
     from components.evaluator.verdict import decide
     from components.plan.planning import make_plan
@@ -155,10 +155,10 @@ def watch(
         with make_pipeline() as pipeline:
             models = {CANDIDATE: served.path, BASELINE: before.path}
             evaluate(pipeline, spec, models, splits["eval"], output)
-        failures = results.load_failures(output)
-        metrics = results.load_metrics(output)[CANDIDATE]
+        failures = results.load_failures(output, spec)
+        estimates = results.load_estimates(output)
     # Where both versions miss an absolute bound, the day is to blame, and going back is no help.
     counted = [f for f in failures if f.is_change or f.task == signatures.FINITE]
-    verdict = decide(counted, metrics, spec)
+    verdict = decide(counted, estimates, spec)
     others = [str(failure) for failure in failures if failure not in counted]
     return Watched(date, served, before, verdict.reasons, (*others, *verdict.notes))

@@ -12,7 +12,7 @@ from schemas.documents import DocumentError, describe, load_yaml
 from schemas.errors import SpecError
 from schemas.features import Feature
 from schemas.spec import Events, RankingSpec, Serving, misfits
-from schemas.tasks import Task
+from schemas.tasks import Evaluation, Task
 from schemas.values import Name
 
 
@@ -59,7 +59,8 @@ def _misfits_of_the_rest(content: Mapping[str, Any]) -> list[str]:
     slices = _valid(tuple[Name, ...], content.get("slices", ())) or ()
     serving = _valid(Serving, content.get("serving"))
     score = "1" if serving is None else serving.score
-    faults = misfits(events, parts["features"], parts["tasks"], slices, score)
+    evaluation = _valid(Evaluation, content.get("evaluation", {})) or Evaluation()
+    faults = misfits(events, parts["features"], parts["tasks"], slices, score, evaluation.group_by)
     # What is said of a part that is wrong itself, or of an unknown score, is no news.
     told = [repr(name) for name in wrong] + (["serving.score:"] if serving is None else [])
     return [fault for fault in faults if not any(name in fault for name in told)]

@@ -26,7 +26,7 @@ from schemas.features import (
     HistoryFeature,
     history_column,
 )
-from schemas.tasks import RESERVED_TASKS, Task
+from schemas.tasks import RESERVED_TASKS, WITHIN_GROUPS, Evaluation, ScoreBounds, Task
 from schemas.training import PRESETS, Architecture, Training
 from schemas.values import Bounds, FieldName, Name, Share, SpecName, SpecPart
 
@@ -81,6 +81,7 @@ class Serving(SpecPart):
             model's score on the same events.
         score_shift: bounds on the mean score minus that of the served model, in standard
             deviations of the served model's score.
+        score_gate: what the score must reach, and how sure all its bounds must be.
         keep_versions: how many pushed versions are kept, the served one included.
         check_events: events of the run date that the exported model must answer in a fresh
             process before the gate counts.
@@ -95,6 +96,7 @@ class Serving(SpecPart):
     score: str
     score_scale: Bounds | None = (0.5, 2.0)
     score_shift: Bounds | None = (-1.0, 1.0)
+    score_gate: ScoreBounds = ScoreBounds()
     keep_versions: int = Field(default=10, ge=1)
     check_events: int = Field(default=512, ge=2)
     max_age_days: int | None = Field(default=3, ge=1)
@@ -130,6 +132,7 @@ class RankingSpec(SpecPart):
             gated there.
         min_class_events: fewest positives, and fewest negatives, that a binary task needs to be
             gated; for a regression task, fewest events with the label.
+        evaluation: how a day's model is judged, whatever the task.
         model: sizes of the network, or a preset and what differs from it.
         training: how the model is trained.
         validation: limits on anomalies of the data.
@@ -144,6 +147,7 @@ class RankingSpec(SpecPart):
     slices: tuple[Name, ...] = ()
     min_slice_events: int = Field(default=500, ge=1)
     min_class_events: int = Field(default=50, ge=1)
+    evaluation: Evaluation = Evaluation()
     model: Architecture
     training: Training = Training()
     validation: Validation = Validation()
@@ -165,8 +169,17 @@ class RankingSpec(SpecPart):
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> RankingSpec:
         faults = list(
-            misfits(self.events, self.features, self.tasks, self.slices, self.serving.score)
+            misfits(
+                self.events,
+                self.features,
+                self.tasks,
+                self.slices,
+                self.serving.score,
+                self.evaluation.group_by,
+            )
         )
+        if self.evaluation.group_by is None:
+            faults += _without_groups(self.tasks, self.serving.score_gate)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -340,6 +353,7 @@ def misfits(
     tasks: Mapping[str, Task],
     slices: Sequence[str],
     score: str,
+    group_by: str | None,
 ) -> Iterator[str]:
     """What does not fit together, as `field: what`, though each part is well-formed."""
     for name, feature in features.items():
@@ -374,10 +388,26 @@ def misfits(
             yield f"tasks.{name}: the name is taken by {RESERVED_TASKS[name]}"
         yield from _no_slices(task.gate.slices, features, f"tasks.{name}.gate.slices")
     yield from _no_slices(slices, features, "slices")
+    if group_by is not None:
+        yield from _no_slices([group_by], features, "evaluation.group_by")
     try:
         formula.parse(score, names=tasks)
     except ValueError as error:
         yield f"serving.score: {error}"
+
+
+def _without_groups(tasks: Mapping[str, Task], score: ScoreBounds) -> Iterator[str]:
+    """Bounds that need groups, where there are none."""
+    gates: list[tuple[str, SpecPart]] = [("serving.score_gate", score)]
+    for name, task in tasks.items():
+        where = f"tasks.{name}.gate"
+        gates.append((where, task.gate))
+        gates += [(f"{where}.slices.{key}", part) for key, part in task.gate.slices.items()]
+    for where, gate in gates:
+        for field in type(gate).model_fields:
+            metric = field.removeprefix("min_").removeprefix("max_").removesuffix("_drop")
+            if metric in WITHIN_GROUPS and getattr(gate, field) is not None:
+                yield f"{where}.{field}: needs evaluation.group_by, the feature that groups events"
 
 
 def _no_slices(names: Iterable[str], features: Mapping[str, Feature], where: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.parts import open_stored
 from components.daily_example_gen.shards import decompressed
 from components.daily_example_gen.splits import choose_eval_events
-from components.evaluator.metrics import rankings_by_group
+from components.evaluator.ranking import rankings_by_group
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.spec import RankingSpec, Validation
@@ -193,9 +193,9 @@ def _auc(predictions: np.ndarray, labels: np.ndarray, fewest: int) -> float | No
     if min(positives, len(labels) - positives) < fewest:
         return None
     scores = predictions - predictions.min()
-    ones, groups = np.ones(len(labels)), np.zeros(len(labels), np.int64)
-    (ranking,) = rankings_by_group(labels.astype(np.float64), scores, ones, groups, 1)
-    return ranking.auc()
+    ones, whole = np.ones(len(labels)), np.zeros(len(labels), np.int64)
+    (ranking,) = rankings_by_group(labels.astype(np.float64), scores, ones, whole, whole, 1)
+    return float(ranking.auc()[0])
 
 
 def _batches(day: StoredDay) -> Iterator[list[bytes]]:

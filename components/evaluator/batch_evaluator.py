@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.api.types import ValueWithTDistribution
 from tensorflow_model_analysis.evaluators import metrics_validator
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator import inference
-from components.evaluator.eval_config import BASELINE, CANDIDATE, TFMA_CLASSES
-from components.evaluator.metrics import (
-    Moments,
-    TaskSums,
-    auc_lift,
-    merge_tasks,
-    moments_by_group,
-    rankings_by_group,
-    score_change,
-)
+from components.evaluator import groups, inference
+from components.evaluator.bounds import BASELINE, CANDIDATE, Bounds, bounds_of, kind_of
+from components.evaluator.estimates import Estimate, estimate
+from components.evaluator.metrics import COMPARISONS, METRICS
+from components.evaluator.sums import Floats, Sums, merge, sums_by_group
+from schemas import formula
 from schemas.spec import RankingSpec
-from schemas.tasks import BinaryTask
 from trainer_module import signatures
 
 SliceKey = tuple[tuple[str, str | int], ...]
@@ -39,12 +35,10 @@ class SliceSums:
     Attributes:
         events: number of events.
         models: sums by model and output.
-        scores: of the scores, as labels of weight 1, by model.
     """
 
     events: int
-    models: Mapping[str, Mapping[str, TaskSums]]
-    scores: Mapping[str, Moments]
+    models: Mapping[str, Mapping[str, Sums]]
 
 
 def batch_evaluator(
@@ -53,7 +47,8 @@ def batch_evaluator(
     """Makes the evaluator that takes the place of TFMA's own, which works event by event.
 
     Its metrics and validations have the keys and the meaning of TFMA's, so that TFMA's
-    writers and readers take them. Where there are no events to tell, a metric is NaN.
+    writers and readers take them; a validation's value is the one that is judged. Where there
+    are no events to tell, a metric is NaN.
 
     Args:
         spec: the ranking spec.
@@ -76,22 +71,35 @@ class _Evaluate(beam.PTransform):
         self._eval_config = eval_config
 
     def expand(self, extracts: beam.PCollection) -> dict[str, beam.PCollection]:
+        spec, eval_config = self._spec, self._eval_config
+        compare = any(model.is_baseline for model in eval_config.model_specs)
+        sums = [extracts | "SumUp" >> beam.FlatMap(sum_up, spec)]
+        if spec.evaluation.group_by is not None:
+            sums.append(
+                extracts
+                | "DealOut" >> beam.FlatMap(deal_out, spec)
+                | "Groups" >> beam.GroupByKey()
+                | "SumUpGroups"
+                >> beam.FlatMapTuple(lambda block, parts: sum_up_groups(block, parts, spec))
+            )
         metrics = (
-            extracts
-            | "SumUp" >> beam.FlatMap(sum_up, self._spec)
+            sums
+            | "All" >> beam.Flatten()
             | "MergeSlices" >> beam.CombinePerKey(_MergeSums())
-            | "Metrics" >> beam.MapTuple(lambda key, sums: (key, metrics_of(sums)))
+            | "Metrics" >> beam.MapTuple(lambda key, sums: (key, metrics_of(sums, spec)))
         )
-        validations = metrics | "Validate" >> beam.Map(
-            metrics_validator.validate_metrics, self._eval_config
+        bounds = bounds_of(spec, compare=compare)
+        validations = metrics | "Validate" >> beam.MapTuple(
+            lambda key, found: validate(key, found, bounds, eval_config)
         )
         return {tfma.METRICS_KEY: metrics, tfma.VALIDATIONS_KEY: validations}
 
 
 def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[SliceKey, SliceSums]]:
     """Sums up a batch: over all of its events, and over those of each value of a slice."""
-    predictions = extracts[tfma.PREDICTIONS_KEY]
-    events = len(next(iter(extracts[tfma.LABELS_KEY].values())))
+    labels, weights = extracts[tfma.LABELS_KEY], extracts[tfma.EXAMPLE_WEIGHTS_KEY]
+    blocks = extracts[inference.BLOCKS_KEY]
+    events = len(blocks)
     slicings: list[tuple[str, inference.Slices]] = [
         ("", inference.Slices(("",), np.zeros(events, np.int64))),
         *extracts[tfma.FEATURES_KEY].items(),
@@ -100,46 +108,72 @@ def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[Sli
         inside = slices.codes >= 0
         codes, number = slices.codes[inside], len(slices.values)
         counts = np.bincount(codes, minlength=number)
-        models, scores = {}, {}
-        for model, outputs in predictions.items():
-            if signatures.SCORE in outputs:
-                score = outputs[signatures.SCORE][inside]
-                ones = np.ones_like(score)
-                scores[model] = moments_by_group(score, score, ones, codes, number)
-            models[model] = {
-                name: _sum_output(
-                    extracts[tfma.LABELS_KEY][name][inside],
+        models = {
+            model: {
+                output: sums_by_group(
+                    kind_of(spec, output),
+                    labels.get(output, prediction)[inside],
                     prediction[inside],
-                    extracts[tfma.EXAMPLE_WEIGHTS_KEY][name][inside],
+                    weights.get(output, np.ones(events))[inside],
+                    blocks[inside],
                     codes,
                     number,
-                    ranked=isinstance(spec.tasks.get(name), BinaryTask),
                 )
-                for name, prediction in outputs.items()
-                if name in extracts[tfma.LABELS_KEY]
+                for output, prediction in outputs.items()
             }
+            for model, outputs in extracts[tfma.PREDICTIONS_KEY].items()
+        }
         for code, value in enumerate(slices.values):
             sums = {
-                model: {name: parts[code] for name, parts in outputs.items()}
+                model: {output: parts[code] for output, parts in outputs.items()}
                 for model, outputs in models.items()
             }
-            yield (
-                ((feature, value),) if feature else (),
-                SliceSums(int(counts[code]), sums, {model: s[code] for model, s in scores.items()}),
-            )
+            yield ((feature, value),) if feature else (), SliceSums(int(counts[code]), sums)
 
 
-def _sum_output(
-    labels: Any, predictions: Any, weights: Any, groups: Any, number: int, *, ranked: bool
-) -> list[TaskSums]:
-    moments = moments_by_group(labels, predictions, weights, groups, number)
-    if not ranked:
-        return [TaskSums(item) for item in moments]
-    labelled = weights > 0
-    rankings = rankings_by_group(
-        labels[labelled], predictions[labelled], weights[labelled], groups[labelled], number
+def deal_out(
+    extracts: Mapping[str, Any], spec: RankingSpec
+) -> Iterator[tuple[int, groups.GroupedEvents]]:
+    """Deals out a batch's events that have a group, by block."""
+    inside = extracts[inference.GROUPS_KEY] >= 0
+    labels, weights = extracts[tfma.LABELS_KEY], extracts[tfma.EXAMPLE_WEIGHTS_KEY]
+    known = {n: np.where(weights[n] > 0, labels[n], math.nan)[inside] for n in spec.tasks}
+    known[signatures.SCORE] = _gain(known, spec)
+    slices = {}
+    for feature, of_feature in extracts[tfma.FEATURES_KEY].items():
+        values = np.array([*of_feature.values, None], object)
+        slices[feature] = values[of_feature.codes[inside]]
+    predictions = {
+        model: {name: outputs[name][inside] for name in known}
+        for model, outputs in extracts[tfma.PREDICTIONS_KEY].items()
+        if model != inference.RATES
+    }
+    events, of_events = (
+        extracts[key][inside] for key in (inference.GROUPS_KEY, inference.EVENTS_KEY)
     )
-    return [TaskSums(*pair) for pair in zip(moments, rankings, strict=True)]
+    yield from groups.deal(groups.GroupedEvents(events, of_events, slices, known, predictions))
+
+
+def _gain(labels: Mapping[str, Floats], spec: RankingSpec) -> Floats:
+    """The score's formula on the labels in their units; NaN where it lacks one it reads."""
+    in_units = {
+        name: np.expm1(labels[name]) if getattr(task, "transform", "") == "log1p" else labels[name]
+        for name, task in spec.tasks.items()
+    }
+    functions = {name: getattr(np, name) for name in formula.FUNCTIONS}
+    with np.errstate(all="ignore"):
+        score = formula.parse(spec.serving.score, names=spec.tasks)
+        gain = np.asarray(formula.evaluate(score, in_units, functions))
+    return np.where(np.isfinite(gain), gain, math.nan).astype(np.float32)
+
+
+def sum_up_groups(
+    block: int, parts: Iterable[groups.GroupedEvents], spec: RankingSpec
+) -> Iterator[tuple[SliceKey, SliceSums]]:
+    """Sums up what the groups of a block say; see `groups.sum_groups`."""
+    kinds = {name: kind_of(spec, name) for name in (*spec.tasks, signatures.SCORE)}
+    for key, models in groups.sum_groups(block, parts, kinds, spec.evaluation.ndcg_at):
+        yield key, SliceSums(0, models)
 
 
 class _MergeSums(beam.CombineFn):
@@ -169,38 +203,100 @@ class _MergeSums(beam.CombineFn):
 def _merge(sums: list[SliceSums]) -> SliceSums:
     if len(sums) == 1:
         return sums[0]
+    parts: dict[str, dict[str, list[Sums]]] = {}
+    for item in sums:
+        for model, outputs in item.models.items():
+            for output, of_output in outputs.items():
+                parts.setdefault(model, {}).setdefault(output, []).append(of_output)
     return SliceSums(
         sum(item.events for item in sums),
-        {model: merge_tasks([item.models[model] for item in sums]) for model in sums[0].models},
-        {model: sum((item.scores[model] for item in sums), Moments()) for model in sums[0].scores},
+        {
+            model: {output: merge(several) for output, several in outputs.items()}
+            for model, outputs in parts.items()
+        },
     )
 
 
-def metrics_of(sums: SliceSums) -> dict[tfma.metrics.MetricKey, float]:
-    """Returns a slice's metrics, of each model and their differences, by TFMA's keys."""
-    metrics = {}
+def metrics_of(sums: SliceSums, spec: RankingSpec) -> dict[tfma.metrics.MetricKey, Any]:
+    """Computes a slice's metrics, of each model and their differences, by TFMA's keys.
+
+    Values come with their standard errors, in TFMA's form, where these can be told.
+    """
     models = dict(sums.models)
     rates = models.pop(inference.RATES, {})
-    for model, tasks in models.items():
+    metrics: dict[tfma.metrics.MetricKey, Any] = {}
+    for model, outputs in models.items():
         count = tfma.metrics.MetricKey("example_count", model, example_weighted=False)
         metrics[count] = float(sums.events)
-        for task, task_sums in tasks.items():
-            for name, value in task_sums.metrics().items():
-                metrics[_key(name, model, task)] = value
-        for task, of_rates in rates.items():
-            lift = auc_lift(tasks[task], of_rates)
-            metrics[_key("auc_lift", model, task)] = lift
-    for key, value in list(metrics.items()):
-        served = metrics.get(key.make_baseline_key(BASELINE))
-        if key.model_name != BASELINE and served is not None:
-            metrics[key.make_diff_key()] = value - served
-    if BASELINE in sums.scores:
-        for name, value in score_change(sums.scores[CANDIDATE], sums.scores[BASELINE]).items():
-            metrics[_key(name, CANDIDATE, signatures.SCORE)] = value
+        served = models.get(BASELINE) if model == CANDIDATE else None
+        if served is not None:
+            metrics[count.make_diff_key()] = 0.0
+        for output, of_output in outputs.items():
+            kind = kind_of(spec, output)
+            for metric in METRICS:
+                if kind not in metric.kinds or metric.weight not in of_output.columns:
+                    continue
+                weights = of_output.columns[metric.weight]
+                place = _key(metric.name, model, output, weighted=metric.tfma is not None)
+                values = metric.estimate(of_output)
+                metrics[place] = _with_error(values, weights)
+                if served is not None:
+                    change = values - metric.estimate(served[output])
+                    metrics[place.make_diff_key()] = _with_error(change, weights)
+            for comparison in COMPARISONS:
+                other = (served if comparison.served else rates) or {}
+                if kind in comparison.kinds and output in other:
+                    place = _key(comparison.name, model, output, weighted=False)
+                    values = comparison.estimate(of_output, other[output])
+                    metrics[place] = _with_error(values, of_output.columns["weight"])
     return metrics
 
 
-def _key(name: str, model: str, output: str) -> tfma.metrics.MetricKey:
-    # A threshold of a metric that TFMA has no class for has a key without this.
-    weighted = True if name in TFMA_CLASSES else None
-    return tfma.metrics.MetricKey(name, model, output, example_weighted=weighted)
+def _key(name: str, model: str, output: str, *, weighted: bool) -> tfma.metrics.MetricKey:
+    # The threshold of a metric that TFMA has no class for has a key with None, not with False.
+    return tfma.metrics.MetricKey(name, model, output, example_weighted=weighted or None)
+
+
+def _with_error(values: Floats, weights: Floats) -> Any:
+    found = estimate(values, weights)
+    if np.isnan(found.error):
+        return found.value
+    return ValueWithTDistribution(found.value, found.error, found.freedom, found.value)
+
+
+def validate(
+    key: SliceKey,
+    metrics: Mapping[tfma.metrics.MetricKey, Any],
+    bounds: Bounds,
+    eval_config: config_pb2.EvalConfig,
+) -> Any:
+    """Lets TFMA hold a slice's metrics to their thresholds, each by its judged value.
+
+    Args:
+        key: of the slice.
+        metrics: of `metrics_of`.
+        bounds: of the spec.
+        eval_config: with the same as thresholds.
+
+    Returns:
+        TFMA's ValidationResult.
+    """
+    feature = key[0][0] if key else None
+    judged = {place: float(value) for place, value in metrics.items()}
+    for place, value in metrics.items():
+        for bound in bounds.get(place.output_name, {}).get(feature, ()):
+            if (
+                place.name == bound.metric
+                and place.is_diff == bound.is_change
+                and place.model_name != BASELINE
+            ):
+                judged[place] = bound.judged(_estimate(value))
+    return metrics_validator.validate_metrics((key, judged), eval_config)
+
+
+def _estimate(value: Any) -> Estimate:
+    if isinstance(value, ValueWithTDistribution):
+        return Estimate(
+            value.unsampled_value, value.sample_standard_deviation, value.sample_degrees_of_freedom
+        )
+    return Estimate(value)

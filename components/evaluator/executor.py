@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -21,9 +21,20 @@ from tfx.utils import io_utils, path_utils
 
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
-from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
+from components.evaluator.bounds import BASELINE, CANDIDATE
+from components.evaluator.eval_config import eval_config
 from components.evaluator.rates import Rates
-from components.evaluator.verdict import OVERALL, Metrics, Verdict, decide
+from components.evaluator.verdict import (
+    CHANGE,
+    OVERALL,
+    Estimates,
+    Verdict,
+    decide,
+    figures,
+    in_order,
+    intervals_of,
+    values_of,
+)
 from components.example_reading import ReadFiles
 from components.run_plan import load_plan
 from schemas.spec import RankingSpec
@@ -53,7 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             refused = [f"training {stability.summary}"]
         if refused:
             # It may abort or hang, and nothing ends that in this process.
-            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict)
+            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict, [])
             return
         models = {CANDIDATE: artifact_utils.get_single_instance(input_dict["model"])}
         if plan.baseline_version is not None:
@@ -71,9 +82,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 evaluation,
                 rates,
             )
-        metrics = results.load_metrics(evaluation)
-        verdict = decide(results.load_failures(evaluation), metrics[CANDIDATE], plan.spec)
-        _publish(verdict, metrics, output_dict)
+        estimates = results.load_estimates(evaluation)
+        verdict = decide(results.load_failures(evaluation, plan.spec), estimates, plan.spec)
+        estimates = {
+            model: in_order(found, ("", *plan.spec.tasks)) for model, found in estimates.items()
+        }
+        _publish(verdict, estimates, output_dict, list(figures(estimates, plan.spec)))
 
 
 def evaluate(
@@ -120,21 +134,27 @@ def evaluate(
 
 def _publish(
     verdict: Verdict,
-    metrics: Mapping[str, Metrics],
+    estimates: Mapping[str, Estimates],
     output_dict: dict[str, list[types.Artifact]],
+    lines: Sequence[str],
 ) -> None:
     """Writes the verdict for people, and the blessing in place of TFX's."""
     for line in (*verdict.reasons, *verdict.notes, *verdict.not_gated):
         logging.warning("Evaluator: %s", line)
     evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
-    content = {**dataclasses.asdict(verdict), "metrics": metrics}
+    metrics = {m: values_of(found) for m, found in estimates.items() if m != CHANGE}
+    content: dict[str, Any] = {
+        **dataclasses.asdict(verdict),
+        "metrics": metrics,
+        "intervals": {model: intervals_of(found) for model, found in estimates.items()},
+    }
     io_utils.write_string_file(
         os.path.join(evaluation.uri, VERDICT_FILE), json.dumps(content, indent=2)
     )
-    overall = {model: slices.get(OVERALL, {}) for model, slices in metrics.items()}
-    evaluation.set_string_custom_property("metrics", json.dumps(overall))
-    notes = [*_lift(overall), *verdict.notes]
-    evaluation.set_string_custom_property("notes", "\n".join(notes))
+    for name in ("metrics", "intervals"):
+        overall = {model: slices.get(OVERALL, {}) for model, slices in content[name].items()}
+        evaluation.set_string_custom_property(name, json.dumps(overall))
+    evaluation.set_string_custom_property("notes", "\n".join([*lines, *verdict.notes]))
     evaluation.set_string_custom_property("not_gated", "\n".join(verdict.not_gated))
 
     blessing = artifact_utils.get_single_instance(output_dict["blessing"])
@@ -147,14 +167,3 @@ def _publish(
         constants.ARTIFACT_PROPERTY_BLESSED_KEY, 1 if verdict.blessed else 0
     )
     blessing.set_string_custom_property("reasons", "\n".join(verdict.reasons))
-
-
-def _lift(overall: Mapping[str, Any]) -> Iterator[str]:
-    lifts = {
-        task: values["auc_lift"]
-        for task, values in overall.get(CANDIDATE, {}).items()
-        if "auc_lift" in values
-    }
-    if lifts:
-        said = ", ".join(f"{task} {lift:+.3f}" for task, lift in lifts.items())
-        yield f"AUC over that of smoothed rates: {said}"

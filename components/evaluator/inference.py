@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from apache_beam.utils.shared import Shared
 
+from components.evaluator.estimates import BLOCKS
 from components.evaluator.rates import Rates, event_buckets
 from components.example_reading import read_records
 from schemas.spec import RankingSpec
@@ -24,6 +25,12 @@ BATCH = 8192
 """Events that are read, predicted and summed up at once."""
 
 STAGE = "PredictBatches"
+
+EVENTS_KEY, GROUPS_KEY, BLOCKS_KEY = "events", "groups", "blocks"
+"""Keys of the extracts: a hash of each event, that of its group or -1, and the block of it: the
+group's, or else the event's; see `estimates`. int64 [events]"""
+
+_HASHES = BLOCKS << 54
 
 RATES = "rates"
 """Name under which smoothed rates predict beside the models."""
@@ -64,8 +71,9 @@ def prediction_extractor(
 
     It adds to a batch's extracts: `tfma.LABELS_KEY` and `tfma.EXAMPLE_WEIGHTS_KEY`, float32
     [events] by output; `tfma.PREDICTIONS_KEY`, the same by model and output, the score too, and
-    as `RATES` what smoothed rates predict of the binary tasks;
-    `tfma.FEATURES_KEY`, `Slices` by the sliced feature.
+    as `RATES` what smoothed rates predict;
+    `tfma.FEATURES_KEY`, `Slices` by the sliced feature; `EVENTS_KEY`, `GROUPS_KEY`,
+    `BLOCKS_KEY`.
 
     Args:
         spec: the ranking spec.
@@ -122,12 +130,25 @@ class Models:
             unique, codes = tf.unique(parsed[name].values, tf.int64)
             slices[name] = (unique, codes, parsed[name].indices[:, 0])
         buckets = event_buckets(examples, self._spec)[0] if self._rates else {}
-        return predictions, labels, slices, buckets
+        hashes = tf.strings.to_hash_bucket_fast(examples, _HASHES), self._groups(parsed, examples)
+        return predictions, labels, slices, buckets, hashes
+
+    def _groups(self, parsed: Mapping[str, tf.SparseTensor], examples: tf.Tensor) -> tf.Tensor:
+        """A hash of each event's group, -1 where it has none, int64 [events]."""
+        none = tf.fill(tf.shape(examples), tf.constant(-1, tf.int64))
+        if (name := self._spec.evaluation.group_by) is None:
+            return none
+        groups = parsed[name]
+        values = groups.values
+        if values.dtype != tf.string:
+            values = tf.as_string(values)
+        hashes = tf.strings.to_hash_bucket_fast(values, _HASHES)
+        return tf.tensor_scatter_nd_update(none, groups.indices[:, :1], hashes)
 
     def __call__(self, examples: pa.Array) -> dict[str, Any]:
         """Returns the extracts that `prediction_extractor` adds for serialized events."""
         serialized = tf.constant(examples.to_numpy(zero_copy_only=False), tf.string)
-        predictions, labels, slices, buckets = tf.nest.map_structure(
+        predictions, labels, slices, buckets, (events, groups) = tf.nest.map_structure(
             lambda tensor: tensor.numpy(), self._function(serialized)
         )
         return {
@@ -141,6 +162,9 @@ class Models:
             tfma.FEATURES_KEY: {
                 name: _slices(len(examples), *found) for name, found in slices.items()
             },
+            EVENTS_KEY: events,
+            GROUPS_KEY: groups,
+            BLOCKS_KEY: np.where(groups < 0, events, groups) % BLOCKS,
         }
 
 

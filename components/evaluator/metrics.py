@@ -1,246 +1,193 @@
-"""Metrics of predictions from mergeable sums over whole batches; NumPy alone, no pipeline."""
+"""The metrics: each answers here for its name, its bounds' direction and how it is computed.
+
+A bound of the spec names its metric: `min_auc` and `max_auc_drop` where a higher value is the
+better one, `max_rmse` and `max_rmse_rise` where a lower one is, and a pair `calibration` where
+neither is. docs/gates.md has the definitions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
+from components.evaluator.estimates import BLOCKS
+from components.evaluator.sums import FINITE, SCORE, Floats, Sums, deviation, ratio
 
-MAX_SCORES = 1 << 15
-"""Scores that a `Ranking` tells apart: 640 kB."""
+BINARY, REGRESSION = "binary", "regression"
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
-    """Weighted sums over events; those of two sets of events add up to those of both.
+class Metric:
+    """A metric of an output of a model.
 
     Attributes:
-        weight: of the weights; the number of labelled events where weights are 0 and 1.
-        label: of the labels.
-        label_squared: of their squares.
-        prediction: of the predictions.
-        squared_error: of the squared differences of both.
+        name: in the spec, the results and the verdict.
+        kinds: kinds of the outputs that have it.
+        better: 1 if a higher value is better, -1 if a lower one is, 0 if neither.
+        estimate: from the output's sums, see `components.evaluator.estimates`.
+        tfma: TFMA's class of it, if there is one.
+        weight: column of the sums with the weight that each block has in it.
     """
 
-    weight: float = 0.0
-    label: float = 0.0
-    label_squared: float = 0.0
-    prediction: float = 0.0
-    squared_error: float = 0.0
+    name: str
+    kinds: frozenset[str]
+    better: int
+    estimate: Callable[[Sums], Floats]
+    tfma: str | None = None
+    weight: str = "weight"
 
     @property
-    def label_mean(self) -> float:
-        """Mean of the labels; NaN without any."""
-        return _ratio(self.label, self.weight)
-
-    @property
-    def label_deviation(self) -> float:
-        """Standard deviation of the labels; NaN without any."""
-        squares = _ratio(self.label_squared, self.weight)
-        variance = squares - self.label_mean**2
-        # Less than this is what rounding leaves of labels that are all the same.
-        return 0.0 if variance < 1e-12 * squares else math.sqrt(variance)
-
-    def __add__(self, other: Moments) -> Moments:
-        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
-        return Moments(*(a + b for a, b in zip(mine, others, strict=True)))
-
-
-def moments_by_group(
-    labels: Floats,
-    predictions: Floats,
-    weights: Floats,
-    groups: npt.NDArray[np.integer],
-    number: int,
-) -> list[Moments]:
-    """Sums up the events of each group.
-
-    Args:
-        labels: [events].
-        predictions: [events].
-        weights: [events].
-        groups: the group of each event, 0 to `number` - 1, [events].
-        number: number of groups.
-
-    Returns:
-        The moments of each group.
-    """
-    labels, predictions, weights = (
-        np.asarray(values, np.float64) for values in (labels, predictions, weights)
-    )
-    columns = (
-        weights,
-        weights * labels,
-        weights * labels**2,
-        weights * predictions,
-        weights * (predictions - labels) ** 2,
-    )
-    sums = [np.bincount(groups, column, minlength=number) for column in columns]
-    return [Moments(*values) for values in zip(*(column.tolist() for column in sums), strict=True)]
+    def within_groups(self) -> bool:
+        """Whether it is only there where events have groups; see `evaluation.group_by`."""
+        return self.weight != "weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-    """How much weight of negatives and of positives each score was given.
-
-    Exact as long as there are at most `MAX_SCORES` scores. With more, low bits are dropped,
-    as many as it takes, so that scores close to each other become one; an AUC is then off
-    by at most half the share of pairs (a positive, a negative) that have the same score.
+class Comparison:
+    """A metric of an output of a model and of another one on the same events.
 
     Attributes:
-        scores: bits of the float32 scores without the dropped ones, ascending: those of
-            numbers from 0 up are in their order. [scores]
-        weights: of the negatives and of the positives, [2, scores].
-        dropped: number of low bits dropped.
+        name: in the spec, the results and the verdict.
+        kinds: kinds of the outputs that have it.
+        better: as that of a `Metric`.
+        estimate: from the sums of the model and of the other one.
+        served: whether the other one is the served model, else smoothed rates.
     """
 
-    scores: npt.NDArray[np.uint32]
-    weights: npt.NDArray[np.float64]
-    dropped: int = 0
-
-    def auc(self) -> float:
-        """Area under the ROC curve, equal scores counted half; NaN where a class is absent."""
-        negatives, positives = self.weights
-        pairs = negatives.sum() * positives.sum()
-        if not pairs:
-            return math.nan
-        below = np.cumsum(negatives) - 0.5 * negatives
-        return float(positives @ below / pairs)
+    name: str
+    kinds: frozenset[str]
+    better: int
+    estimate: Callable[[Sums, Sums], Floats]
+    served: bool
 
 
-def rankings_by_group(
-    labels: Floats,
-    scores: Floats,
-    weights: Floats,
-    groups: npt.NDArray[np.integer],
-    number: int,
-) -> list[Ranking]:
-    """Makes the ranking of each group.
+def _metric(
+    name: str, kinds: str, better: int, estimate: Callable[[Sums], Floats], tfma: str | None = None
+) -> Metric:
+    return Metric(name, frozenset(kinds.split()), better, estimate, tfma)
 
-    Args:
-        labels: 0 or 1, [events].
-        scores: from 0 up, [events].
-        weights: [events].
-        groups: the group of each event, 0 to `number` - 1, [events].
-        number: number of groups.
 
-    Returns:
-        The ranking of each group.
-    """
-    # Group and score in one number, the group above: one sort does for all groups.
-    bits = np.abs(np.asarray(scores, np.float32)).view(np.uint32)
-    keys, summed = _sum_equal(
-        (groups.astype(np.uint64) << np.uint64(32)) | bits,
-        np.stack([weights * (1.0 - labels), weights * labels]),
+def _mean(column: str) -> Callable[[Sums], Floats]:
+    return lambda sums: ratio(sums.total(column), sums.total("weight"))
+
+
+def _within_groups(name: str, kinds: str) -> Metric:
+    """A mean over groups, of a column of `components.evaluator.groups`."""
+    weight = f"{name}_weight"
+    return Metric(
+        name,
+        frozenset(kinds.split()),
+        1,
+        lambda sums: ratio(sums.total(name), sums.total(weight)),
+        weight=weight,
     )
-    cuts = np.searchsorted(keys >> np.uint64(32), np.arange(number + 1))
-    return [
-        _limited(Ranking(keys[start:end].astype(np.uint32), summed[:, start:end]))
-        for start, end in itertools.pairwise(cuts)
-    ]
 
 
-def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
-    """Makes the ranking of all events of several."""
-    dropped = max(ranking.dropped for ranking in rankings)
-    scores, weights = _sum_equal(
-        np.concatenate([r.scores >> np.uint32(dropped - r.dropped) for r in rankings]),
-        np.concatenate([ranking.weights for ranking in rankings], axis=1),
-    )
-    return _limited(Ranking(scores, weights, dropped))
+def _auc(sums: Sums) -> Floats:
+    assert sums.ranking is not None
+    return sums.ranking.auc()
 
 
-def _limited(ranking: Ranking) -> Ranking:
-    scores, weights, dropped = ranking.scores, ranking.weights, ranking.dropped
-    while len(scores) > MAX_SCORES:
-        scores, weights = _sum_equal(scores >> np.uint32(1), weights)
-        dropped += 1
-    return Ranking(scores, weights, dropped)
+def _pr_auc(sums: Sums) -> Floats:
+    assert sums.ranking is not None
+    return sums.ranking.pr_auc()
 
 
-def _sum_equal(keys: npt.NDArray, weights: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
-    """Sums the weights, [2, keys], of equal keys; returns the keys in ascending order."""
-    unique, inverse = np.unique(keys, return_inverse=True)
-    return unique, np.stack([np.bincount(inverse, row, minlength=len(unique)) for row in weights])
+def _normalised_entropy(sums: Sums) -> Floats:
+    rate = np.clip(_mean("label")(sums), 0.0, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -(rate * np.log(rate) + (1.0 - rate) * np.log1p(-rate))
+    return ratio(_mean("log_loss")(sums), np.nan_to_num(entropy))
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskSums:
-    """What the metrics of one task follow from.
-
-    Attributes:
-        moments: sums over the events.
-        ranking: of a binary task.
-    """
-
-    moments: Moments
-    ranking: Ranking | None = None
-
-    def metrics(self) -> dict[str, float]:
-        """Metrics by TFMA's name; NaN where there are no events to tell."""
-        sums = self.moments
-        answer = {
-            "weighted_example_count": sums.weight,
-            "mean_label": sums.label_mean,
-            "mean_prediction": _ratio(sums.prediction, sums.weight),
-            "calibration": _ratio(sums.prediction, sums.label),
-        }
-        if self.ranking is None:
-            error = _ratio(sums.squared_error, sums.weight)
-            answer["root_mean_squared_error"] = math.sqrt(error)
-            # The root mean squared error of the best constant.
-            answer["label_standard_deviation"] = sums.label_deviation
-            answer["r2_score"] = 1.0 - _over(error, sums.label_deviation**2)
-        else:
-            answer["auc"] = self.ranking.auc()
-        return answer
+def _r2(sums: Sums) -> Floats:
+    return 1.0 - ratio(_mean("squared_error")(sums), deviation(sums, "label") ** 2)
 
 
-def score_change(candidate: Moments, served: Moments) -> dict[str, float]:
-    """How the score of a model differs from the served one's on the same events.
+METRICS = (
+    _metric(
+        "weighted_example_count",
+        f"{BINARY} {REGRESSION} {FINITE}",
+        0,
+        # A count, without an error.
+        lambda sums: np.full(1 + BLOCKS, sums.total("weight")[0]),
+        "WeightedExampleCount",
+    ),
+    _metric("mean_label", f"{BINARY} {REGRESSION}", 0, _mean("label"), "MeanLabel"),
+    _metric(
+        "mean_prediction",
+        f"{BINARY} {REGRESSION} {FINITE}",
+        0,
+        _mean("prediction"),
+        "MeanPrediction",
+    ),
+    _metric(
+        "calibration",
+        f"{BINARY} {REGRESSION}",
+        0,
+        lambda sums: ratio(sums.total("prediction"), sums.total("label")),
+        "Calibration",
+    ),
+    _metric("auc", BINARY, 1, _auc, "AUC"),
+    _metric("pr_auc", BINARY, 1, _pr_auc, "AUCPrecisionRecall"),
+    _metric("log_loss", BINARY, -1, _mean("log_loss"), "BinaryCrossEntropy"),
+    _metric("normalised_entropy", BINARY, -1, _normalised_entropy),
+    _metric(
+        "rmse",
+        REGRESSION,
+        -1,
+        lambda sums: np.sqrt(_mean("squared_error")(sums)),
+        "RootMeanSquaredError",
+    ),
+    _metric("mae", REGRESSION, -1, _mean("absolute_error"), "MeanAbsoluteError"),
+    _metric("r2", REGRESSION, 1, _r2),
+    _within_groups("gauc", BINARY),
+    _within_groups("pairwise_accuracy", f"{REGRESSION} {SCORE}"),
+    _within_groups("ndcg", f"{BINARY} {REGRESSION} {SCORE}"),
+    # The RMSE of the best constant.
+    _metric("label_standard_deviation", REGRESSION, 0, lambda sums: deviation(sums, "label")),
+)
 
-    Args:
-        candidate: moments with its scores as labels.
-        served: the same of the served model.
+COMPARISONS = (
+    # The rates are taken to be no worse than a constant, whose AUC is 0.5 and whose R2 is 0.
+    Comparison(
+        "auc_lift",
+        frozenset([BINARY]),
+        1,
+        lambda model, rates: _auc(model) - np.fmax(_auc(rates), 0.5),
+        served=False,
+    ),
+    Comparison(
+        "r2_lift",
+        frozenset([REGRESSION]),
+        1,
+        lambda model, rates: _r2(model) - np.fmax(_r2(rates), 0.0),
+        served=False,
+    ),
+    Comparison(
+        "score_scale",
+        frozenset([SCORE]),
+        0,
+        lambda model, served: ratio(
+            deviation(model, "prediction"), deviation(served, "prediction")
+        ),
+        served=True,
+    ),
+    # In standard deviations of the served model's scores.
+    Comparison(
+        "score_shift",
+        frozenset([SCORE]),
+        0,
+        lambda model, served: ratio(
+            _mean("prediction")(model) - _mean("prediction")(served),
+            deviation(served, "prediction"),
+        ),
+        served=True,
+    ),
+)
 
-    Returns:
-        `score_scale`, the ratio of the standard deviations, and `score_shift`, the difference
-        of the means in standard deviations of the served model's scores.
-    """
-    return {
-        "score_scale": _over(candidate.label_deviation, served.label_deviation),
-        "score_shift": _over(candidate.label_mean - served.label_mean, served.label_deviation),
-    }
 
-
-def auc_lift(model: TaskSums, trivial: TaskSums) -> float:
-    """The AUC of a model less that of a trivial one, or less a constant's where that is more."""
-    return model.metrics()["auc"] - max(trivial.metrics()["auc"], 0.5)
-
-
-def merge_tasks(sums: Sequence[Mapping[str, TaskSums]]) -> dict[str, TaskSums]:
-    """Merges the sums of several sets of events, each by task."""
-    merged = {}
-    for task in sums[0]:
-        parts = [item[task] for item in sums]
-        rankings = [part.ranking for part in parts if part.ranking is not None]
-        merged[task] = TaskSums(
-            sum((part.moments for part in parts), Moments()),
-            merge_rankings(rankings) if rankings else None,
-        )
-    return merged
-
-
-def _ratio(value: float, by: float) -> float:
-    # TFMA, too, calls a sum of nearly nothing nothing.
-    return math.nan if math.isclose(by, 0.0, abs_tol=1e-8) else value / by
-
-
-def _over(value: float, by: float) -> float:
-    return value / by if by else math.nan
+SHOWN = {BINARY: ("auc", "auc_lift"), REGRESSION: ("rmse", "r2", "r2_lift")}
+"""Metrics that are shown of each kind of task, whatever its bounds; the first stands for it."""

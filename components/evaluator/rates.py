@@ -1,4 +1,4 @@
-"""What a model must beat: the smoothed rates of ids over the days that it was trained on."""
+"""What a model must beat: smoothed rates of ids over the days that it was trained on."""
 
 from __future__ import annotations
 
@@ -27,35 +27,42 @@ _BASE = "base rates"
 
 
 class Rates:
-    """Predicts a binary task from how often each value of a feature had its label before.
+    """Predicts a task from the labels that each value of a feature had before.
 
-    The log odds of an event are those of the base rate, and for each single-valued
+    The log odds of a binary task are those of the base rate, and for each single-valued
     categorical feature the difference that the smoothed rate of its value makes: naive Bayes.
+    Such a sum would exaggerate a regression, whose unit counts: it is the smoothed mean of the
+    value of one feature, the one with the least squared error on events that it does not know.
     Values are hashed into the feature's buckets, as the model does.
-
-    Attributes:
-        tasks: names of the binary tasks.
     """
 
-    def __init__(self, tasks: Sequence[str], tables: Mapping[str, npt.NDArray[np.float32]]):
+    def __init__(self, spec: RankingSpec, tables: Mapping[str, npt.NDArray[np.float32]]):
         """Takes what `fit` counted.
 
         Args:
-            tasks: names of the binary tasks.
-            tables: log odds by feature, [buckets, tasks]; of the base rates, [1, tasks].
+            spec: the ranking spec.
+            tables: log odds, or differences from the mean, by feature, [buckets, tasks]; of the
+                base rates, or the means, [1, tasks].
         """
-        self.tasks = tuple(tasks)
+        self._spec = spec
         self._tables = tables
 
     def predict(
         self, buckets: Mapping[str, npt.NDArray[np.int64]], events: int
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Returns each task's probabilities, [events], from features' buckets, [events]."""
-        log_odds = np.repeat(self._tables[_BASE], events, axis=0)
+        """Returns each task's predictions, [events], from features' buckets, [events].
+
+        They are in the space of the loss, and probabilities for a binary task.
+        """
+        sums = np.repeat(self._tables[_BASE], events, axis=0)
         for name, values in buckets.items():
-            log_odds += self._tables[name][values]
-        probabilities = 1.0 / (1.0 + np.exp(-log_odds))
-        return {task: probabilities[:, index] for index, task in enumerate(self.tasks)}
+            sums += self._tables[name][values]
+        return {
+            name: 1.0 / (1.0 + np.exp(-sums[:, index]))
+            if isinstance(task, BinaryTask)
+            else sums[:, index]
+            for index, (name, task) in enumerate(self._spec.tasks.items())
+        }
 
     def save(self, path: str) -> None:
         """Writes the rates into a file, which may be remote."""
@@ -70,7 +77,7 @@ class Rates:
         """Reads what `save` wrote."""
         with fileio.open(path, "rb") as file:
             tables = np.load(io.BytesIO(file.read()), allow_pickle=False)
-            return cls(_binary(spec), dict(tables))
+            return cls(spec, dict(tables))
 
     @classmethod
     def fit(cls, files: Sequence[str], spec: RankingSpec) -> Rates:
@@ -83,10 +90,11 @@ class Rates:
         Returns:
             The rates.
         """
-        tasks = _binary(spec)
         sizes = {n: spec.categorical[spec.table_of(n)].buckets or 0 for n in rated_features(spec)}
-        # Events, and positives among them; those of all events are in a bucket of their own.
-        counts = {n: np.zeros((2, size, len(tasks))) for n, size in {**sizes, _BASE: 1}.items()}
+        # Events, sums of their labels and of the squares; of all events in a bucket of its own.
+        counts = {
+            n: np.zeros((3, size, len(spec.tasks))) for n, size in {**sizes, _BASE: 1}.items()
+        }
         # A file is a random sample of its day: each day counts by its number of files.
         of_file = -(-MAX_EVENTS // len(files))
         records = tf.data.Dataset.from_tensor_slices(sorted(files)).flat_map(
@@ -94,18 +102,28 @@ class Rates:
         )
         batches = records.batch(8192).map(lambda batch: event_buckets(batch, spec))
         for buckets, labels, weights in batches.as_numpy_iterator():
-            for index, task in enumerate(tasks):
-                for row, column in enumerate((weights[task], weights[task] * labels[task])):
+            for index, (task, declared) in enumerate(spec.tasks.items()):
+                columns = [weights[task], weights[task] * labels[task]]
+                if not isinstance(declared, BinaryTask):
+                    columns.append(columns[1] * labels[task])
+                for row, column in enumerate(columns):
                     counts[_BASE][row, 0, index] += column.sum(dtype=np.float64)
                     for name, values in buckets.items():
                         counts[name][row, :, index] += np.bincount(values, column, sizes[name])
-        events, positives = counts.pop(_BASE)
-        base = (positives + 1.0) / (events + 2.0)
-        tables = {_BASE: _log_odds(base)}
-        for name, (seen, labelled) in counts.items():
+        binary = np.array([isinstance(task, BinaryTask) for task in spec.tasks.values()])
+        events, total, _ = counts.pop(_BASE)
+        base = np.where(binary, (total + 1.0) / (events + 2.0), total / np.maximum(events, 1.0))
+        tables = {_BASE: np.where(binary, _log_odds(base), base).astype(np.float32)}
+        errors = [_squared_error(*sums, base=base) for sums in counts.values()]
+        best = np.argmin(errors, axis=0) if errors else None
+        for number, (name, (seen, labelled, _)) in enumerate(counts.items()):
             rate = (labelled + PRIOR_EVENTS * base) / (seen + PRIOR_EVENTS)
-            tables[name] = _log_odds(rate) - tables[_BASE]
-        return cls(tasks, tables)
+            tables[name] = np.where(
+                binary,
+                _log_odds(rate) - _log_odds(base),
+                np.where(best == number, rate - base, 0.0),
+            ).astype(np.float32)
+        return cls(spec, tables)
 
 
 def rated_features(spec: RankingSpec) -> tuple[str, ...]:
@@ -121,23 +139,43 @@ def event_buckets(examples: tf.Tensor, spec: RankingSpec) -> tuple[Any, Any, Any
         spec: the ranking spec.
 
     Returns:
-        Buckets by feature, int64, labels and weights by binary task, float32, all [events].
+        Buckets by feature, int64, labels and weights by task, float32, all [events].
     """
     values = preprocess(tf.io.parse_example(examples, raw_feature_spec(spec)), spec)
 
     def flat(names: Mapping[str, str]) -> dict[str, tf.Tensor]:
         return {name: tf.reshape(values[key], [-1]) for name, key in names.items()}
 
-    tasks = _binary(spec)
     return (
         flat({name: name for name in rated_features(spec)}),
-        flat({task: signatures.label_key(task) for task in tasks}),
-        flat({task: signatures.weight_key(task) for task in tasks}),
+        flat({task: signatures.label_key(task) for task in spec.tasks}),
+        flat({task: signatures.weight_key(task) for task in spec.tasks}),
     )
 
 
-def _binary(spec: RankingSpec) -> tuple[str, ...]:
-    return tuple(name for name, task in spec.tasks.items() if isinstance(task, BinaryTask))
+def _squared_error(
+    seen: npt.NDArray[np.floating],
+    labelled: npt.NDArray[np.floating],
+    squares: npt.NDArray[np.floating],
+    *,
+    base: npt.NDArray[np.floating],
+) -> npt.NDArray[np.floating]:
+    """Squared error of the smoothed means, each of all of a value's events but the predicted one.
+
+    Args:
+        seen: events of each value, [buckets, tasks].
+        labelled: sums of their labels, [buckets, tasks].
+        squares: sums of the squares, [buckets, tasks].
+        base: mean of all labels, [1, tasks].
+
+    Returns:
+        The sum over all events, [tasks].
+    """
+    # A label less such a mean is (label (seen + prior) - all) / (seen - 1 + prior).
+    everything = labelled + PRIOR_EVENTS * base
+    size = seen + PRIOR_EVENTS
+    errors = size**2 * squares - 2.0 * size * everything * labelled + seen * everything**2
+    return np.sum(errors / (size - 1.0) ** 2, axis=0)
 
 
 def _log_odds(rates: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -3,88 +3,100 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.eval_config import BASELINE, CANDIDATE
-from components.evaluator.verdict import OVERALL, Failure, Metrics
+from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
+from components.evaluator.estimates import Estimate
+from components.evaluator.verdict import CHANGE, OVERALL, Estimates, Failure
+from schemas.spec import RankingSpec
 from trainer_module import signatures
 
 
-def load_failures(path: str) -> list[Failure]:
+def load_failures(path: str, spec: RankingSpec) -> list[Failure]:
     """Reads the thresholds that did not hold.
 
     Args:
         path: folder of TFMA's results.
+        spec: the ranking spec whose bounds they are.
 
     Returns:
         The failures, those over all events first.
     """
     result = tfma.load_validation_result(path)
+    estimates, bounds = load_estimates(path), bounds_of(spec, compare=True)
     failures = []
     for validation in result.metric_validations_per_slice:
-        name = _slice_name(
-            tuple((k.column, _key_value(k)) for k in validation.slice_key.single_slice_keys)
-        )
-        failures += [_failure(name, failure) for failure in validation.failures]
-    for spec in result.missing_slices:
-        keys = ", ".join(spec.feature_keys)
+        keys = validation.slice_key.single_slice_keys
+        feature = keys[0].column if keys else None
+        for failure in validation.failures:
+            key, name = failure.metric_key, _slice_name(keys)
+            of_model = estimates.get(CHANGE if key.is_diff else CANDIDATE, {})
+            found = of_model.get(name, {}).get(key.output_name, {}).get(key.name)
+            failures += [
+                _failure(name, failure, bound, found)
+                for bound in bounds.get(key.output_name, {}).get(feature, ())
+                if (bound.metric, bound.is_change) == (key.name, key.is_diff)
+            ]
+    for missing in result.missing_slices:
+        keys = ", ".join(missing.feature_keys)
         failures.append(Failure(f"slice {keys}", "", "slice", math.nan, "present", False))
     return sorted(failures, key=lambda failure: failure.slice_name != OVERALL)
 
 
-def load_metrics(path: str) -> dict[str, Metrics]:
-    """Reads the metrics.
+def load_estimates(path: str) -> Mapping[str, Estimates]:
+    """Reads the metrics with their errors.
 
     Args:
         path: folder of TFMA's results.
 
     Returns:
-        Metrics of the `candidate` and, if it was compared, of the `baseline`.
+        Estimates of the `candidate` and, if it was compared, of the `baseline` and of the
+        `change` from that to the candidate.
     """
-    result = tfma.load_eval_result(path, model_name=CANDIDATE) if _compared(path) else None
-    if result is None:
-        return {CANDIDATE: _metrics(tfma.load_eval_result(path))}
-    baseline = tfma.load_eval_result(path, model_name=BASELINE)
-    return {CANDIDATE: _metrics(result), BASELINE: _metrics(baseline)}
-
-
-def _compared(path: str) -> bool:
-    return len(tfma.load_eval_results([path]).get_results()) > 1
-
-
-def _metrics(result: Any) -> Metrics:
-    metrics: dict[str, dict[str, dict[str, float]]] = {}
-    for slice_key, outputs in result.slicing_metrics:
-        tasks = metrics.setdefault(_slice_name(slice_key), {})
-        for task, by_class in outputs.items():
-            if task == signatures.FINITE:
+    found: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
+    for item in tfma.load_metrics(path):
+        for pair in item.metric_keys_and_values:
+            key, value = pair.key, pair.value.double_value.value
+            if key.output_name == signatures.FINITE or not math.isfinite(value):
                 continue
-            tasks[task] = {
-                name: float(value["doubleValue"])
-                for name, value in by_class.get("", {}).items()
-                if not name.endswith("_diff")
-                # What is NaN or infinite comes as text.
-                if math.isfinite(float(value.get("doubleValue", math.nan)))
-            }
-    return metrics
+            model = CHANGE if key.is_diff else key.model_name or CANDIDATE
+            error, freedom = math.nan, 0
+            if pair.HasField("confidence_interval"):
+                error = pair.confidence_interval.standard_error.double_value.value
+                freedom = int(pair.confidence_interval.degrees_of_freedom.value)
+            slices = found.setdefault(model, {}).setdefault(
+                _slice_name(item.slice_key.single_slice_keys), {}
+            )
+            slices.setdefault(key.output_name, {})[key.name] = Estimate(value, error, freedom)
+    return found
 
 
-def _failure(slice_name: str, failure: Any) -> Failure:
+def _failure(slice_name: str, failure: Any, bound: Bound, found: Estimate | None) -> Failure:
     threshold = failure.metric_threshold
-    is_change = threshold.HasField("change_threshold")
-    value = math.nan
+    judged = math.nan
     if failure.HasField("metric_value"):
-        value = failure.metric_value.double_value.value
+        judged = failure.metric_value.double_value.value
+    value, limit = judged, ""
+    if found is not None and judged != found.value:
+        value = found.value
+        limit = (
+            "but its error cannot be told"
+            if math.isnan(judged)
+            else f"{'at worst' if bound.undecided == 'block' else 'at best'} {judged:.4f} "
+            f"with confidence {bound.confidence:g}"
+        )
     return Failure(
         slice_name=slice_name,
         task=failure.metric_key.output_name,
         metric=failure.metric_key.name,
         value=value,
-        bound=_change_in_words(threshold) if is_change else _bound_in_words(threshold),
-        is_change=is_change,
+        bound=(_change_in_words if bound.is_change else _bound_in_words)(threshold),
+        is_change=bound.is_change,
+        limit=limit,
     )
 
 
@@ -104,8 +116,8 @@ def _change_in_words(threshold: Any) -> str:
     return f"{'at least' if falling else 'at most'} {change.absolute.value:g}"
 
 
-def _slice_name(slice_key: tuple[tuple[str, Any], ...]) -> str:
-    return ", ".join(f"{column}={value}" for column, value in slice_key) or OVERALL
+def _slice_name(keys: Any) -> str:
+    return ", ".join(f"{key.column}={_key_value(key)}" for key in keys) or OVERALL
 
 
 def _key_value(key: Any) -> Any:

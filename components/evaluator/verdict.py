@@ -6,13 +6,21 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from components.evaluator.bounds import CANDIDATE, bounds_of
+from components.evaluator.estimates import Estimate
+from components.evaluator.metrics import SHOWN
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, RegressionTask
 
 OVERALL = "all events"
+CHANGE = "change"
+"""Beside the models' names: the candidate's metrics less the served model's."""
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Finite values by slice, task (empty for the whole model) and TFMA's metric name."""
+"""Finite values by slice, task (empty for the whole model) and name of the metric."""
+
+Estimates = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+"""The same, with their errors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +30,11 @@ class Failure:
     Attributes:
         slice_name: `all events`, or such as `device=phone`.
         task: output that the metric is of; empty for a metric of the whole model.
-        metric: TFMA's name of the metric.
+        metric: name of the metric.
         value: the metric, or its difference from the baseline's; NaN if unmeasured.
         bound: the threshold in words, such as `at least 0.6`.
         is_change: whether the value is a difference from the served model's.
+        limit: what was judged in place of the value, in words; empty if the value was.
     """
 
     slice_name: str
@@ -34,10 +43,13 @@ class Failure:
     value: float
     bound: str
     is_change: bool
+    limit: str = ""
 
     def __str__(self) -> str:
         what = f"{self.metric} change against the served model" if self.is_change else self.metric
         value = "could not be measured" if math.isnan(self.value) else f"is {self.value:.4f}"
+        if self.limit:
+            value = f"{value}, {self.limit}"
         return f"{self.task}: {what} {value}, must be {self.bound} ({self.slice_name})"
 
 
@@ -58,7 +70,84 @@ class Verdict:
     not_gated: tuple[str, ...] = ()
 
 
-def decide(failures: Sequence[Failure], metrics: Metrics, spec: RankingSpec) -> Verdict:
+def in_order(estimates: Estimates, first: Sequence[str]) -> Estimates:
+    """The same, with some outputs first: results are in the order of their names."""
+    return {
+        name: {task: tasks[task] for task in dict.fromkeys((*first, *tasks)) if task in tasks}
+        for name, tasks in estimates.items()
+    }
+
+
+def values_of(estimates: Estimates) -> Metrics:
+    """The values alone."""
+    return {
+        slice_name: {
+            task: {name: found.value for name, found in metrics.items()}
+            for task, metrics in tasks.items()
+        }
+        for slice_name, tasks in estimates.items()
+    }
+
+
+def intervals_of(estimates: Estimates) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """What has an error, as plain data: value, bounds of the interval, error and its freedom."""
+    return {
+        slice_name: {
+            task: {
+                name: {
+                    "value": found.value,
+                    "low": found.interval[0],
+                    "high": found.interval[1],
+                    "standard_error": found.error,
+                    "degrees_of_freedom": found.freedom,
+                }
+                for name, found in metrics.items()
+                if math.isfinite(found.error)
+            }
+            for task, metrics in tasks.items()
+        }
+        for slice_name, tasks in estimates.items()
+    }
+
+
+def figures(estimates: Mapping[str, Estimates], spec: RankingSpec) -> Iterator[str]:
+    """Says of each output, over all events, what its gate looks at, with intervals.
+
+    Args:
+        estimates: of the `candidate`, and of the `change` if there is a served model.
+        spec: the ranking spec.
+
+    Yields:
+        A line for each output with bounds, in the order of the spec.
+    """
+    values, changes = (estimates.get(model, {}).get(OVERALL, {}) for model in (CANDIDATE, CHANGE))
+    for output, by_slice in bounds_of(spec, compare=CHANGE in estimates).items():
+        names = dict.fromkeys(b.metric for b in by_slice[None])
+        if output in spec.tasks:
+            names = dict.fromkeys((*SHOWN[spec.tasks[output].kind], *names))
+        said = []
+        for name in names:
+            if (value := values.get(output, {}).get(name)) is None:
+                continue
+            change = changes.get(output, {}).get(name)
+            said.append(
+                f"{name} {_with_interval(value, '')}"
+                + ("" if change is None else f", change {_with_interval(change, '+')}")
+            )
+        if said:
+            yield f"{output}: {'; '.join(said)}"
+
+
+def _with_interval(found: Estimate, sign: str) -> str:
+    if not math.isfinite(found.error):
+        return f"{found.value:{sign}.4f}"
+    low, high = found.interval
+    return f"{found.value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
+
+
+def decide(
+    failures: Sequence[Failure], estimates: Mapping[str, Estimates], spec: RankingSpec
+) -> Verdict:
     """Decides on a model.
 
     Noise must not stop the pushes: a task counts from `min_class_events` positives and as many
@@ -67,12 +156,13 @@ def decide(failures: Sequence[Failure], metrics: Metrics, spec: RankingSpec) -> 
 
     Args:
         failures: thresholds that did not hold.
-        metrics: the candidate's.
+        estimates: of the `candidate`, and of the `change` if there is a served model.
         spec: the ranking spec.
 
     Returns:
         The verdict.
     """
+    metrics = values_of(estimates.get(CANDIDATE, {}))
     too_few = {
         (name, task): why
         for name, tasks in {OVERALL: {}, **metrics}.items()
@@ -93,7 +183,11 @@ def decide(failures: Sequence[Failure], metrics: Metrics, spec: RankingSpec) -> 
     return Verdict(
         blessed=not reasons,
         reasons=tuple(reasons),
-        notes=(*notes, *_cannot_fail(metrics.get(OVERALL, {}), spec)),
+        notes=(
+            *notes,
+            *_undecided(estimates, spec, too_few),
+            *_cannot_fail(metrics.get(OVERALL, {}), spec),
+        ),
         not_gated=tuple(_not_gated(metrics, spec, too_few)),
     )
 
@@ -134,9 +228,39 @@ def _not_gated(
                 share = sum(events[v] for v in left_out) / max(sum(events.values()), 1.0)
                 yield (
                     f"{task}: {len(left_out)} of {len(values)} values of {feature}, "
-                    f"{100 * share:.2g} % of their events; {left_out[0]} has "
+                    f"{100 * share:.3g} % of their events; {left_out[0]} has "
                     f"{too_few[left_out[0], task]}"
                 )
+
+
+def _undecided(
+    estimates: Mapping[str, Estimates], spec: RankingSpec, too_few: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Names the values beyond a bound that pass, since the day cannot tell of them."""
+    for task, by_slice in bounds_of(spec, compare=True).items():
+        for feature, bounds in by_slice.items():
+            for bound in bounds:
+                found = estimates.get(CHANGE if bound.is_change else CANDIDATE, {})
+                for name, tasks in found.items():
+                    value = tasks.get(task, {}).get(bound.metric)
+                    if (
+                        value is None
+                        or _feature_of(name) != feature
+                        or (name, task) in too_few
+                        or bound.holds(value.value)
+                        or not bound.holds(bound.judged(value))
+                    ):
+                        continue
+                    low, high = value.interval
+                    change = " change" if bound.is_change else ""
+                    yield (
+                        f"{task}: {bound.metric}{change} {value.value:.4f} is beyond its bound, "
+                        f"but may be {low:.4f} to {high:.4f} ({name}): not counted, undecided"
+                    )
+
+
+def _feature_of(slice_name: str) -> str | None:
+    return None if slice_name == OVERALL else slice_name.partition("=")[0]
 
 
 def _cannot_fail(overall: Mapping[str, Mapping[str, float]], spec: RankingSpec) -> Iterator[str]:

@@ -211,7 +211,7 @@ def _score(
         declared: the task in the spec, for its gate; None where no gate is to be shown.
         intervals: of the candidate's metrics, those that have one.
     """
-    name, metric = ("auc", "AUC") if "auc" in values else ("root_mean_squared_error", "RMSE")
+    name, metric = ("auc", "AUC") if "auc" in values else ("rmse", "RMSE")
     if name not in values:
         return None
     trivial = values.get("label_standard_deviation")
@@ -247,9 +247,9 @@ def _gate(task: Task, values: _Values, served: _Values) -> float | None:
 
     bounds = [
         task.gate.max_rmse,
-        _add(served.get("root_mean_squared_error"), task.gate.max_rmse_rise),
+        _add(served.get("rmse"), task.gate.max_rmse_rise),
         rmse_of(task.gate.min_r2),
-        rmse_of(_add(served.get("r2_score"), task.gate.max_r2_drop, -1)),
+        rmse_of(_add(served.get("r2"), task.gate.max_r2_drop, -1)),
     ]
     return min((bound for bound in bounds if bound is not None), default=None)
 

@@ -11,7 +11,8 @@ from planted_model import export_planted, write_examples
 from tfx_bsl.tfxio import tensor_adapter, tf_example_record
 
 from components.evaluator import inference
-from components.evaluator.eval_config import BASELINE, CANDIDATE, eval_config
+from components.evaluator.bounds import BASELINE, CANDIDATE
+from components.evaluator.eval_config import eval_config
 from components.evaluator.executor import evaluate
 from components.evaluator.rates import Rates
 from components.evaluator.results import load_failures
@@ -24,6 +25,7 @@ name: planted
 features:
   device: {type: categorical, buckets: 8, embedding: 2}
   hour: {type: categorical, dtype: int, buckets: 8, embedding: 2}
+  user: {type: categorical, dtype: int, buckets: 64, embedding: 2}
   click_logit: {type: dense}
   save_logit: {type: dense}
   rate_answer: {type: dense}
@@ -34,20 +36,27 @@ tasks:
   click:
     kind: binary
     label: clicked
-    gate: {min_auc: 0.78, max_auc_drop: 0.01, slices: {device: {min_auc: 0.75}}}
+    gate:
+      {min_auc: 0.78, max_auc_drop: 0.01, max_log_loss: 0.4, min_gauc: 0.99,
+       slices: {device: {min_auc: 0.75}, hour: {}}}
   save:
     kind: binary
     label: saved
     optional: true
-    gate: {min_auc: 0.6, calibration: [0.9, 1.1], slices: {hour: {min_auc: 0.6}}}
+    gate:
+      {min_auc: 0.6, min_pr_auc: 0.9, calibration: [0.9, 1.1],
+       slices: {hour: {min_auc: 0.6}, device: {}}}
   rate:
     kind: regression
     label: rating
     optional: true
-    gate: {max_rmse: 0.7, max_rmse_rise: 0.01, slices: {device: {max_rmse: 0.6}}}
+    gate:
+      {max_rmse: 0.7, max_rmse_rise: 0.01, max_mae: 0.1,
+       slices: {device: {max_rmse: 0.6}, hour: {}}}
 slices: [device, hour]
 model: {preset: tiny}
-serving: {score: click}
+serving: {score: click + 2 * save, score_gate: {min_ndcg: 0.999}}
+evaluation: {group_by: user, ndcg_at: 3}
 """,
     "spec",
 )
@@ -76,8 +85,15 @@ def random_events():
         columns[f"{prefix}rate_answer"] = rating + rng.normal(0, 0.6, EVENTS)
     absent = {
         name: rng.random(EVENTS) < share
-        for name, share in (("device", 0.1), ("hour", 0.3), ("saved", 0.5), ("rating", 0.7))
+        for name, share in (
+            ("device", 0.1),
+            ("hour", 0.3),
+            ("saved", 0.5),
+            ("rating", 0.7),
+        )
     }
+    columns["user"] = 7 * rng.integers(0, 40, EVENTS)
+    absent["user"] = rng.random(EVENTS) < 0.1
     return columns, absent
 
 
@@ -163,17 +179,18 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     for place, (key, expected) in theirs.items():
         value = ours[place][1]
         if math.isnan(value):
-            # TFMA says 0 where there is nothing to measure.
+            # TFMA says 0 where there is nothing to measure, and 1 of a precision without negatives.
             unknown += 1
-            assert expected == 0.0 or math.isnan(expected) or key.is_diff
-        elif key.name == "auc":
-            assert value == pytest.approx(expected, abs=1e-4)
+            told = {0.0, 1.0} if key.name == "pr_auc" else {0.0}
+            assert expected in told or math.isnan(expected) or key.is_diff
+        elif key.name in ("auc", "pr_auc", "log_loss"):
+            assert value == pytest.approx(expected, abs=1e-4), place
         else:
-            assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+            assert value == pytest.approx(expected, rel=1e-6, abs=1e-6), place
     assert 0 < unknown < len(theirs) / 4
 
     def failures(name):
-        found = load_failures(str(tmp_path / name))
+        found = load_failures(str(tmp_path / name), SPEC)
         return {(f.slice_name, f.task, f.metric, f.bound): f.value for f in found}
 
     expected, found = failures("theirs"), failures("ours")
@@ -181,4 +198,47 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     assert expected.keys() <= found.keys()
     for key in found.keys() - expected.keys():
         _, task, metric, _ = key
-        assert math.isnan(found[key]) or metric == "r2_score" or task == "score"
+        assert math.isnan(found[key]) or metric in ("r2", "gauc") or task == "score"
+    assert found.keys() >= {
+        ("all events", "click", "gauc", "at least 0.99"),
+        ("all events", "score", "ndcg", "at least 0.999"),
+    }
+
+    for prefix, model in (("", CANDIDATE), ("old_", BASELINE)):
+        of_users = within_users(columns, absent, prefix)
+        for (output, metric), value in of_users.items():
+            (place,) = [
+                key
+                for key, (found, _) in ours.items()
+                if key[0] == ""
+                and (found.name, found.output_name) == (metric, output)
+                and found.model_name == model
+                and not found.is_diff
+            ]
+            assert ours[place][1] == pytest.approx(value, rel=1e-5)
+
+
+def within_users(columns, absent, prefix):
+    """GAUC of the clicks and NDCG of the score, user by user."""
+    click, save = (
+        1 / (1 + np.exp(-columns[f"{prefix}{name}_logit"])) for name in ("click", "save")
+    )
+    areas, ratios = [], []
+    for user in np.unique(columns["user"]):
+        mine = (columns["user"] == user) & ~absent["user"]
+        labels, scores = columns["clicked"][mine], click[mine]
+        pairs = scores[labels == 1][:, None] - scores[labels == 0][None, :]
+        if pairs.size:
+            areas.append((np.mean((pairs > 0) + 0.5 * (pairs == 0)), len(labels)))
+        mine &= ~absent["saved"]
+        gain = (columns["clicked"] + 2 * columns["saved"])[mine]
+        order = np.argsort(-(click + 2 * save)[mine])
+        discounts = np.log2(np.arange(len(gain)) + 2)[:3]
+        best = np.sum(np.sort(gain)[::-1][:3] / discounts)
+        if best > 0:
+            ratios.append(np.sum(gain[order][:3] / discounts) / best)
+    values, weights = zip(*areas, strict=True)
+    return {
+        ("click", "gauc"): np.average(values, weights=weights),
+        ("score", "ndcg"): np.mean(ratios),
+    }

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -5,10 +6,14 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
+from components.evaluator.estimates import Estimate
 from components.evaluator.eval_config import eval_config
-from components.evaluator.verdict import OVERALL, Failure, decide
+from components.evaluator.metrics import COMPARISONS, METRICS
+from components.evaluator.verdict import CHANGE, OVERALL, Failure, decide, figures
 from schemas.loading import load_spec
-from schemas.tasks import BinaryTask
+from schemas.spec import Serving
+from schemas.tasks import BinaryGate, BinaryTask, Judgement, RegressionGate
 
 DEMO = load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"))
 HIGHER = config_pb2.MetricDirection.HIGHER_IS_BETTER
@@ -19,7 +24,7 @@ def demo_with(*overrides):
     return load_spec(str(Path(__file__).parents[2] / "schemas" / "demo.yaml"), overrides)
 
 
-def bounds_of(config, task):
+def thresholds_of(config, task):
     """Bounds (low, high) by metric, with ` change` where they are on it, and sliced feature."""
     (spec,) = (m for m in config.metrics_specs if list(m.output_names) == [task])
     by_metric = {m.class_name: m.per_slice_thresholds for m in spec.metrics}
@@ -64,9 +69,9 @@ def test_each_bound_of_the_spec_is_a_threshold_and_declared_slices_have_some_on_
         },
         "rating": {
             ("RootMeanSquaredError change", None): (None, 0.1),
-            ("r2_score change", None): (-0.1, None),
-            ("r2_score change", "device"): (-0.1, None),
-            ("r2_score change", "topic"): (-0.1, None),
+            ("r2 change", None): (-0.1, None),
+            ("r2 change", "device"): (-0.1, None),
+            ("r2 change", "topic"): (-0.1, None),
         },
         "like": {
             ("AUC change", "device"): (-0.1, None),
@@ -81,13 +86,13 @@ def test_each_bound_of_the_spec_is_a_threshold_and_declared_slices_have_some_on_
         },
         "rating": {
             ("RootMeanSquaredError", None): (None, 1.5),
-            ("r2_score", None): (0.2, None),
+            ("r2", None): (0.2, None),
             ("Calibration", None): (0.9, 1.1),
         },
         "like": {},
     }
     for task, expected in values.items():
-        assert bounds_of(config, task) == {**expected, **(changes[task] if compare else {})}
+        assert thresholds_of(config, task) == {**expected, **(changes[task] if compare else {})}
 
 
 def test_score_is_held_against_the_served_models_where_there_is_one():
@@ -97,7 +102,7 @@ def test_score_is_held_against_the_served_models_where_there_is_one():
         if list(m.output_names) == ["score"]
     )
     assert score.per_slice_thresholds.keys() == {"score_scale", "score_shift"}
-    assert bounds_of(eval_config(DEMO, compare=True), "score") == {
+    assert thresholds_of(eval_config(DEMO, compare=True), "score") == {
         ("score_scale", None): (0.5, 2.0),
         ("score_shift", None): (-1.0, 1.0),
     }
@@ -128,7 +133,7 @@ def test_slice_that_only_a_gate_names_is_evaluated_once():
 
 @pytest.mark.parametrize("compare", [False, True], ids=["alone", "compared"])
 def test_every_prediction_must_be_finite(compare):
-    ((bound, low_high),) = bounds_of(eval_config(DEMO, compare=compare), "all_finite").items()
+    ((bound, low_high),) = thresholds_of(eval_config(DEMO, compare=compare), "all_finite").items()
     assert bound == ("MeanPrediction", None)
     assert 0.9999 < low_high[0] <= 1.0
 
@@ -147,7 +152,7 @@ def test_comparison_adds_a_baseline_that_is_read_like_the_candidate():
 
 def test_added_task_is_gated_without_further_edits():
     spec = demo_with("tasks.save={kind: binary, label: saved, gate: {min_auc: 0.7}}")
-    assert bounds_of(eval_config(spec, compare=True), "save")["AUC", None] == (0.7, None)
+    assert thresholds_of(eval_config(spec, compare=True), "save")["AUC", None] == (0.7, None)
     assert set(eval_config(spec, compare=True).model_specs[0].label_keys) == {
         *DEMO.tasks,
         "save",
@@ -169,6 +174,19 @@ def failure(slice_name=OVERALL, value=0.5, *, task="click", is_change=False):
 def labels(labelled, positives=None, **more):
     mean = 3.0 if positives is None else positives / max(labelled, 1)
     return {"weighted_example_count": float(labelled), "mean_label": mean, **more}
+
+
+def estimates(metrics, model=CANDIDATE):
+    """Values by slice, task and metric, without errors."""
+    return {
+        model: {
+            name: {
+                task: {metric: Estimate(value) for metric, value in values.items()}
+                for task, values in tasks.items()
+            }
+            for name, tasks in metrics.items()
+        }
+    }
 
 
 SPEC = demo_with("slices=[device]", "min_slice_events=500", "min_class_events=50")
@@ -278,7 +296,7 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
     ],
 )
 def test_decision(failures, metrics, reasons, notes):
-    verdict = decide(failures, metrics, SPEC)
+    verdict = decide(failures, estimates(metrics), SPEC)
     assert verdict.blessed == (not reasons)
     assert list(verdict.reasons) == reasons
     assert list(verdict.notes) == notes
@@ -288,7 +306,7 @@ def test_decision(failures, metrics, reasons, notes):
     "metrics", [{}, {OVERALL: {}}, {OVERALL: {n: labels(5, 2) for n in PLENTY}}]
 )
 def test_model_of_which_no_task_can_be_judged_is_not_blessed(metrics):
-    verdict = decide([], metrics, SPEC)
+    verdict = decide([], estimates(metrics), SPEC)
     assert not verdict.blessed
     assert verdict.reasons[0].startswith("no task could be judged: ")
 
@@ -299,7 +317,7 @@ def test_what_is_not_gated_is_said_once_for_a_task_and_for_a_feature():
         device_tv={"click": labels(100, 50), "rating": labels(0)},
         device_phone={"click": labels(900, 300)},
     )
-    verdict = decide([], metrics, SPEC)
+    verdict = decide([], estimates(metrics), SPEC)
     assert verdict.blessed
     assert verdict.not_gated == (
         "like: 0 of 50 positives",
@@ -319,9 +337,140 @@ def test_bounds_that_a_constant_model_passes_are_named():
     )
     deviations = {"label_standard_deviation": 0.95}
     metrics = day(overall={name: labels(1000, **deviations) for name in ("rating", "watch_time")})
-    assert decide([], metrics, spec).notes == (
+    assert decide([], estimates(metrics), spec).notes == (
         "click: a model that answers always the same passes min_auc",
         "like: a model that answers always the same passes min_auc",
         "rating: a model that answers always the same passes max_rmse 1e+30, "
         "since its RMSE is 0.95",
     )
+
+
+def change_of(value, error, freedom=63):
+    return {CHANGE: {OVERALL: {"click": {"auc": Estimate(value, error, freedom)}}}}
+
+
+CLICK = Bound("auc", low=-0.005, is_change=True)
+T95 = 1.6694  # Student's t with 63 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("confidence", "undecided", "value", "error", "judged", "holds"),
+    [
+        (0.5, "block", -0.004, 1.0, -0.004, True),
+        (0.5, "block", -0.006, 1.0, -0.006, False),
+        (0.95, "block", -0.002, 0.001, -0.002, True),
+        (0.95, "block", -0.002, 0.002, -0.002 - 0.002 * T95, False),
+        (0.95, "pass", -0.006, 0.001, -0.006, True),
+        (0.95, "pass", -0.007, 0.001, -0.007 + 0.001 * T95, False),
+        (0.95, "block", -0.002, math.nan, math.nan, False),
+        (0.95, "pass", -0.006, math.nan, -0.006, False),
+        (0.5, "block", -0.002, math.nan, -0.002, True),
+    ],
+)
+def test_bound_is_held_to_the_limit_that_the_confidence_asks_for(
+    confidence, undecided, value, error, judged, holds
+):
+    bound = dataclasses.replace(CLICK, confidence=confidence, undecided=undecided)
+    found = bound.judged(Estimate(value, error, 0 if math.isnan(error) else 63))
+    if holds:
+        assert bound.holds(found)
+    else:
+        assert found == pytest.approx(judged, rel=1e-4, nan_ok=True)
+        assert not bound.holds(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "judged"),
+    [(1.0, 0.05, None), (0.85, 0.05, 0.85 - 0.05 * T95), (1.15, 0.05, 1.15 + 0.05 * T95)],
+)
+def test_pair_of_bounds_is_judged_on_the_side_that_is_near(value, error, judged):
+    bound = Bound("calibration", 0.8, 1.2, confidence=0.95)
+    found = bound.judged(Estimate(value, error, 63))
+    assert bound.holds(found) == (judged is None)
+    if judged is not None:
+        assert found == pytest.approx(judged, rel=1e-4)
+
+
+def test_confidence_is_that_of_the_slice_the_task_or_the_spec_and_defaults_of_slices_are_lenient():
+    spec = demo_with(
+        "evaluation={confidence: 0.9}",
+        "tasks.click.gate={min_auc: 0.6, slices: {device: {min_auc: 0.55}}}",
+        "tasks.like.gate={min_auc: 0.6, confidence: 0.5, slices: {device: {confidence: 0.8}}}",
+        "slices=[device, topic]",
+    )
+    bounds = bounds_of(spec, compare=True)
+    sure = {
+        (task, feature): {(b.confidence, b.undecided) for b in several}
+        for task in ("click", "like")
+        for feature, several in bounds[task].items()
+    }
+    assert sure == {
+        ("click", None): {(0.9, "block")},
+        ("click", "device"): {(0.9, "block")},
+        ("click", "topic"): {(0.99, "pass")},
+        ("like", None): {(0.5, "block")},
+        ("like", "device"): {(0.8, "block")},
+        ("like", "topic"): {(0.99, "pass")},
+    }
+    assert {b.confidence for b in bounds["score"][None]} == {0.9}
+
+
+def test_value_beyond_its_bound_that_passes_undecided_is_named():
+    spec = demo_with("tasks.click.gate={min_auc: 0.6, undecided: pass, confidence: 0.95}")
+    found = estimates(day()) | change_of(-0.11, 0.02)
+    (note,) = decide([], found, spec).notes
+    assert note == (
+        "click: auc change -0.1100 is beyond its bound, but may be -0.1500 to -0.0700 "
+        "(all events): not counted, undecided"
+    )
+    assert not decide([], estimates(day()) | change_of(-0.09, 0.02), spec).notes
+
+
+def test_every_bound_of_the_spec_is_one_of_a_metric_and_every_metric_can_be_bounded():
+    read = {
+        kind: {
+            field
+            for metric in (*METRICS, *COMPARISONS)
+            if kind in metric.kinds
+            for field in {
+                1: (f"min_{metric.name}", f"max_{metric.name}_drop"),
+                -1: (f"max_{metric.name}", f"max_{metric.name}_rise"),
+                0: (metric.name,),
+            }[metric.better]
+        }
+        for kind in ("binary", "regression", "score")
+    }
+    declared = {
+        kind: {name for name in part.model_fields if name not in Judgement.model_fields}
+        for kind, part in (("binary", BinaryGate), ("regression", RegressionGate))
+    }
+    for kind, names in declared.items():
+        assert names - {"slices"} <= read[kind]
+        unbounded = read[kind] - names
+        assert unbounded <= {
+            "weighted_example_count",
+            "mean_label",
+            "mean_prediction",
+            "label_standard_deviation",
+            "max_auc_lift_drop",
+            "max_r2_lift_drop",
+        }
+    assert {"score_scale", "score_shift"} <= set(Serving.model_fields) & read["score"]
+
+
+def test_figures_say_value_and_change_with_intervals_in_the_order_of_the_spec():
+    spec = demo_with("tasks.click.gate={min_auc: 0.6, max_log_loss: 1.0}")
+    found = {
+        CANDIDATE: {
+            OVERALL: {
+                "rating": {"rmse": Estimate(1.5)},
+                "click": {"auc": Estimate(0.7, 0.01, 63), "log_loss": Estimate(0.5)},
+            }
+        },
+        **change_of(0.001, 0.002),
+    }
+    assert list(figures(found, spec)) == [
+        "click: auc 0.7000 (0.6800 to 0.7200), change +0.0010 (-0.0030 to +0.0050); "
+        "log_loss 0.5000",
+        "rating: rmse 1.5000",
+    ]

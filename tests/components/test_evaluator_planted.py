@@ -149,7 +149,7 @@ def evaluate(
         for name in ("notes", "not_gated")
     }
     assert said["not_gated"] == verdict["not_gated"]
-    assert verdict["notes"] == [line for line in said["notes"] if not line.startswith("AUC over")]
+    assert verdict["notes"] == said["notes"][len(said["notes"]) - len(verdict["notes"]) :]
     return outputs["blessing"][0], verdict
 
 
@@ -204,9 +204,7 @@ def test_good_model_is_blessed_and_masked_labels_and_unjudgeable_slices_do_not_c
     assert overall["rate"]["weighted_example_count"] == EVENTS - absent.sum()
     assert metrics["device=tv"][""]["example_count"] == 20
     errors = (columns["rate_answer"] - columns["rating"])[~absent]
-    assert overall["rate"]["root_mean_squared_error"] == pytest.approx(
-        math.sqrt(np.mean(errors**2)), rel=1e-4
-    )
+    assert overall["rate"]["rmse"] == pytest.approx(math.sqrt(np.mean(errors**2)), rel=1e-4)
     assert overall["click"]["auc"] == pytest.approx(
         auc(columns["clicked"], columns["click_logit"]), abs=2e-3
     )
@@ -225,9 +223,9 @@ def test_weak_predictions_are_blocked_with_the_metric_and_the_bound(tmp_path, mo
     assert click == "click: auc is 0.5000, must be at least 0.6 (device=phone)"
     variance = columns["rating"].astype("f4").var(dtype=float)
     assert explained == (
-        f"rate: r2_score is {1 - 2.25 / variance:.4f}, must be at least 0.01 (all events)"
+        f"rate: r2 is {1 - 2.25 / variance:.4f}, must be at least 0.01 (all events)"
     )
-    assert rate == "rate: root_mean_squared_error is 1.5000, must be at most 1 (all events)"
+    assert rate == "rate: rmse is 1.5000, must be at most 1 (all events)"
 
 
 def test_constant_regression_and_probabilities_three_times_too_high_are_blocked(tmp_path, models):
@@ -245,7 +243,7 @@ def test_constant_regression_and_probabilities_three_times_too_high_are_blocked(
     assert click == (
         "click: calibration is 3.0000, must be at least 0.5 and at most 2 (all events)"
     )
-    assert rate[0].startswith("rate: r2_score is 0.0")
+    assert rate[0].startswith("rate: r2 is 0.0")
 
 
 def test_constant_and_not_finite_predictions_end_in_a_verdict_and_not_in_a_crash(tmp_path, models):
@@ -304,7 +302,7 @@ def test_slice_that_fell_and_a_score_of_another_scale_are_blocked_by_default(tmp
 
     assert_published(blessing, verdict, blessed=False)
     assert any(
-        line.startswith("rate: r2_score change against the served model is -")
+        line.startswith("rate: r2 change against the served model is -")
         and line.endswith("must be at least -0.1 (device=tv)")
         for line in verdict["reasons"]
     )
@@ -328,6 +326,37 @@ def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
     assert overall["auc"] == pytest.approx(0.8)
     assert overall["auc_lift"] == pytest.approx(0.0, abs=1e-9)
     assert verdict["reasons"] == ["click: auc_lift is 0.0000, must be at least 0.01 (all events)"]
+
+
+def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_for(
+    tmp_path, models, monkeypatch
+):
+    columns = good_events()
+    noise = np.random.default_rng(1).normal(0.0, 0.4, EVENTS)
+    columns["served_click_logit"] = columns["click_logit"] + noise
+    columns["click_logit"] = columns["click_logit"] + np.roll(noise, 7)
+    verdicts = {}
+    for name, gate in (
+        ("point", "{min_auc: 0.7, max_auc_drop: 0.02}"),
+        ("sure", "{min_auc: 0.7, max_auc_drop: 0.005, confidence: 0.999}"),
+        ("lenient", "{min_auc: 0.7, max_auc_drop: 0.0, confidence: 0.999, undecided: pass}"),
+    ):
+        spec = parse_spec(SPEC, "spec", [f"tasks.click.gate={gate}"])
+        monkeypatch.setitem(globals(), "SPEC_OF_TEST", spec)
+        _, verdicts[name] = evaluate(tmp_path / name, models, columns, compare=True)
+    assert {name: v["blessed"] for name, v in verdicts.items()} == {
+        "point": True,
+        "sure": False,
+        "lenient": True,
+    }
+    change = verdicts["sure"]["intervals"]["change"]["all events"]["click"]["auc"]
+    low = change["value"] - 3.225 * change["standard_error"]  # Student's t, 63 degrees
+    (reason,) = verdicts["sure"]["reasons"]
+    assert reason == (
+        f"click: auc change against the served model is {change['value']:.4f}, at worst "
+        f"{low:.4f} with confidence 0.999, must be at least -0.005 (all events)"
+    )
+    assert change["low"] < change["value"] < change["high"]
 
 
 def test_day_without_a_positive_is_not_held_against_the_model(tmp_path, models):

@@ -40,7 +40,7 @@ def day(tmp_path_factory):
         "hour": rng.integers(0, 5, EVENTS),
         "clicked": (rng.random(EVENTS) < 0.3).astype(float),
         "saved": (rng.random(EVENTS) < 0.1).astype(float),
-        "rating": rng.random(EVENTS),
+        "rating": rng.random(EVENTS) + 0.2 * (np.arange(EVENTS) % 2),
     }
     absent = {name: rng.random(EVENTS) < 0.2 for name in ("hour", "saved")}
     folder = tmp_path_factory.mktemp("examples") / "day"
@@ -72,7 +72,6 @@ def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_p
     files, columns, absent = day
     Rates.fit(files, SPEC).save(str(tmp_path / "rates"))
     loaded = Rates.load(str(tmp_path / "rates"), SPEC)
-    assert loaded.tasks == ("click", "save")
     records = list(tf.data.TFRecordDataset(files[1], "GZIP").as_numpy_iterator())
     buckets, _, _ = event_buckets(tf.constant(records), SPEC)
     assert buckets.keys() == {"user", "hour"}
@@ -83,6 +82,26 @@ def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_p
             [expected(columns, absent, label, row) for row in range(1, EVENTS, 3)],
             rtol=1e-4,
         )
+    np.testing.assert_allclose(answer["rate"], smoothed_means(columns, absent)[1::3], rtol=1e-4)
+
+
+def smoothed_means(columns, absent):
+    """Of the feature that tells most of the ratings that it does not know, by leaving each out."""
+    rating = columns["rating"]
+    base = rating.mean()
+    found = []
+    for name in ("user", "hour"):
+        missing = absent.get(name, np.zeros(EVENTS, bool))
+        values = [None if missing[i] else columns[name][i] for i in range(EVENTS)]
+        means, errors = [], []
+        for row, value in enumerate(values):
+            same = np.array([other == value for other in values])
+            total = rating[same].sum() + PRIOR_EVENTS * base
+            size = same.sum() + PRIOR_EVENTS
+            means.append(total / size)
+            errors.append((rating[row] - (total - rating[row]) / (size - 1)) ** 2)
+        found.append((sum(errors), np.array(means)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day, monkeypatch):

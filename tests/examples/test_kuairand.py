@@ -246,7 +246,7 @@ def test_benchmark_scores_rankers_on_the_same_days_and_keeps_each_ones_result(fo
 
 def test_benchmark_takes_the_pipelines_own_results(folder, capsys):
     metrics = {
-        name: {"auc": 0.75} if task.kind == "binary" else {"root_mean_squared_error": 1.25}
+        name: {"auc": 0.75} if task.kind == "binary" else {"rmse": 1.25}
         for name, task in SPEC.tasks.items()
     }
     content = [

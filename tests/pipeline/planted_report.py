@@ -205,7 +205,7 @@ class PlantedReport:
                     tasks[task] = {"auc": auc, "auc_lift": 0.06 + noise}
                 else:
                     rmse = 0.74 - drift + noise + worse
-                    tasks[task] = {"root_mean_squared_error": rmse, "r2_score": 0.36}
+                    tasks[task] = {"rmse": rmse, "r2": 0.36}
                     tasks[task]["label_standard_deviation"] = 0.93
                 tasks[task]["weighted_example_count"] = events
             slices[name] = {"": {"example_count": events}, **tasks}

@@ -97,8 +97,14 @@ class Store:
             yield self.new_artifact("Model", f"model/{run_id}")
         if name.endswith(".Evaluator"):
             metrics = {"candidate": {"click": {"auc": auc}, "": {"example_count": 9.0}}}
+            error = {"low": -0.004, "high": 0.004, "standard_error": 0.002}
+            change = {"value": 0.0, "degrees_of_freedom": 63, **error}
             yield self.new_artifact(
-                "ModelEvaluation", "e", metrics=json.dumps(metrics), not_gated="a slice"
+                "ModelEvaluation",
+                "e",
+                metrics=json.dumps(metrics),
+                intervals=json.dumps({"change": {"click": {"auc": change}}}),
+                not_gated="a slice",
             )
             yield self.new_artifact("ModelBlessing", "b", reasons=reasons)
         if name.endswith(".Pusher"):

@@ -58,13 +58,13 @@ def row(text, start):
 def test_row_tells_metrics_verdict_version_and_reason(
     outcome, version, reasons, verdict, serves, why
 ):
-    metrics = {"click": {"auc": 0.70049}, "rate": {"root_mean_squared_error": 1.25}}
+    metrics = {"click": {"auc": 0.70049}, "rate": {"rmse": 1.25}}
     text = printed([run(outcome=outcome, version=version, reasons=reasons, metrics=metrics)])
     assert row(text, "2026-01-03") == ["2026-01-03", "0.700", "1.250", verdict, serves, why]
 
 
 def test_lift_stands_below_the_auc_and_is_explained():
-    metrics = {"click": {"auc": 0.7, "auc_lift": 0.0213}, "rate": {"root_mean_squared_error": 1.0}}
+    metrics = {"click": {"auc": 0.7, "auc_lift": 0.0213}, "rate": {"rmse": 1.0}}
     other = run("2026-01-04", metrics={"click": {"auc": 0.6, "auc_lift": -0.004}})
     text = printed([run(metrics=metrics), other])
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
@@ -122,3 +122,9 @@ def test_served_files_are_held_to_what_was_evaluated(tmp_path):
         where,
         f"  DAMAGED: {served.path}/saved_model.pb: has other content than when it was written",
     ]
+
+
+def test_tasks_are_shown_in_the_order_of_the_newest_spec_and_outputs_without_a_figure_are_not():
+    old = run(metrics={"": {"example_count": 5.0}, "click": {"auc": 0.7}, "old": {"auc": 0.6}})
+    new = run(metrics={"rate": {"rmse": 1.0}, "click": {"auc": 0.7}, "score": {"ndcg": 0.8}})
+    assert report.shown_tasks([old, new]) == ["rate", "click", "old"]
