@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from schemas.values import AUTO, FOLLOWS, MAX_DAYS, AutoCount, AutoNumber, Name, SpecPart, Units
 
@@ -33,7 +32,7 @@ class Architecture(SpecPart):
 
     @classmethod
     def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler
+        cls, core_schema: Any, handler: pydantic.GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Adds `preset`, which a file may give in place of sizes."""
         schema = handler.resolve_ref_schema(handler(core_schema))

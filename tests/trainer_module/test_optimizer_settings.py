@@ -74,7 +74,7 @@ def test_a_recovery_tightens_the_thresholds_that_bound_a_step():
 
 
 def test_accumulators_are_refused_with_adam():
-    with pytest.raises(ValueError, match="'accumulators' are Adagrad's; agc_adam"):
+    with pytest.raises(ValueError, match="'accumulators' are for Adagrad; agc_adam"):
         Training(optimizer=settings("agc_adam"), accumulators={"decay": 0.5})
 
 
