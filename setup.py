@@ -44,6 +44,7 @@ RUNTIME = [
     f"numpy>=2,<3; {TFX_1_21}",
     "absl-py>=1.4",
     "google-crc32c>=1.5",
+    "grpcio>=1.48",
     "kfp-server-api>=2.0.5,<3",
     "pandas>=1.5,<3",
     "protobuf>=3.20.3,<7",
