@@ -48,7 +48,7 @@ def test_quoted_export_is_real(folder):
 
 
 def test_quoted_guesses_are_real(said):
-    quoted = TEXT.split("what it takes each field for:\n\n```\n")[1].split("```")[0]
+    (quoted,) = re.findall(r"```\n(isClicked: label .*?)```", TEXT, flags=re.S)
     lines = [line for line in quoted.splitlines() if line != "..."]
     assert len(lines) == 5
     assert set(lines) <= set(said.splitlines())
