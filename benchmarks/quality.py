@@ -318,34 +318,35 @@ def run(options: argparse.Namespace) -> str:
         started = time.process_time()
         settings: list[str] = []
         chosen: dict[str, Any] = {}
+        trainings: Iterable[Mapping[pd.Timestamp, Predictions]] = ()
         if ranker == "rates":
-            seeds = [scores(events, spec, rates(events, spec, days))]
-        elif ranker == "backfill":
-            seeds = [backfill(options.status, spec, days)]
+            trainings = [rates(events, spec, days)]
         elif ranker == "ours":
             settings = list(options.overrides)
-            seeds = [
-                scores(events, spec, ours(columns, spec, numbers, seed))
-                for seed in range(options.seeds)
-            ]
-        else:
+            trainings = (ours(columns, spec, numbers, seed) for seed in range(options.seeds))
+        elif ranker == "lightgbm":
             trees = Trees(events, spec, options.threads)
             chosen = dict.fromkeys(spec.tasks, TREES)
             if options.search:
                 settings = [f"best of {options.search}"]
                 chosen = trees.search(list(pd.date_range(*CHOSEN_ON)), options.search)
-            found = {d: {n: trees.predict(n, d, chosen[n]) for n in spec.tasks} for d in days}
-            seeds = [scores(events, spec, found)]
-        entry = {
-            "ranker": ranker,
-            "settings": settings,
-            "days": _period(options.days),
-            "seeds": seeds,
-            "cpu_seconds": round(time.process_time() - started, 1),
-            **({"chosen": chosen} if chosen else {}),
-        }
-        _record(options.results, entry)
-        print(f"{ranker}: {entry['cpu_seconds']} s of CPU", file=sys.stderr, flush=True)
+            trainings = [{d: {n: trees.predict(n, d, chosen[n]) for n in spec.tasks} for d in days}]
+        found = (scores(events, spec, predictions) for predictions in trainings)
+        seeds: list[Any] = []
+        # What a stopped benchmark has measured is not lost.
+        for seed in [backfill(options.status, spec, days)] if ranker == "backfill" else found:
+            seeds.append(seed)
+            entry = {
+                "ranker": ranker,
+                "settings": settings,
+                "days": _period(options.days),
+                "seeds": seeds,
+                "cpu_seconds": round(time.process_time() - started, 1),
+                **({"chosen": chosen} if chosen else {}),
+            }
+            _record(options.results, entry)
+            text = f"{ranker}, {len(seeds)}: {entry['cpu_seconds']} s of CPU"
+            print(text, file=sys.stderr, flush=True)
     entries = [e for e in _read(options.results) if e["days"] == _period(options.days)]
     return "\n\n".join(table(plain, entries, kind) for kind in ("mean", "per user"))
 
