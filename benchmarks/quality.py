@@ -8,7 +8,7 @@ AUC within each user's events of a day.
   start on 04-25 to 04-28, then a warm start on each day.
 * `lightgbm`: one model a task, trained anew for each day on all days from 04-26 on, with the same
   features and their history but for raw ids and lists. `--search N` chooses each task's settings
-  out of N on 04-29 to 05-02.
+  out of N, and its number of trees, on 05-01 and 05-02.
 * `rates`: smoothed rates of the ids, summed as logits.
 * `backfill`: the pipeline's own results, from `--status` (a file of `steadyrank status --json`).
 
@@ -44,18 +44,20 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "quality.json"
 RANKERS = ("rates", "lightgbm", "ours", "backfill")
 # The first day's events have no history.
 FIRST_TRAINED = pd.Timestamp("2022-04-26")
-CHOSEN_ON = (pd.Timestamp("2022-04-29"), pd.Timestamp("2022-05-02"))
+CHOSEN_ON = (pd.Timestamp("2022-05-01"), pd.Timestamp("2022-05-02"))
+"""Days that LightGBM's settings are chosen on, by models of the days before them."""
 EVALUATED = (pd.Timestamp("2022-05-03"), pd.Timestamp("2022-05-08"))
 COLD = 4
 """Days of a cold start, from the first."""
 RATES = ("user_history", "video_history", "author_history", "tab_history")
 
-TREES = {"learning_rate": 0.05, "num_leaves": 31, "num_trees": 150}
+TREES: Mapping[str, Any] = {"learning_rate": 0.05, "num_leaves": 31, "num_trees": 150}
 """LightGBM's settings where none are searched."""
+_MOST_TREES, _PATIENCE = 400, 30
+"""A search adds trees until so many of them have gained nothing."""
 _SEARCHED: Mapping[str, Sequence[float]] = {
     "learning_rate": (0.02, 0.03, 0.05, 0.1),
     "num_leaves": (7, 15, 31, 63),
-    "num_trees": (75, 150, 300),
     "min_data_in_leaf": (20, 100, 300),
     "feature_fraction": (0.5, 0.8, 1.0),
     "lambda_l2": (0.0, 10.0),
@@ -172,46 +174,69 @@ class Trees:
         self._events, self._spec, self._threads = events, spec, threads
         self._inputs = tree_inputs(events, spec)
 
-    def predict(
-        self, name: str, day: pd.Timestamp, settings: Mapping[str, Any], seed: int = 0
-    ) -> np.ndarray:
-        """Trains a task's model on the days before one; returns that day's predictions."""
+    def train(
+        self,
+        name: str,
+        day: pd.Timestamp,
+        settings: Mapping[str, Any],
+        judged: Sequence[pd.Timestamp] = (),
+    ) -> Any:
+        """Trains a task's model on the days before one.
+
+        Args:
+            name: the task.
+            day: the first day that it does not see.
+            settings: LightGBM's.
+            judged: stop where more trees gain nothing on these days.
+        """
         import lightgbm
 
-        task = self._spec.tasks[name]
-        label, date = label_of(self._events, task), self._events["date"]
-        past = np.isfinite(label) & ((date >= FIRST_TRAINED) & (date < day)).to_numpy()
-        model = lightgbm.train(
-            {
-                "objective": "binary" if isinstance(task, BinaryTask) else "regression",
-                "num_threads": self._threads,
-                "verbose": -1,
-                "seed": seed,
-                **settings,
-            },
-            lightgbm.Dataset(self._inputs[past], label[past]),
-        )
-        return np.asarray(model.predict(self._inputs[(date == day).to_numpy()]))
+        task, date = self._spec.tasks[name], self._events["date"]
+        label = label_of(self._events, task)
+        known = np.isfinite(label)
+        past = known & ((date >= FIRST_TRAINED) & (date < day)).to_numpy()
+        data = lightgbm.Dataset(self._inputs[past], label[past])
+        given: dict[str, Any] = {"num_threads": self._threads, "verbose": -1, **settings}
+        later: dict[str, Any] = {}
+        if judged:
+            rows = known & date.isin(judged).to_numpy()
+            later = {
+                "valid_sets": [data.create_valid(self._inputs[rows], label[rows])],
+                "callbacks": [lightgbm.early_stopping(_PATIENCE, verbose=False)],
+            }
+        if isinstance(task, BinaryTask):
+            given |= {"objective": "binary", "metric": "auc"}
+        else:
+            given |= {"objective": "regression", "metric": "rmse"}
+        return lightgbm.train(given, data, **later)
+
+    def predict(self, name: str, day: pd.Timestamp, settings: Mapping[str, Any]) -> np.ndarray:
+        """Trains a task's model on the days before one; returns that day's predictions."""
+        today = (self._events["date"] == day).to_numpy()
+        return np.asarray(self.train(name, day, settings).predict(self._inputs[today]))
 
     def search(self, days: Sequence[pd.Timestamp], tries: int) -> dict[str, dict[str, Any]]:
-        """Chooses each task's settings, the given ones among them, by the mean over these days."""
+        """Chooses each task's settings by AUC or RMSE on these days, and its number of trees.
+
+        The settings that are used without a search are the first of them.
+        """
         rng = np.random.default_rng(0)
-        candidates: list[dict[str, Any]] = [TREES]
+        candidates: list[dict[str, Any]] = [dict(TREES)]
         for _ in range(tries - 1):
             candidates.append({k: v[rng.integers(len(v))] for k, v in _SEARCHED.items()})
         chosen = {}
         for name, task in self._spec.tasks.items():
             sign = 1.0 if isinstance(task, BinaryTask) else -1.0
-            reached = []
+            best = -np.inf
             for settings in candidates:
-                values = []
-                for day in days:
-                    today = self._events[self._events["date"] == day]
-                    prediction = self.predict(name, day, settings)
-                    values.append(metric(task, label_of(today, task), prediction))
-                reached.append(sign * float(np.mean(values)))
-            chosen[name] = candidates[int(np.argmax(reached))]
-            print(f"  LightGBM {name}: {chosen[name]}", file=sys.stderr, flush=True)
+                most = {**settings, "num_trees": _MOST_TREES}
+                model = self.train(name, days[0], most, days)
+                ((reached,),) = (found.values() for found in model.best_score.values())
+                if sign * reached > best:
+                    best = sign * reached
+                    chosen[name] = {**settings, "num_trees": model.best_iteration}
+            text = f"{chosen[name]} reach {abs(best):.4f}"
+            print(f"  LightGBM {name}: {text}", file=sys.stderr, flush=True)
         return chosen
 
 

@@ -300,6 +300,24 @@ def test_trees_learn_from_days_before_the_predicted_one_alone(folder):
     np.testing.assert_array_equal(first, second)
 
 
+def test_search_chooses_on_its_days_by_models_of_the_days_before_them(folder, capsys):
+    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    day = pd.Timestamp("2022-05-01")
+    # Something to learn: late hours are clicked more.
+    late = np.random.default_rng(4).normal(events["hour"], 6) > 12
+    events["label_click"] = late.astype(events["label_click"].dtype)
+    chosen = quality.Trees(events, SPEC, 1).search([day], 3)
+    assert set(chosen) == set(SPEC.tasks)
+    predicted = quality.Trees(events, SPEC, 1).predict("click", day, chosen["click"])
+    reached = roc_auc_score(late[events["date"] == day], predicted)
+    assert reached > 0.7
+    assert f"{chosen['click']} reach {reached:.4f}" in capsys.readouterr().err
+    outcomes = list(SPEC.labels)
+    changed = events.copy()
+    changed.loc[changed["date"] > day, outcomes] = 1
+    assert quality.Trees(changed, SPEC, 1).search([day], 3) == chosen
+
+
 def test_auc_within_users_is_the_mean_of_each_ones_by_events():
     rng = np.random.default_rng(3)
     user, label = rng.integers(8, size=200), rng.integers(2, size=200)
