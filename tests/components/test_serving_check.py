@@ -343,6 +343,7 @@ def execute(folder, events, training=HEALTHY):
     return blessing[0]
 
 
+@pytest.mark.slow
 def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, events):
     save(Model(), tmp_path / "Format-Serving")
     blessing = execute(tmp_path, events)
@@ -365,6 +366,8 @@ def test_diverged_training_has_no_model_to_be_blessed(tmp_path, events):
     assert blessing.get_int_custom_property("blessed") == 0
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_faults_of_a_real_model_are_all_told(tmp_path, events):
     model = Model(slope=0.0, nan_from_age=38.0)
     report = check(save(model, tmp_path / "model"), events, SPEC_OF_TEST)
@@ -379,6 +382,8 @@ def test_faults_of_a_real_model_are_all_told(tmp_path, events):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path, events):
     folder = tmp_path / "Format-Serving"
     folder.mkdir()
@@ -391,6 +396,8 @@ def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_NOT_BLESSED", "report.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_signatures_that_answer_differently_are_told(tmp_path, events):
     report = check(save(Model(shift=5.0), tmp_path / "model"), events, SPEC_OF_TEST)
     assert [line.split(" is ")[0] for line in report["reasons"]] == [
@@ -399,6 +406,7 @@ def test_signatures_that_answer_differently_are_told(tmp_path, events):
     ]
 
 
+@pytest.mark.slow
 def test_model_that_hangs_is_given_up(tmp_path, events):
     spec = parse_spec(SPEC, "spec", ["serving.check_seconds=0.05"])
     report = check(str(tmp_path), events, spec)
@@ -409,6 +417,8 @@ def test_model_that_hangs_is_given_up(tmp_path, events):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_process_started_early_is_the_one_that_is_taken_and_a_new_one_where_it_has_died():
     with process.started_early():
         first = process.take()
@@ -429,6 +439,7 @@ def test_process_started_early_is_the_one_that_is_taken_and_a_new_one_where_it_h
     assert first.returncode != 0
 
 
+@pytest.mark.slow
 def test_process_that_nobody_took_ends_with_the_run():
     with process.started_early():
         (early,) = process._ready
@@ -446,6 +457,8 @@ def test_training_that_exported_nothing_is_told_by_its_reasons(tmp_path, events)
     assert blessing.get_string_custom_property("model_digest") == ""
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_blessing_names_the_files_that_were_checked(tmp_path, events):
     path = save(Model(), tmp_path / "Format-Serving")
     blessing = execute(tmp_path, events)

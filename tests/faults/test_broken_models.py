@@ -10,6 +10,8 @@ from trainer_module import export, training
 from trainer_module.distribution import make_strategy
 from trainer_module.training_state import inner_optimizer, save_state
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_processes")]
+
 NAN, INFINITE = float("nan"), float("inf")
 
 
@@ -161,7 +163,7 @@ def hangs(answer, spec):
     ("fault", "seconds", "reason"),
     [
         (aborts, 300, "the model cannot be loaded and called: its process was ended by signal 6"),
-        (hangs, 20, "the model did not answer within 20 s (serving.check_seconds)"),
+        (hangs, 6, "the model did not answer within 6 s (serving.check_seconds)"),
     ],
 )
 def test_model_that_ends_or_holds_its_process_ends_as_a_verdict(

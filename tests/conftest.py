@@ -1,0 +1,83 @@
+"""What tests of every folder share."""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import warm_python
+
+# Read when TensorFlow and NumPy start. Every worker of pytest has a core; threads of their own
+# only wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker has one left when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--most-cpu", type=float, help="fail tests that are not slow and take more CPU seconds"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    before = _cpu_seconds()
+    result = yield
+    used, most = _cpu_seconds() - before, item.config.getoption("--most-cpu")
+    if most and used > most and not item.get_closest_marker("slow"):
+        pytest.fail(
+            f"took {used:.1f} s of CPU, more than {most:g}: make it cheaper, or mark it slow"
+        )
+    return result
+
+
+def _cpu_seconds():
+    """Of this process and those that it has waited for: no busy machine changes that much."""
+    return sum(os.times()[:4])
+
+
+@pytest.fixture(scope="session")
+def warm_python_path(tmp_path_factory):
+    """Path of a Python that has TensorFlow and TFX imported; see `warm_python`."""
+    base = tmp_path_factory.getbasetemp()
+    # All workers of pytest-xdist share one.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "warm"
+    folder.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as connection:
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _connected(connection, folder):
+                clean = {
+                    name: value
+                    for name, value in os.environ.items()
+                    if not name.startswith(("PYTHON", "COVERAGE"))
+                }
+                server = subprocess.Popen([sys.executable, warm_python.__file__, folder], env=clean)
+                while not _connected(connection, folder):
+                    assert server.poll() is None
+                    time.sleep(0.1)
+        yield str(folder / "python")
+
+
+def _connected(connection, folder):
+    try:
+        connection.connect(str(folder / "socket"))
+        connection.sendall(b" ")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def warm_processes(monkeypatch, warm_python_path):
+    """Whatever starts a process of this Python gets a warm one."""
+    monkeypatch.setattr(sys, "executable", warm_python_path)
