@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test test-fast check format bench quality flink flink-check reference docs site lock clean image image-push image-check
+.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check reference docs site lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -15,11 +15,14 @@ run: env  ## simulate a few days of logs and run the pipeline on them
 	@$(BIN)/steadyrank demo
 
 # Worker processes of the tests; each takes up to 2 GB. A file stays in one worker, because its
-# tests share what they made.
+# tests share what they made; those that take longest come first (tests/conftest.py).
 JOBS ?= 2
-PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --durations 25
+PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25
 
-test: env  ## every test, whole pipeline runs included, with coverage (JOBS=2)
+test: env  ## every test, whole pipeline runs included (JOBS=2)
+	$(PYTEST)
+
+coverage: env  ## every test, and which lines of the project no test reaches
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 test-fast: env  ## the tests that are not slow: no whole pipeline, no other process with TensorFlow

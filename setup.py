@@ -71,7 +71,7 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-cov>=5",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.7",
         "hypothesis>=6.100",
         "ruff>=0.6",
         "mypy>=1.11",
