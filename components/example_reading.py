@@ -47,17 +47,22 @@ def ReadFiles(  # noqa: N802
     )
 
 
-def read_records(file: str, size: int) -> Iterator[npt.NDArray[np.object_]]:
+def read_records(
+    file: str, size: int, most: int | None = None
+) -> Iterator[npt.NDArray[np.object_]]:
     """Reads gzipped TFRecords.
 
     Args:
         file: name of the file.
         size: records a batch; the last one may have fewer.
+        most: how many records are read, from the beginning; all if None.
 
     Returns:
         Arrays of records, bytes [at most `size`].
     """
     records = tf.data.TFRecordDataset(file, compression_type="GZIP")
+    if most is not None:
+        records = records.take(most)
     for batch in records.batch(size).as_numpy_iterator():
         RECORDS.inc(len(batch))
         yield batch

@@ -315,6 +315,7 @@ def _outputs(
 
 _REMARKS = {
     ("Examples", "notes"): "DailyExampleGen",
+    ("ExampleStatistics", "notes"): "StatisticsGen",
     ("ExampleAnomalies", "findings"): "ExampleValidator",
     ("ModelEvaluation", "notes"): "Evaluator",
     ("ModelEvaluation", "not_gated"): "Evaluator: not gated",

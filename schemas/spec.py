@@ -55,6 +55,9 @@ class Validation(SpecPart):
         min_events: fewest events that the run date and the training days may have.
         max_eval_events: size of the random sample of the run date that is evaluated; if null, or
             if the day has fewer events, the whole day is.
+        max_statistics_events: size of the random sample of each split (the training days, the run
+            date) that the statistics are of; if null, or if the split has fewer events, they are of
+            the whole split.
         stop_at: smallest severity of an anomaly that stops the run before training.
         severity: severity by TFDV's type of anomaly (`AnomalyInfo.Type`), instead of TFDV's own.
         max_auc_fall: how far the served model's AUC of a task may fall on a window day that it
@@ -65,6 +68,7 @@ class Validation(SpecPart):
 
     min_events: int = Field(default=1, ge=1)
     max_eval_events: int | None = Field(default=None, ge=1)
+    max_statistics_events: int | None = Field(default=200_000, ge=1000)
     stop_at: Literal["WARNING", "ERROR", "NEVER"] = "ERROR"
     severity: dict[str, Literal["IGNORE", "WARNING", "ERROR"]] = Field(default={})
     max_auc_fall: Share | None = 0.1

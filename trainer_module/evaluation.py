@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
-from trainer_module.inputs import parse
+from trainer_module.inputs import Parse
 from trainer_module.metrics import auc, rmse
 
 SAMPLE = 4096
@@ -29,6 +29,7 @@ class DayEvaluation:
         model: keras.Model,
         spec: RankingSpec,
         files: Sequence[str],
+        parse: Parse,
     ) -> None:
         """Reads the sample: the first events of every file, `SAMPLE` in all.
 
@@ -36,6 +37,7 @@ class DayEvaluation:
             model: of `build_model`; evaluated as it is at each call.
             spec: the ranking spec.
             files: gzipped TFRecords of the run date's encoded events.
+            parse: `trainer_module.inputs.parser(spec)`.
         """
         records = tf.data.Dataset.from_tensor_slices(sorted(files)).interleave(
             lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP"),
@@ -46,7 +48,7 @@ class DayEvaluation:
         self._spec = spec
         self._forward = tf.function(lambda features: model(features, training=False))
         if sample:
-            self._features, self._labels, self._weights = parse(tf.constant(sample), spec)
+            self._features, self._labels, self._weights = parse(tf.constant(sample))
         self._empty = not sample
 
     def __call__(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from trainer_module.averaging import WeightAverage
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.evaluation import DayEvaluation
-from trainer_module.inputs import training_batches
+from trainer_module.inputs import parser, training_batches
 from trainer_module.live import Teller
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.stability.detection import Detector
@@ -190,7 +190,8 @@ def train(
         raise TrainingError("there are no events to train on")
     chief = is_chief(strategy)
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
-    read = functools.partial(training_batches, files)
+    parse = parser(spec)
+    read = functools.partial(training_batches, files, parse=parse)
     while True:
         progress = checkpoints.newest()
         failed = progress.failed if progress else ()
@@ -202,9 +203,7 @@ def train(
             optimizer.build(model.trainable_variables)
         average = make_average(model, training, strategy)
         if progress is None:
-            one_pass = training.model_copy(update={"epochs": 1})
-            sample = read(spec.model_copy(update={"training": one_pass}))
-            _start(model, optimizer, spec, sample, warm_start_from)
+            _start(model, optimizer, spec, read, warm_start_from)
             progress = Progress(start=soundness.fingerprints(model, optimizer))
             checkpoints.save(progress, model, optimizer, average)
         else:
@@ -213,7 +212,7 @@ def train(
         recorder = scalars = evaluate = None
         if chief:
             if eval_files and training.evaluation_steps:
-                evaluate = DayEvaluation(model, spec, eval_files)
+                evaluate = DayEvaluation(model, spec, eval_files, parse)
             folder = os.path.join(checkpoint_dir, _STATISTICS)
             recorder = StatisticsRecorder(folder, len(failed), progress.step)
             scalars = Scalars(os.path.join(tensorboard_dir, f"attempt_{len(failed) + 1}"))
@@ -327,12 +326,14 @@ def _start(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     spec: RankingSpec,
-    batches: tf.data.Dataset,
+    read: Callable[[RankingSpec], tf.data.Dataset],
     warm_start_from: str | None,
 ) -> None:
     if warm_start_from is not None:
         restore_state(model, optimizer, warm_start_from)
         age_accumulators(optimizer, spec.training.accumulators)
         return
+    one_pass = spec.training.model_copy(update={"epochs": 1})
+    batches = read(spec.model_copy(update={"training": one_pass}))
     sample = batches.take(max(1, _COLD_START_SAMPLE // spec.training.batch_size))
     initialise_from_data(model, sample.as_numpy_iterator(), spec)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tfx import types
 from tfx.components.statistics_gen.executor import DEFAULT_FILE_NAME
@@ -16,13 +19,14 @@ from tfx.utils import io_utils
 from tfx_bsl.coders import example_coder
 
 from components.example_reading import ReadFiles, read_records
+from components.run_plan import load_plan
 
 _BATCH = 1000
 """Events that TFDV gets at once: the most that TFX's own input gives it."""
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Does what TFX's does, with a read that is spread over all workers."""
+    """Does what TFX's does, with a read that is spread over all workers, of a sample at most."""
 
     def Do(  # noqa: N802
         self,
@@ -31,6 +35,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.StatisticsGen`."""
+        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
+        most = plan.spec.validation.max_statistics_events
         examples = artifact_utils.get_single_instance(input_dict["examples"])
         statistics = artifact_utils.get_single_instance(output_dict["statistics"])
         statistics.split_names = examples.split_names
@@ -40,21 +46,47 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         options.schema = io_utils.SchemaReader().read(
             io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
         )
+        notes = []
         with self._make_beam_pipeline() as pipeline:
             for split in artifact_utils.decode_split_names(examples.split_names):
                 files = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
+                read = read_events
+                # On Kubeflow a number comes back as a float.
+                events = int(examples.get_custom_property(f"{split}_events") or 0)
+                if most is not None and events > most:
+                    read = functools.partial(read_events, most=shares(files, most))
+                    notes.append(
+                        f"statistics of the split {split} are those of a sample, {most:,} of "
+                        f"{events:,} events (validation.max_statistics_events)"
+                    )
                 output = artifact_utils.get_split_uri([statistics], split)
                 _ = (
                     pipeline
-                    | f"Read[{split}]" >> ReadFiles(files, read_events)
+                    | f"Read[{split}]" >> ReadFiles(files, read)
                     | f"Generate[{split}]" >> tfdv.GenerateStatistics(options)
                     | f"Write[{split}]"
                     >> tfdv.WriteStatisticsToBinaryFile(os.path.join(output, DEFAULT_FILE_NAME))
                 )
+        statistics.set_string_custom_property("notes", "\n".join(notes))
 
 
-def read_events(file: str) -> Iterator[pa.RecordBatch]:
-    """Reads a file of encoded events as TFX's own input does, their names and types from them."""
+def shares(pattern: str, most: int) -> dict[str, int]:
+    """Says how many events each file gives to a sample of `most`: as its size, in bytes, says."""
+    sizes = {file: tf.io.gfile.stat(file).length for file in tf.io.gfile.glob(pattern)}
+    total = sum(sizes.values())
+    return {file: math.ceil(most * size / total) for file, size in sizes.items()}
+
+
+def read_events(file: str, most: Mapping[str, int] | None = None) -> Iterator[pa.RecordBatch]:
+    """Reads a file of encoded events as TFX's own input does, their names and types from them.
+
+    Args:
+        file: name of the file.
+        most: by file, how many events are read, from its beginning: shards are in random order.
+
+    Returns:
+        Batches of 1000 events at most.
+    """
     decoder = example_coder.ExamplesToRecordBatchDecoder()
-    for records in read_records(file, _BATCH):
+    for records in read_records(file, _BATCH, most=most[file] if most else None):
         yield decoder.DecodeBatch(records)

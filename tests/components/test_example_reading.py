@@ -1,6 +1,8 @@
 """Events are read as TFX reads them, file by file."""
 
 import ast
+import datetime
+import pathlib
 
 import apache_beam as beam
 import numpy as np
@@ -15,9 +17,13 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import io_utils
 from tfx_bsl.tfxio import tf_example_record
 
+from components import artifacts
 from components.example_reading import ReadFiles, read_records
+from components.run_plan import RunPlan
 from components.statistics_gen import executor as statistics_gen
+from schemas.loading import load_spec
 
+DEMO = pathlib.Path(__file__).parents[2] / "schemas" / "demo.yaml"
 EVENTS = 2500
 SCHEMA = schema_pb2.Schema(
     feature=[
@@ -99,38 +105,92 @@ def test_pattern_without_a_file_is_named(folder):
         pipeline | ReadFiles(str(folder / "Split-none" / "*"), in_batches)
 
 
-def statistics_of(executor, folder, schema_folder, output, properties):
+def plan_artifact(folder, *overrides):
+    RunPlan(
+        spec=load_spec(str(DEMO), overrides),
+        run_date=datetime.date(2026, 1, 4),
+        window=(),
+        base_version=None,
+        base_trained_through=None,
+        start_reason="",
+        baseline_version=None,
+        baseline_reason="",
+    ).save(str(folder))
+    artifact = artifacts.RunPlan()
+    artifact.uri = str(folder)
+    return artifact
+
+
+def statistics_of(executor, folder, tmp_path, name, properties=None, overrides=()):
+    """Statistics by split, and the artifact."""
+    io_utils.write_pbtxt_file(str(tmp_path / "schema" / "schema.pbtxt"), SCHEMA)
     examples = standard_artifacts.Examples()
     examples.uri = str(folder)
     examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
     examples.span = 7
+    for split in ("train", "eval"):
+        examples.set_int_custom_property(f"{split}_events", EVENTS)
     schema = standard_artifacts.Schema()
-    schema.uri = str(schema_folder)
+    schema.uri = str(tmp_path / "schema")
     statistics = standard_artifacts.ExampleStatistics()
-    statistics.uri = str(output)
+    statistics.uri = str(tmp_path / name)
+    plan = plan_artifact(tmp_path / "plan", *overrides)
     executor.Executor().Do(
-        {"examples": [examples], "schema": [schema]}, {"statistics": [statistics]}, properties
+        {"plan": [plan], "examples": [examples], "schema": [schema]},
+        {"statistics": [statistics]},
+        properties or {},
     )
-    return statistics
+    found = {
+        split: json_format.MessageToDict(
+            tfdv.load_stats_binary(f"{statistics.uri}/Split-{split}/FeatureStats.pb")
+        )
+        for split in ("train", "eval")
+    }
+    return found, statistics
 
 
 @pytest.mark.parametrize("options", [{}, {"use_sketch_based_topk_uniques": True}])
 def test_statistics_are_those_of_tfx(folder, tmp_path, options):
-    io_utils.write_pbtxt_file(str(tmp_path / "schema" / "schema.pbtxt"), SCHEMA)
     given = {"stats_options_json": tfdv.StatsOptions(**options).to_json()} if options else {}
-    ours, theirs = (
-        statistics_of(executor, folder, tmp_path / "schema", tmp_path / name, given)
+    (found, ours), (expected, theirs) = (
+        statistics_of(executor, folder, tmp_path, name, given)
         for name, executor in (("ours", statistics_gen), ("theirs", tfx_statistics_gen))
     )
     assert (ours.split_names, ours.span) == (theirs.split_names, theirs.span)
+    same(found, expected)
+    assert not ours.get_string_custom_property("notes")
+
+
+def test_statistics_of_a_large_split_are_those_of_a_sample(folder, tmp_path):
+    overrides = ["validation.max_statistics_events=1000"]
+    (found, statistics), (again, _) = (
+        statistics_of(statistics_gen, folder, tmp_path, name, overrides=overrides)
+        for name in ("once", "twice")
+    )
+    assert statistics.get_string_custom_property("notes").splitlines() == [
+        f"statistics of the split {split} are those of a sample, 1,000 of 2,500 events "
+        "(validation.max_statistics_events)"
+        for split in ("train", "eval")
+    ]
+    same(again, found)
     for split in ("train", "eval"):
-        one, other = (
-            json_format.MessageToDict(
-                tfdv.load_stats_binary(f"{artifact.uri}/Split-{split}/FeatureStats.pb")
-            )
-            for artifact in (ours, theirs)
-        )
-        same(one, other)
+        (dataset,) = found[split]["datasets"]
+        assert int(dataset["numExamples"]) == pytest.approx(1000, abs=3)
+        numbers = {item["path"]["step"][0]: item.get("numStats") for item in dataset["features"]}
+        # Standard error of the mean: 10 / sqrt(900).
+        assert numbers["age"]["mean"] == pytest.approx(40.0, abs=1.5)
+        # The first third of each file, and the files have every third hour each.
+        assert numbers["hour"]["max"] == pytest.approx(1000, abs=12)
+
+
+def test_files_give_a_sample_what_their_sizes_say(tmp_path):
+    sizes = {"a": 3000, "b": 1000, "c": 40}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    given = statistics_gen.shares(str(tmp_path / "*"), 500)
+    assert {path.rpartition("/")[2] for path in given} == set(sizes)
+    for name, size in sizes.items():
+        assert 0 <= given[str(tmp_path / name)] - 500 * size / 4040 < 1
 
 
 def same(one, other):

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer_module import evaluation
 from trainer_module.distribution import make_strategy
 from trainer_module.evaluation import DayEvaluation
-from trainer_module.inputs import training_batches
+from trainer_module.inputs import parser, training_batches
 from trainer_module.metrics import auc, rmse
 from trainer_module.model import build_model
 from trainer_module.stability.verdict import load_verdict
@@ -43,7 +43,7 @@ def files(tmp_path_factory):
 def test_it_is_the_metric_of_each_tasks_labelled_events(files):
     spec = tiny_spec("training.batch_size=150")
     model = build_model(spec)
-    metrics = DayEvaluation(model, spec, files[1])()
+    metrics = DayEvaluation(model, spec, files[1], parser(spec))()
     [(features, labels, weights)] = training_batches(files[1], spec)
     outputs = model(features)
     for name, metric in (("click", auc), ("watch", rmse), ("stars", rmse)):
@@ -56,9 +56,9 @@ def test_it_is_the_metric_of_each_tasks_labelled_events(files):
 def test_the_sample_is_bounded_and_of_every_file(files, monkeypatch):
     monkeypatch.setattr(evaluation, "SAMPLE", 30)
     spec = tiny_spec()
-    made = DayEvaluation(build_model(spec), spec, files[1])
+    made = DayEvaluation(build_model(spec), spec, files[1], parser(spec))
     assert made._labels["click"].shape == (30, 1)
-    one = DayEvaluation(build_model(spec), spec, files[1][:1])
+    one = DayEvaluation(build_model(spec), spec, files[1][:1], parser(spec))
     assert not np.array_equal(made._labels["watch"], one._labels["watch"])
 
 
@@ -81,7 +81,7 @@ def test_a_training_reports_it_every_so_many_steps_and_at_its_end(files, tmp_pat
     attempt = load_verdict(str(tmp_path / "stability")).attempts[-1]
     assert [found.step for found in attempt.evaluations] == [8, 16, 20]
     spec = tiny_spec()
-    after = DayEvaluation(done.model, spec, files[1])()
+    after = DayEvaluation(done.model, spec, files[1], parser(spec))()
     assert attempt.evaluations[-1].metrics == pytest.approx(after)
     assert (tmp_path / "stability" / "run_date.png").stat().st_size > 1000
     events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt_1")).Reload()

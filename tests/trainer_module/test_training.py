@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.train import keras_losses
 from schemas.errors import TrainingError
+from trainer_module import inputs, preprocessing
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
@@ -102,6 +103,19 @@ def test_training_learns_and_is_reproducible(train_files, tmp_path):
     _assert_same(_weights(one), _weights(two))
     before, after = (_loss(model, spec, train_files) for model in (build_model(spec), one))
     assert after < 0.9 * before
+
+
+def test_preprocessing_is_traced_once(train_files, tmp_path, monkeypatch):
+    traced = []
+
+    def preprocess(*args):
+        traced.append(args)
+        return preprocessing.preprocess(*args)
+
+    monkeypatch.setattr(inputs, "preprocess", preprocess)
+    spec = tiny_spec("training.evaluation_steps=4")
+    _trained(spec, train_files, tmp_path, eval_files=train_files[:1])
+    assert len(traced) == 1
 
 
 class KilledError(Exception):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from schemas.errors import TrainingError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
-from trainer_module.inputs import Batch, parse
+from trainer_module.inputs import Batch, parser
 from trainer_module.layers import PADDING
 
 
@@ -41,7 +41,7 @@ def event_batches(files: Sequence[str], spec: RankingSpec, count: int) -> Batch:
     )
     buffer = max(1, min(training.shuffle_events, count * training.batch_size))
     records = records.shuffle(buffer, seed=training.seed, reshuffle_each_iteration=True).repeat()
-    batches = records.batch(training.batch_size).map(lambda r: parse(r, spec)).take(count)
+    batches = records.batch(training.batch_size).map(parser(spec)).take(count)
     # Only ids come in rows of varying length.
     padding = tf.nest.map_structure(
         lambda part: tf.constant(PADDING if part.dtype.is_integer else 0, part.dtype),
