@@ -76,22 +76,31 @@ def run(files, folder, *overrides, eval_files):
     )
 
 
-def test_a_training_reports_it_every_so_many_steps_and_at_its_end(files, tmp_path):
-    done = run(files, tmp_path, "training.evaluation_steps=8", eval_files=files[1])
-    attempt = load_verdict(str(tmp_path / "stability")).attempts[-1]
+@pytest.fixture(scope="module")
+def evaluated(files, tmp_path_factory):
+    """A training that is evaluated on its way, and its folder."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return run(files, folder, "training.evaluation_steps=8", eval_files=files[1]), folder
+
+
+@pytest.mark.slow
+def test_a_training_reports_it_every_so_many_steps_and_at_its_end(files, evaluated):
+    done, folder = evaluated
+    attempt = load_verdict(str(folder / "stability")).attempts[-1]
     assert [found.step for found in attempt.evaluations] == [8, 16, 20]
     spec = tiny_spec()
     after = DayEvaluation(done.model, spec, files[1], parser(spec))()
     assert attempt.evaluations[-1].metrics == pytest.approx(after)
-    assert (tmp_path / "stability" / "run_date.png").stat().st_size > 1000
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "attempt_1")).Reload()
+    assert (folder / "stability" / "run_date.png").stat().st_size > 1000
+    events = EventAccumulator(str(folder / "tensorboard" / "attempt_1")).Reload()
     logged = {e.step: e.value for e in events.Scalars("run_date/click")}
     assert logged[20] == pytest.approx(after["click"], rel=1e-5)
     assert sorted(logged) == [8, 16, 20]
 
 
-def test_it_is_off_without_files_or_steps_and_changes_no_weight(files, tmp_path):
-    on = run(files, tmp_path / "on", "training.evaluation_steps=4", eval_files=files[1])
+@pytest.mark.slow
+def test_it_is_off_without_files_or_steps_and_changes_no_weight(files, evaluated, tmp_path):
+    on, _ = evaluated
     off = run(files, tmp_path / "off", "training.evaluation_steps=0", eval_files=files[1])
     none = run(files, tmp_path / "none", eval_files=())
     for folder in ("off", "none"):
@@ -102,12 +111,14 @@ def test_it_is_off_without_files_or_steps_and_changes_no_weight(files, tmp_path)
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_report_of_an_older_version_has_no_evaluations(files, tmp_path):
-    run(files, tmp_path, eval_files=files[1])
-    path = tmp_path / "stability" / "verdict.json"
-    content = json.loads(path.read_text())
+@pytest.mark.slow
+def test_a_report_of_an_older_version_has_no_evaluations(evaluated, tmp_path):
+    _, folder = evaluated
+    path = tmp_path / "verdict.json"
+    content = json.loads((folder / "stability" / path.name).read_text())
+    assert any(attempt.get("evaluations") for attempt in content["attempts"])
     for attempt in content["attempts"]:
         del attempt["evaluations"]
     path.write_text(json.dumps(content))
-    [attempt] = load_verdict(str(tmp_path / "stability")).attempts
+    [attempt] = load_verdict(str(tmp_path)).attempts
     assert attempt.evaluations == ()

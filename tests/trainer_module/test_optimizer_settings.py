@@ -78,6 +78,7 @@ def test_accumulators_are_refused_with_adam():
         Training(optimizer=settings("agc_adam"), accumulators={"decay": 0.5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rate"), [("agc_adam", 0.003), ("global_gc_adagrad", 0.05), ("zclip_adam", 0.003)]
 )
