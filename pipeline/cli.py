@@ -48,13 +48,8 @@ DEMO_DAYS = 7
 DEMO_MARKER = ".demo"
 """File in the workspace of a demo: what may be deleted by the next one."""
 DEMO_FIRST_RUN = 2
-DEMO_DIVERGING_DAY = 4
-DIVERGING = (
-    "training.optimizer.name=adagrad",
-    "training.learning_rate=1000",
-    "training.warmup_steps=0",
-)
-"""Plain Adagrad at a learning rate far beyond the stable one."""
+DEMO_GROWN_DAY = 4
+"""Number of the day from which on the model has a cross layer; on it, nothing is clipped."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -369,7 +364,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=2000, help="Events a day.")] = 20_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Simulates drifting logs and runs five days; one of them is set to diverge."""
+    """Simulates drifting logs and runs five days; one is trained without Clippy."""
     start = datetime.date(2026, 1, 1)
     logs = os.path.join(workspace, "logs")
     console = _console()
@@ -385,13 +380,29 @@ def demo(
             write_logs(logs, start, DEMO_DAYS, rows, seed=seed)
             requests = []
             for day in range(DEMO_FIRST_RUN, DEMO_DAYS):
-                overrides = list(DIVERGING) if day == DEMO_DIVERGING_DAY else []
+                overrides = demo_overrides(day)
                 date = start + datetime.timedelta(days=day)
                 requests.append(_request(workspace, declared, DEMO_SPEC, overrides, date, logs, []))
+            grown = start + datetime.timedelta(days=DEMO_GROWN_DAY)
+            console.print(
+                f"From {grown} on the model has a cross layer and starts anew. On {grown} it is "
+                "trained without Clippy, on the days after it with; all else is the same."
+            )
             code = _run_days(requests, declared, lock, keep_going=False, rerun=False)
         _print_days(workspace, declared, {request.run_date for request in requests})
     # The blocked day is what the demo is there to show.
     raise typer.Exit(ExitCode.PUSHED if code == ExitCode.BLOCKED else code)
+
+
+def demo_overrides(day: int) -> list[str]:
+    """Returns what a day of the demo changes of its spec."""
+    # Without a second try, at half the rate, so that the rule alone makes the difference.
+    overrides = ["training.learning_rate=0.5", "training.recovery=[]"]
+    if day >= DEMO_GROWN_DAY:
+        overrides.append("model.cross_layers=1")
+    if day == DEMO_GROWN_DAY:
+        overrides.append("training.optimizer.name=adagrad")
+    return overrides
 
 
 def _request(

@@ -470,6 +470,12 @@ def test_lint_command_names_file_and_problem(tmp_path):
     assert f"{path}: schemaVersion: '2.0.0'" in done.output
 
 
+DIVERGING = (
+    "training.optimizer.name=adagrad",
+    "training.learning_rate=1000",
+    "training.warmup_steps=0",
+)
+"""Far beyond any stable rate, so that a tiny model diverges for sure."""
 FIRST, SECOND, THIRD = "2026-01-03", "2026-01-04", "2026-01-05"
 UNREACHABLE = "tasks.click.gate.min_auc=0.99"
 
@@ -582,7 +588,7 @@ def test_weights_are_those_of_the_beam_runner(root, days):
 @pytest.mark.slow
 @pytest.mark.usefixtures("days")
 def test_diverging_day_is_blocked_and_says_why(root, run_day):
-    third = run_day(*steadyrank.DIVERGING, "training.recovery=[]", run_date=THIRD)
+    third = run_day(*DIVERGING, "training.recovery=[]", run_date=THIRD)
     assert third.exit_code == 0, third.folder
     assert third.find("start") == ["warm start from version 1, trained through 2026-01-02"]
     assert third.find("verdict") == ["diverged"]

@@ -16,6 +16,7 @@ from pipeline import daily
 from pipeline.cli import app
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import BadDataError, ExitCode, RankerError, SpecError
+from schemas.loading import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
 RUN = ["run", "2026-01-03", "--logs", "logs", "--spec", DEMO]
@@ -377,6 +378,24 @@ def test_demo_replaces_an_earlier_one_under_its_lock(demo, monkeypatch):
     monkeypatch.setattr(daily, "run_day", run_day)
     assert invoke("demo", "-w", demo).exit_code == 0
     assert seen == [[".demo", LOCK_FILE]] * 5
+
+
+def test_demos_blocked_day_differs_from_the_next_in_the_rule_alone(demo, monkeypatch):
+    specs = []
+
+    def run_day(request, lock, on_progress):
+        specs.append(load_spec(request.spec_path, request.overrides))
+        return daily.DayResult(ExitCode.PUSHED, None, "")
+
+    monkeypatch.setattr(daily, "run_day", run_day)
+    assert invoke("demo", "-w", demo).exit_code == 0
+    untreated = [spec.training.optimizer.rule == "" for spec in specs]
+    assert untreated == [False, False, True, False, False]
+    clipped = specs[2].training.optimizer.model_copy(update={"name": "clippy_adagrad"})
+    training = specs[2].training.model_copy(update={"optimizer": clipped})
+    assert specs[2].model_copy(update={"training": training}) == specs[3] == specs[4]
+    assert len({spec.training.learning_rate for spec in specs}) == 1
+    assert specs[0].training.learning_rate <= 1.0
 
 
 def test_demo_deletes_no_folder_but_one_of_a_demo(tmp_path):

@@ -19,6 +19,12 @@ from pipeline.workspace import Workspace
 pytestmark = pytest.mark.slow
 
 START = datetime.date(2026, 1, 1)
+DIVERGING = (
+    "training.optimizer.name=adagrad",
+    "training.learning_rate=1000",
+    "training.warmup_steps=0",
+)
+"""Far beyond any stable rate, so that a tiny model diverges for sure."""
 PUSHED, BLOCKED, BAD = "2026-01-03", "2026-01-04", "2026-01-05"
 
 
@@ -56,7 +62,7 @@ def days(tmp_path_factory):
     with gzip.open(bad / "part-0.jsonl.gz", "wt") as file:
         file.write('{"event_id": "e1", "user_id": 7\n' * 50)
     where = ("--logs", str(logs), "--spec", str(spec), "--workspace", str(workspace))
-    diverging = [argument for item in cli.DIVERGING for argument in ("--set", item)]
+    diverging = [argument for item in DIVERGING for argument in ("--set", item)]
     results = {}
     for day, extra in ((PUSHED, []), (BLOCKED, diverging), (BAD, [])):
         code, output = _steadyrank("run", day, *where, *extra)
