@@ -141,6 +141,27 @@ def test_rough_start_of_a_loss_that_falls_is_no_divergence():
     assert detect(curves).verdict != "diverged"
 
 
+@pytest.mark.parametrize("step", [1, 5, 30])
+@pytest.mark.parametrize(("height", "diverged"), [(50.0, False), (200.0, True), (1e10, True)])
+def test_start_that_blows_up_and_learns_nothing_has_diverged(step, height, diverged):
+    curves = healthy("noisy", 600, 0)
+    curves.auc[:] = 0.5
+    curves.task_loss[step : step + 3] *= height
+    detector = detect(curves)
+    assert detector.diverged == diverged
+    if diverged:
+        reason = detector.events[-1].reason
+        assert reason == "loss blew up at the start, AUC at chance for 200 steps"
+
+
+@pytest.mark.parametrize("height", [200.0, 1e10])
+def test_start_that_blows_up_and_learns_after_all_has_recovered(height):
+    curves = healthy("noisy", 600, 0)
+    curves.auc[:100] = 0.5
+    curves.task_loss[1:4] *= height
+    assert detect(curves).verdict == "recovered"
+
+
 @pytest.mark.parametrize("shape", FULL)
 @pytest.mark.parametrize("start", [1, 5, 30])
 def test_divergence_right_at_the_start_is_called(shape, start):

@@ -294,9 +294,11 @@ class Detector:
         level = self._level.copy()
         if np.isnan(level[_TOTAL]):
             level[_TOTAL] = self._start_level
-            high = self._scores(smooth)[_TOTAL] > self.limits.recovered
-            if high and len(auc) and self._at_chance(auc, lost):
-                return f"loss above its start, AUC at chance for {steps} steps"
+            if len(auc) and self._at_chance(auc, lost):
+                if self._scores(smooth)[_TOTAL] > self.limits.recovered:
+                    return f"loss above its start, AUC at chance for {steps} steps"
+                if self._peak[_TOTAL] - self._start_level > np.log(self.limits.blown_up):
+                    return f"loss blew up at the start, AUC at chance for {steps} steps"
         high = smooth - level > np.log(self.limits.lost_ratio)
         if high.any():
             names = ", ".join(np.array(["the total", *self._tasks])[high])

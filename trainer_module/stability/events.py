@@ -34,6 +34,8 @@ class Limits:
         recovered: score up to which that median counts as back.
         patience: steps after its start at which an event that has not recovered is decided.
         lost_ratio: factor over its level at which a loss, then, means full divergence.
+        blown_up: factor over the first step's loss that no start comes back from, if AUCs are at
+            chance then: what the layers had is gone.
         lost_auc: share of its excess over 0.5 below which an AUC has been lost.
         chance_margin: distance from 0.5 within which an AUC is that of chance.
         lost_steps: steps in a row with a lost AUC that open an event by themselves.
@@ -55,6 +57,7 @@ class Limits:
     recovered: float = 2.0
     patience: int = 200
     lost_ratio: float = 2.0
+    blown_up: float = 100.0
     lost_auc: float = 0.5
     chance_margin: float = 0.02
     lost_steps: int = 20
