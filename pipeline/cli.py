@@ -49,7 +49,8 @@ DEMO_MARKER = ".demo"
 """File in the workspace of a demo: what may be deleted by the next one."""
 DEMO_FIRST_RUN = 2
 DEMO_GROWN_DAY = 4
-"""Number of the day from which on the model has a cross layer; on it, nothing is clipped."""
+"""Number of the day from which on the model is `DEMO_GROWN`; on it, nothing is clipped."""
+DEMO_GROWN = "{shared: [512, 256, 128], tower: [32], cross_layers: 1}"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -385,8 +386,8 @@ def demo(
                 requests.append(_request(workspace, declared, DEMO_SPEC, overrides, date, logs, []))
             grown = start + datetime.timedelta(days=DEMO_GROWN_DAY)
             console.print(
-                f"From {grown} on the model has a cross layer and starts anew. On {grown} it is "
-                "trained without Clippy, on the days after it with; all else is the same."
+                f"From {grown} on the model is larger, has a cross layer and starts anew. On {grown} "
+                "it is trained without Clippy, on the next days with it. All else is the same."
             )
             code = _run_days(requests, declared, lock, keep_going=False, rerun=False)
         _print_days(workspace, declared, {request.run_date for request in requests})
@@ -396,10 +397,15 @@ def demo(
 
 def demo_overrides(day: int) -> list[str]:
     """Returns what a day of the demo changes of its spec."""
-    # Without a second try, at half the rate, so that the rule alone makes the difference.
-    overrides = ["training.learning_rate=0.5", "training.recovery=[]"]
+    # A rate that Clippy bears on any day. No warm-up and no second try at half the rate, so that
+    # the rule alone makes the difference.
+    overrides = [
+        "training.learning_rate=0.5",
+        "training.warmup_steps=0",
+        "training.recovery=[]",
+    ]
     if day >= DEMO_GROWN_DAY:
-        overrides.append("model.cross_layers=1")
+        overrides.append(f"model={DEMO_GROWN}")
     if day == DEMO_GROWN_DAY:
         overrides.append("training.optimizer.name=adagrad")
     return overrides
