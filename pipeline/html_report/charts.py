@@ -7,13 +7,24 @@ dark without being drawn anew. Keys are the page's, which wraps them on a phone.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
-
 from pipeline.html_report.data import Attempt, Report, Steps
+
+# Where this is installed, jsonschema, which Altair imports, makes grammars of addresses with it,
+# for formats that no chart has: most of what the import would take.
+_GRAMMARS = "rfc3987_syntax"
+_KNOWN = _GRAMMARS in sys.modules
+sys.modules.setdefault(_GRAMMARS, None)  # type: ignore[arg-type]
+import altair as alt  # noqa: E402
+from altair.utils.schemapi import debug_mode  # noqa: E402
+
+if not _KNOWN:
+    del sys.modules[_GRAMMARS]
 
 _SERIES = tuple(f"var(--series-{number})" for number in range(1, 9))
 """Okabe and Ito's palette, which the colour-blind can tell apart, for each background."""
@@ -69,6 +80,12 @@ class Chart:
 
     spec: dict[str, Any]
     key: Sequence[tuple[str, str, str]] = ()
+
+
+def unchecked() -> contextlib.AbstractContextManager[None]:
+    """Altair checks no data in it; checking each row takes most of the time that charts take."""
+    checks: contextlib.AbstractContextManager[None] = debug_mode(False)
+    return checks
 
 
 def task_chart(report: Report, task: str) -> Chart:

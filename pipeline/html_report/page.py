@@ -14,7 +14,6 @@ from typing import Any
 
 import jinja2
 import markupsafe
-from altair.utils.schemapi import debug_mode
 
 from pipeline.html_report import charts
 from pipeline.html_report.data import Day, Report
@@ -60,8 +59,7 @@ def render(report: Report) -> str:
     environment.globals["asset"] = functools.partial(_asset, environment)
     environment.globals["vega"] = vega_script
     template = environment.get_template("page.html")
-    # Altair would check each row of data as charts are made, which takes most of the time.
-    with debug_mode(False):
+    with charts.unchecked():
         return _render(template, report)
 
 

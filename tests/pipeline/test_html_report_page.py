@@ -1,6 +1,8 @@
 """The page in a real browser: opened, read, clicked through and used by keyboard."""
 
 import itertools
+import subprocess
+import sys
 
 import browser
 import pytest
@@ -172,3 +174,12 @@ def test_a_year_opens_within_two_seconds(page, tmp_path):
 def _processor_seconds(page):
     metrics = page.send("Performance.getMetrics")["metrics"]
     return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+
+def test_charts_need_no_grammars_of_addresses():
+    code = (
+        "import sys, pipeline.html_report.page; "
+        "print([n for n in ('lark', 'rfc3987_syntax') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
