@@ -28,6 +28,8 @@ from schemas.spec import RankingSpec
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "evaluate.json"
 MODELS = ("candidate", "baseline")
+_HISTORY_EVENTS = 20_000
+"""Events of the day that the models' history tables are of."""
 
 
 def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
@@ -38,7 +40,7 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
-    from benchmarks.simulated import SHARDS
+    from benchmarks.simulated import SHARDS, history_tables
     from schemas.tfdv_schema import tfdv_schema
     from trainer_module.export import export_model
     from trainer_module.model import build_model
@@ -55,10 +57,15 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
         raw = (pipeline | reader.BeamSource(), reader.TensorAdapterConfig())
         analyzed = raw | tft_beam.AnalyzeDataset(lambda inputs: preprocess(inputs, spec))
         analyzed | tft_beam.WriteTransformFn(graph)
+    tables = history_tables(spec, _HISTORY_EVENTS)
     for seed, name in enumerate(MODELS):
         keras.utils.set_random_seed(seed)
         export_model(
-            build_model(spec), tft.TFTransformOutput(graph), spec, os.path.join(folder, name)
+            build_model(spec),
+            tft.TFTransformOutput(graph),
+            spec,
+            os.path.join(folder, name),
+            tables,
         )
 
 

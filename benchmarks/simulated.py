@@ -17,16 +17,34 @@ from trainer_module.preprocessing import preprocess, raw_feature_spec
 SHARDS = 16
 
 
-def write_events(spec: RankingSpec, events: int, folder: str) -> list[str]:
-    """Writes simulated events as DailyExampleGen does; returns the files."""
+def event_table(spec: RankingSpec, events: int) -> pa.Table:
+    """Simulates an ordinary weekday's events: a column for each field."""
     from components.daily_example_gen.fields import arrow_schema, event_fields
-    from components.daily_example_gen.shards import encode_examples, tf_records
 
-    # An ordinary weekday has the rows that are asked for.
     day = next(iter(simulate_days(datetime.date(2026, 1, 5), 1, events)))
     fields = event_fields(spec)[1:]
     columns = {f.name: pa.array(day.columns[f.name], f.arrow_type) for f in fields}
-    table = pa.table(columns, schema=arrow_schema(fields)).slice(0, events)
+    return pa.table(columns, schema=arrow_schema(fields)).slice(0, events)
+
+
+def history_tables(spec: RankingSpec, events: int) -> dict[str, pa.Table]:
+    """The history tables that a model carries after such a day."""
+    from components.history import count_events, history_table
+
+    table = event_table(spec, events)
+    tables = {}
+    for name, feature in spec.history.items():
+        tasks = spec.history_tasks(name)
+        totals = count_events(table, feature, tasks)
+        tables[name] = history_table(totals, name, feature, tasks)
+    return tables
+
+
+def write_events(spec: RankingSpec, events: int, folder: str) -> list[str]:
+    """Writes simulated events as DailyExampleGen does; returns the files."""
+    from components.daily_example_gen.shards import encode_examples, tf_records
+
+    table = event_table(spec, events)
     os.makedirs(folder, exist_ok=True)
     files = [os.path.join(folder, f"data-{n:05d}-of-{SHARDS:05d}.gz") for n in range(SHARDS)]
     for shard, path in enumerate(files):
