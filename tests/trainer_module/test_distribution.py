@@ -142,6 +142,7 @@ def test_one_process_is_the_chief(jobs, task, chief):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_two_workers_train_as_one_process_does_and_the_chief_exports(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run_fn(SimpleNamespace(**arguments(data, one)))

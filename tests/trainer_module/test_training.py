@@ -374,6 +374,7 @@ def test_mixed_precision_keeps_float32_weights_and_outputs(precision, train_file
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_mirrored_training_over_two_devices_matches_one(tmp_path):
     # With masked labels a mean over replicas of their means is another one than over all.
     events = [{"rating": [2.0], **event} for event in make_events(400)]
