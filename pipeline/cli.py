@@ -387,7 +387,8 @@ def demo(
             grown = start + datetime.timedelta(days=DEMO_GROWN_DAY)
             console.print(
                 f"From {grown} on the model is larger, has a cross layer and starts anew. On "
-                f"{grown} it is trained without Clippy, on the next days with it. All else is the same."
+                f"{grown} it is trained without Clippy, on the next days with it. All else is the "
+                "same."
             )
             code = _run_days(requests, declared, lock, keep_going=False, rerun=False)
         _print_days(workspace, declared, {request.run_date for request in requests})
