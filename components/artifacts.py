@@ -2,14 +2,6 @@
 
 from tfx.types import artifact
 
-DAY_EVENTS = "day_events"
-"""Custom property of (transformed) examples: events of a usual day of the window, as text."""
-
-
-CHECKPOINTS = "checkpoints"
-"""Custom property of a model: folder of its training's checkpoints, for the step that has the model
-to delete."""
-
 
 class RunPlan(artifact.Artifact):
     """A `components.run_plan.RunPlan`, as `spec.yaml` and `plan.json`."""

@@ -17,11 +17,7 @@ from typing import Any
 
 from tfx.dsl.io.filesystem import NotFoundError
 
-OWN_URI = "own_uri"
-"""Custom property of an input artifact: its URI, where `uri` is the path of a copy of it."""
-
 __all__ = [
-    "OWN_URI",
     "NotFoundError",
     "copy",
     "errors",

@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
+from components import properties
+from components.properties import ERROR, Property, values_of
 from schemas.errors import RankerError
-
-ERROR_PROPERTY = "error"
-"""Custom property of a failed execution: what it failed with, for people."""
 
 LOCK_SECONDS = 60.0
 """How long a store that another process has locked is waited for."""
 
 _RUN = "pipeline_run"
+_T = TypeVar("_T")
 _STATES = mlmd.Execution.State
 
 
@@ -179,11 +179,11 @@ def set_error(store: MetadataStore, error: str) -> None:
     failed = [
         e
         for e in store.get_executions()
-        if e.last_known_state == _STATES.FAILED and ERROR_PROPERTY not in e.custom_properties
+        if e.last_known_state == _STATES.FAILED and ERROR not in e.custom_properties
     ]
     if failed:
         execution = max(failed, key=lambda e: e.id)
-        execution.custom_properties[ERROR_PROPERTY].string_value = error
+        execution.custom_properties[ERROR].string_value = error
         store.put_executions([execution])
 
 
@@ -201,7 +201,7 @@ def abandon_running(store: MetadataStore, reason: str = "killed while running") 
     last = max(store.get_executions_by_context(context.id), key=lambda e: e.id)
     if last.last_known_state == _STATES.RUNNING:
         last.last_known_state = _STATES.FAILED
-    last.custom_properties[ERROR_PROPERTY].string_value = reason
+    last.custom_properties[ERROR].string_value = reason
     store.put_executions([last])
 
 
@@ -224,45 +224,48 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         return None
     components = {types.executions[e.type_id]: _STATES.Name(e.last_known_state) for e in executions}
     outputs = _outputs(store, context, types)
-    plan = outputs.get("RunPlan", {})
-    pushed = outputs.get("PushedModel", {})
-    version = int(str(pushed["pushed_version"])) if pushed.get("pushed") == 1 else None
-    errors = [
-        e.custom_properties[ERROR_PROPERTY].string_value
-        for e in executions
-        if ERROR_PROPERTY in e.custom_properties
-    ]
-    outcome = _outcome(components, pushed, version, errors)
+
+    def said(what: Property[_T]) -> _T:
+        return what.of(outputs.get(what.kind, {}))
+
+    pushed = said(properties.PUSHED)
+    version = said(properties.PUSHED_VERSION) if pushed else None
+    errors = [str(values[ERROR]) for e in executions if ERROR in (values := values_of(e))]
+    outcome = _outcome(components, pushed, errors)
     reasons: Sequence[str] = errors
     if outcome == "blocked":
-        reasons = str(outputs.get("ModelBlessing", {}).get("reasons", "")).splitlines()
+        reasons = said(properties.REFUSED_REASONS)
     elif outcome == "failed" and not errors:
         reasons = [f"{name} failed" for name, state in components.items() if state == "FAILED"]
     started = executions[0].create_time_since_epoch
     return Run(
         run_id=context.name,
-        run_date=str(plan.get("run_date", "")) or _requested_date(executions),
+        run_date=said(properties.RUN_DATE) or _requested_date(executions),
         started=datetime.datetime.fromtimestamp(started / 1e3, datetime.timezone.utc),
         seconds=(max(e.last_update_time_since_epoch for e in executions) - started) / 1e3,
         components=components,
         executions=tuple(execution.id for execution in executions),
-        events=_events(outputs.get("Examples", {})),
-        notes=tuple(_notes(outputs)),
+        events=_events(outputs.get(properties.EVENTS.kind, {})),
+        notes=tuple(
+            f"{speaker}: {line}"
+            for remarks, speaker in properties.REMARKS.items()
+            for line in said(remarks)
+        ),
         component_seconds={types.executions[e.type_id]: _seconds(e) for e in executions},
         artifacts={kind: str(values["uri"]) for kind, values in outputs.items()},
-        held=json.loads(str(outputs.get("Examples", {}).get("held", "{}"))),
+        held=said(properties.HELD),
         outcome=outcome,
         reasons=tuple(reasons),
-        start=str(plan.get("start", "")),
-        baseline=str(plan.get("baseline", "")),
-        stability=str(outputs.get("TrainingStability", {}).get("summary", "")),
-        training=str(outputs.get("TrainingStability", {}).get("training", "")),
-        intervals=json.loads(str(outputs.get("ModelEvaluation", {}).get("intervals", "{}"))),
-        metrics=_metrics(str(outputs.get("ModelEvaluation", {}).get("metrics", "{}"))),
+        start=said(properties.START),
+        baseline=said(properties.COMPARISON),
+        stability=said(properties.STABILITY),
+        training=said(properties.TRAINING),
+        intervals=said(properties.INTERVALS),
+        metrics=said(properties.METRICS),
         version=version,
-        served_before=int(str(served)) if (served := plan.get("served_version")) else None,
+        served_before=said(properties.SERVED_VERSION) or None,
         model_uri=str(outputs.get("Model", {}).get("uri", "")),
-        base_model_uri=str(plan.get("base_model", "")),
+        base_model_uri=said(properties.BASE_MODEL),
     )
 
 
@@ -275,25 +278,12 @@ def _seconds(execution: mlmd.Execution) -> float:
     return (end - start) / 1e3
 
 
-def _metrics(text: str) -> dict[str, dict[str, dict[str, float]]]:
-    # Runs of before had TFMA's names.
-    for before, name in (("root_mean_squared_error", "rmse"), ("r2_score", "r2")):
-        text = text.replace(f'"{before}"', f'"{name}"')
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(text)
-    return found
-
-
-def _outcome(
-    components: Mapping[str, str],
-    pushed: Mapping[str, object],
-    version: int | None,
-    errors: Sequence[str],
-) -> str:
-    if version is not None:
+def _outcome(components: Mapping[str, str], pushed: int | None, errors: Sequence[str]) -> str:
+    if pushed:
         return "pushed"
     if errors or "FAILED" in components.values():
         return "failed"
-    return "blocked" if "pushed" in pushed else "running"
+    return "running" if pushed is None else "blocked"
 
 
 def _outputs(
@@ -302,39 +292,28 @@ def _outputs(
     """Custom properties and URI of the run's artifacts, by type; those of one type together."""
     result: dict[str, dict[str, object]] = {}
     for artifact in sorted(store.get_artifacts_by_context(context.id), key=lambda a: a.id):
-        if "copy_of" in artifact.custom_properties:
+        values = values_of(artifact)
+        if properties.COPY_OF.name in values:
             # Plan's copies of the served model are Models too, but none that the run made.
             continue
-        values: dict[str, object] = {"uri": artifact.uri}
-        for name, value in artifact.custom_properties.items():
-            values[name] = getattr(value, value.WhichOneof("value"))
-        # Two are Examples: those of the logs, and transformed ones.
-        result.setdefault(types.artifacts[artifact.type_id], {}).update(values)
+        of_type = result.setdefault(types.artifacts[artifact.type_id], {})
+        # Two were Examples once: those of the logs, and transformed ones.
+        of_type.update(values, uri=artifact.uri)
     return result
 
 
-_REMARKS = {
-    ("Examples", "notes"): "DailyExampleGen",
-    ("ExampleStatistics", "notes"): "StatisticsGen",
-    ("ExampleAnomalies", "findings"): "ExampleValidator",
-    ("ModelEvaluation", "notes"): "Evaluator",
-    ("ModelEvaluation", "not_gated"): "Evaluator: not gated",
-}
-"""Who speaks in which property of which artifact, a remark a line."""
-
-
-def _notes(outputs: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
-    for (kind, name), speaker in _REMARKS.items():
-        for line in str(outputs.get(kind, {}).get(name, "")).splitlines():
-            yield f"{speaker}: {line}"
-
-
 def _events(examples: Mapping[str, object]) -> dict[str, int]:
-    if "events" not in examples:
+    formed = properties.EVENTS.of(examples)
+    if formed is None:
         return {}
-    names = ("events", "train_events", "eval_events", "quarantined", "duplicates")
-    formed, trained, evaluated, quarantined, duplicates = (
-        int(str(examples.get(name, 0))) for name in names
+    trained, evaluated, quarantined, duplicates = (
+        count.of(examples) or 0
+        for count in (
+            properties.TRAIN_EVENTS,
+            properties.EVAL_EVENTS,
+            properties.QUARANTINED,
+            properties.DUPLICATES,
+        )
     )
     return {
         "read": formed + quarantined + duplicates,
@@ -348,6 +327,6 @@ def _events(examples: Mapping[str, object]) -> dict[str, int]:
 
 def _requested_date(executions: Sequence[mlmd.Execution]) -> str:
     for execution in executions:
-        if "run_date" in execution.custom_properties:
-            return execution.custom_properties["run_date"].string_value
+        if asked := properties.RUN_DATE.of(values_of(execution)):
+            return asked
     return ""

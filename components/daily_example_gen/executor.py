@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components.artifacts import DAY_EVENTS
+from components import properties
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
@@ -178,11 +177,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             ),
         )
         _describe(examples, run)
-        quarantine.set_int_custom_property("quarantined", run.total("quarantined"))
-        quarantine.set_string_custom_property(
-            "days",
-            json.dumps({str(d): day.manifest.quarantined for d, day in sorted(run.days.items())}),
-        )
 
 
 def _describe(examples: types.Artifact, run: RunExamples) -> None:
@@ -192,28 +186,11 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
     examples_utils.set_file_format(examples, write_split.to_file_format_str(gzip))
     date = run.run_date
     examples.span = example_gen_utils.date_to_span_number(date.year, date.month, date.day)
-    examples.set_string_custom_property("run_date", date.isoformat())
-    examples.set_string_custom_property(
-        "days",
-        json.dumps(
-            [
-                {
-                    "date": str(day.date),
-                    "share": day.share,
-                    "shards": f"{len(day.shards)} of {len(run.days[day.date].manifest.shards)}",
-                    "events": day.events,
-                }
-                for day in run.training
-            ]
-        ),
-    )
-    examples.set_int_custom_property("train_events", sum(day.events for day in run.training))
-    # As text: on Kubeflow a number comes back as a float.
-    examples.set_string_custom_property(DAY_EVENTS, str(usual_day(run.training, run.days)))
-    examples.set_int_custom_property("eval_events", run.eval_events)
-    for count in ("events", "quarantined", "duplicates"):
-        examples.set_int_custom_property(count, run.total(count))
-    examples.set_string_custom_property(
-        "held", json.dumps({str(day.date): day.reasons for day in run.held})
-    )
-    examples.set_string_custom_property("notes", "\n".join(run.notes))
+    properties.EVENTS.set(examples, run.total("events"))
+    properties.QUARANTINED.set(examples, run.total("quarantined"))
+    properties.DUPLICATES.set(examples, run.total("duplicates"))
+    properties.TRAIN_EVENTS.set(examples, sum(day.events for day in run.training))
+    properties.EVAL_EVENTS.set(examples, run.eval_events)
+    properties.DAY_EVENTS.set(examples, usual_day(run.training, run.days))
+    properties.HELD.set(examples, {str(day.date): day.reasons for day in run.held})
+    properties.INGESTION_NOTES.set(examples, run.notes)

@@ -19,6 +19,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components import properties
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
@@ -58,10 +59,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
         stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
         infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
-        refused = infra_blessing.get_string_custom_property("reasons").splitlines()
+        refused = properties.UNSERVABLE_REASONS.get(infra_blessing)
         if not refused and stability.verdict == "diverged":
             # There is no model, and were there one, no metric could speak for it.
-            refused = [f"training {stability.summary}"]
+            refused = (f"training {stability.summary}",)
         if refused:
             # It may abort or hang, and nothing ends that in this process.
             _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict, [])
@@ -151,11 +152,11 @@ def _publish(
     io_utils.write_string_file(
         os.path.join(evaluation.uri, VERDICT_FILE), json.dumps(content, indent=2)
     )
-    for name in ("metrics", "intervals"):
-        overall = {model: slices.get(OVERALL, {}) for model, slices in content[name].items()}
-        evaluation.set_string_custom_property(name, json.dumps(overall))
-    evaluation.set_string_custom_property("notes", "\n".join([*lines, *verdict.notes]))
-    evaluation.set_string_custom_property("not_gated", "\n".join(verdict.not_gated))
+    for said in (properties.METRICS, properties.INTERVALS):
+        found = content[said.name]
+        said.set(evaluation, {model: slices.get(OVERALL, {}) for model, slices in found.items()})
+    properties.EVALUATION_NOTES.set(evaluation, [*lines, *verdict.notes])
+    properties.NOT_GATED.set(evaluation, verdict.not_gated)
 
     blessing = artifact_utils.get_single_instance(output_dict["blessing"])
     names = {True: constants.BLESSED_FILE_NAME, False: constants.NOT_BLESSED_FILE_NAME}
@@ -163,7 +164,5 @@ def _publish(
     if fileio.exists(wrong):
         fileio.remove(wrong)
     io_utils.write_string_file(os.path.join(blessing.uri, names[verdict.blessed]), "")
-    blessing.set_int_custom_property(
-        constants.ARTIFACT_PROPERTY_BLESSED_KEY, 1 if verdict.blessed else 0
-    )
-    blessing.set_string_custom_property("reasons", "\n".join(verdict.reasons))
+    properties.BLESSED.set(blessing, 1 if verdict.blessed else 0)
+    properties.REFUSED_REASONS.set(blessing, verdict.reasons)

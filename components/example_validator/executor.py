@@ -14,6 +14,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, writer_utils
 
+from components import properties
 from components.example_validator.presence import note_lost_values, presence
 from components.example_validator.severity import findings, stopping
 from components.run_plan import load_plan
@@ -57,7 +58,7 @@ class Executor(base_executor.BaseExecutor):
             found.extend(findings(split, anomalies, validation))
         for finding in found:
             logging.warning("%s", finding)
-        output.set_string_custom_property("findings", "\n".join(map(str, found)))
+        properties.FINDINGS.set(output, [str(finding) for finding in found])
         stop = stopping(found, validation)
         if stop:
             quoted = "\n".join(f"  {finding}" for finding in stop[:_MAX_QUOTED])

@@ -13,7 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components import serving_store
+from components import properties, serving_store
 from components.plan.planning import make_plan
 from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
@@ -57,11 +57,11 @@ class Executor(base_executor.BaseExecutor):
 
         plan_artifact = artifact_utils.get_single_instance(output_dict["plan"])
         plan.save(plan_artifact.uri)
-        plan_artifact.set_string_custom_property("run_date", str(plan.run_date))
-        plan_artifact.set_string_custom_property("start", plan.start_reason)
-        plan_artifact.set_string_custom_property("baseline", plan.baseline_reason)
+        properties.RUN_DATE.set(plan_artifact, str(plan.run_date))
+        properties.START.set(plan_artifact, plan.start_reason)
+        properties.COMPARISON.set(plan_artifact, plan.baseline_reason)
         if plan.served_version is not None:
-            plan_artifact.set_int_custom_property("served_version", plan.served_version)
+            properties.SERVED_VERSION.set(plan_artifact, plan.served_version)
         io_utils.write_pbtxt_file(
             os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), "schema.pbtxt"),
             tfdv_schema(spec),
@@ -69,7 +69,7 @@ class Executor(base_executor.BaseExecutor):
         by_version = {version.version: version for version in versions}
         base = by_version.get(plan.base_version or 0)
         if base is not None:
-            plan_artifact.set_string_custom_property("base_model", base.info.model_uri)
+            properties.BASE_MODEL.set(plan_artifact, base.info.model_uri)
         _link_served(
             base,
             artifact_utils.get_single_instance(output_dict["base_model"]),
@@ -92,7 +92,7 @@ def _link_served(
     absent: str,
 ) -> None:
     """Links a served version's training state, or all but that, into a Model artifact."""
-    model.set_string_custom_property("copy_of", version.path if version else "")
+    properties.COPY_OF.set(model, version.path if version else "")
     if version is None:
         # Object stores have no empty folders, and an artifact must hold something.
         io_utils.write_string_file(os.path.join(model.uri, "ABSENT"), absent)

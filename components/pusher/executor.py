@@ -15,10 +15,8 @@ from tfx.components.pusher import executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from components import model_files, serving_store, storage
-from components.artifacts import CHECKPOINTS
+from components import model_files, properties, serving_store, storage
 from components.run_plan import RunPlan, load_plan
-from components.serving_check.executor import MODEL_DIGEST
 from schemas.errors import ServingStoreError
 
 
@@ -35,7 +33,7 @@ class Executor(executor.Executor):
         self._push(input_dict, output_dict, exec_properties)
         # This step has the model, from where it is kept: nobody resumes its training any more.
         model = artifact_utils.get_single_instance(input_dict["model"])
-        checkpoints = model.get_string_custom_property(CHECKPOINTS)
+        checkpoints = properties.CHECKPOINTS.get(model)
         if checkpoints and storage.exists(checkpoints):
             storage.rmtree(checkpoints)
 
@@ -56,7 +54,7 @@ class Executor(executor.Executor):
         path = self.GetModelPath(input_dict)
         files = model_files.digests(path, model_files.list_files(path))
         infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
-        if model_files.digest_of(files) != infra_blessing.get_string_custom_property(MODEL_DIGEST):
+        if model_files.digest_of(files) != properties.MODEL_DIGEST.get(infra_blessing):
             raise ServingStoreError(
                 f"{path}: the model is not the one that ServingCheck saw and the Evaluator judged; "
                 "nothing was pushed. Run the day again"
@@ -73,7 +71,7 @@ class Executor(executor.Executor):
                 trained_through=_trained_through(plan, train),
                 model_fingerprint=plan.spec.model_fingerprint(),
                 tasks_fingerprint=plan.spec.tasks_fingerprint(),
-                model_uri=model.get_string_custom_property(storage.OWN_URI) or model.uri,
+                model_uri=properties.OWN_URI.get(model) or model.uri,
                 made_from=_made_from(plan, (train, evaluated)),
                 files=files,
             ),

@@ -34,8 +34,8 @@ class ServingCheck(base_component.BaseComponent):
     same for every event; the two request forms must agree.
 
     Outputs:
-        blessing: an InfraBlessing, with the reasons and latencies as custom properties
-            and in `report.json`.
+        blessing: an InfraBlessing, with the reasons as a custom property; `report.json` has
+            them and the latencies.
     """
 
     SPEC_CLASS = ServingCheckSpec

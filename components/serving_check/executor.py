@@ -16,7 +16,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components import model_files
+from components import model_files, properties
 from components.run_plan import load_plan
 from components.serving_check import verdict
 from components.serving_check.process import Process, take
@@ -24,9 +24,6 @@ from schemas.spec import RankingSpec
 from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.verdict import load_verdict
 from trainer_module.warmup import sample_requests
-
-MODEL_DIGEST = "model_digest"
-"""Property of the blessing: digest of the files that were checked; no others are pushed."""
 
 _BLESSED = "INFRA_BLESSED"
 _NOT_BLESSED = "INFRA_NOT_BLESSED"
@@ -64,13 +61,12 @@ class Executor(base_executor.BaseExecutor):
         io_utils.write_string_file(
             os.path.join(blessing.uri, "report.json"), json.dumps(report, indent=2)
         )
-        # File and property are those of TFX's InfraValidator; the Pusher reads the property.
+        # File and property are those of TFX's InfraValidator; TFX's Pusher reads one of them.
         name = _NOT_BLESSED if reasons else _BLESSED
         io_utils.write_string_file(os.path.join(blessing.uri, name), "")
-        blessing.set_int_custom_property("blessed", 0 if reasons else 1)
-        blessing.set_string_custom_property("reasons", "\n".join(reasons))
-        blessing.set_string_custom_property(MODEL_DIGEST, digest)
-        blessing.set_string_custom_property("latency", json.dumps(report["latency"]))
+        properties.SERVABLE.set(blessing, 0 if reasons else 1)
+        properties.UNSERVABLE_REASONS.set(blessing, reasons)
+        properties.MODEL_DIGEST.set(blessing, digest)
 
 
 def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 from tfx_bsl.coders import example_coder
 
+from components import properties
 from components.example_reading import ReadFiles, read_records
 from components.run_plan import load_plan
 
@@ -51,8 +52,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             for split in artifact_utils.decode_split_names(examples.split_names):
                 files = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
                 read = read_events
-                # On Kubeflow a number comes back as a float.
-                events = int(examples.get_custom_property(f"{split}_events") or 0)
+                events = properties.SPLIT_EVENTS[split].get(examples) or 0
                 if most is not None and events > most:
                     read = functools.partial(read_events, most=shares(files, most))
                     notes.append(
@@ -67,7 +67,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     | f"Write[{split}]"
                     >> tfdv.WriteStatisticsToBinaryFile(os.path.join(output, DEFAULT_FILE_NAME))
                 )
-        statistics.set_string_custom_property("notes", "\n".join(notes))
+        properties.STATISTICS_NOTES.set(statistics, notes)
 
 
 def shares(pattern: str, most: int) -> dict[str, int]:

@@ -13,9 +13,10 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.artifacts import CHECKPOINTS, DAY_EVENTS
+from components import properties
 from components.run_plan import RunPlan, load_plan
 from components.serving_store import TRAINING_STATE
+from schemas.errors import TrainingError
 from trainer_module.stability.verdict import load_verdict
 from trainer_module.steps import describe_steps
 
@@ -40,7 +41,9 @@ class Executor(executor.GenericExecutor):
                 path_utils.serving_model_dir(base_model.uri), TRAINING_STATE
             )
         examples = artifact_utils.get_single_instance(inputs["examples"])
-        day_events = int(examples.get_string_custom_property(DAY_EVENTS))
+        day_events = properties.DAY_EVENTS.get(examples)
+        if day_events is None:
+            raise TrainingError(f"{examples.uri}: does not say how many events a day has")
         spec = plan.spec.fitted(day_events, plan.warm_start)
         fingerprint = _fingerprint(plan, artifact_utils.get_split_uri(inputs["examples"], "train"))
         checkpoint_dir = os.path.join(
@@ -56,18 +59,18 @@ class Executor(executor.GenericExecutor):
             "training_state_subdir": TRAINING_STATE,
             "run_date": str(plan.run_date),
         }
-        properties = {**exec_properties, "custom_config": json.dumps(custom_config)}
-        super().Do(inputs, output_dict, properties)
+        super().Do(
+            inputs, output_dict, {**exec_properties, "custom_config": json.dumps(custom_config)}
+        )
         report = load_verdict(stability.uri)
-        stability.set_string_custom_property("verdict", report.verdict)
-        stability.set_string_custom_property("summary", report.summary)
+        properties.STABILITY.set(stability, report.summary)
         steps = report.attempts[-1].steps
-        stability.set_string_custom_property(
-            "training", describe_steps(plan.spec.training, day_events, plan.warm_start, steps)
+        properties.TRAINING.set(
+            stability, describe_steps(plan.spec.training, day_events, plan.warm_start, steps)
         )
         # They go when a later step has the model: it may yet be lost with this machine.
         model = artifact_utils.get_single_instance(output_dict["model"])
-        model.set_string_custom_property(CHECKPOINTS, checkpoint_dir)
+        properties.CHECKPOINTS.set(model, checkpoint_dir)
 
 
 def _fingerprint(plan: RunPlan, train_uri: str) -> str:

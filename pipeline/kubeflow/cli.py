@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components import properties
 from pipeline.command import ParameterOption, messages, parse_parameters
 from pipeline.kubeflow.local.backends import BACKENDS, NEWEST
 from schemas.errors import ExitCode
@@ -123,7 +124,9 @@ def local_run_command(
         )
     _print(result)
     code = result.exit_code
-    raise typer.Exit(code if code or 1.0 in result.find("pushed") else ExitCode.BLOCKED)
+    raise typer.Exit(
+        code if code or 1.0 in result.find(properties.PUSHED.name) else ExitCode.BLOCKED
+    )
 
 
 def _print(result: RunResult) -> None:
@@ -138,7 +141,7 @@ def _print(result: RunResult) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
     console.print(f"run {result.run_id}: {result.folder}", markup=False, soft_wrap=True)
-    for version in result.find("pushed_version"):
+    for version in result.find(properties.PUSHED_VERSION.name):
         console.print(f"pushed version {version}", markup=False)
     for step in result.steps.values():
         if step.state == "failed":

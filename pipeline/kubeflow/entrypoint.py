@@ -33,7 +33,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components.storage import OWN_URI
+from components import properties
 from pipeline import notify
 from pipeline.kubeflow.mounts import local_path
 from schemas.errors import ExitCode, error_in, error_named
@@ -101,7 +101,10 @@ def mend_input(
         for artifact in artifacts.get("artifacts", []):
             artifact["type"] = types[name]["artifactType"]
             # The path of the copy is gone with the pod: what is noted for later is this.
-            artifact["metadata"] = {**artifact.get("metadata", {}), OWN_URI: artifact["uri"]}
+            artifact["metadata"] = {
+                **artifact.get("metadata", {}),
+                properties.OWN_URI.name: artifact["uri"],
+            }
             artifact["uri"] = _path(artifact["uri"], mounts, remote)
     outputs = mended["outputs"].get("artifacts", {})
     outputs.pop(_LOGS_OUTPUT, None)
@@ -165,15 +168,15 @@ def _tell_end_of_day(given: dict[str, Any], output: dict[str, Any]) -> None:
         inputs = given.get("inputs", {}).get("artifacts", {})
         pushed = metadata(output.get("artifacts", {}), "pushed_model")
         data = {
-            "reason": str(metadata(inputs, "model_blessing").get("reasons", "")),
-            "served_version": pushed.get("pushed_version"),
+            "reason": "\n".join(properties.REFUSED_REASONS.of(metadata(inputs, "model_blessing"))),
+            "served_version": properties.PUSHED_VERSION.of(pushed),
         }
         notices = notify.notices_of(
-            "pushed" if pushed.get("pushed") else "blocked",
-            str(metadata(inputs, "plan").get("run_date", "")),
+            "pushed" if properties.PUSHED.of(pushed) else "blocked",
+            properties.RUN_DATE.of(metadata(inputs, "plan")),
             data,
             before="",
-            notes=str(metadata(inputs, "examples").get("notes", "")).splitlines(),
+            notes=properties.INGESTION_NOTES.of(metadata(inputs, "examples")),
         )
         notify.send(notices, _source())
     except Exception as error:

@@ -713,9 +713,9 @@ def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
     assert examples.span == (RUN_DATE - datetime.date(1970, 1, 1)).days
     assert examples.get_int_custom_property("train_events") == 300
     assert examples.get_int_custom_property("eval_events") == 100
-    days = json.loads(examples.get_string_custom_property("days"))
-    assert [day["date"] for day in days] == [str(date) for date in DAYS[:3]]
-    assert len(list((root / "examples/Split-train").iterdir())) == 48
+    names = [path.name for path in (root / "examples/Split-train").iterdir()]
+    assert len(names) == 48
+    assert {name[:10] for name in names} == {str(date) for date in DAYS[:3]}
     assert sorted(p.name for p in (root / "quarantine").iterdir()) == [
         f"{date}.jsonl" for date in DAYS
     ]

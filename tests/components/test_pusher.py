@@ -8,7 +8,7 @@ import os
 import pytest
 from tfx.types import standard_artifacts
 
-from components import artifacts, model_files, serving_store
+from components import artifacts, model_files, properties, serving_store
 from components.pusher.executor import Executor, newest_day
 from components.run_plan import RunPlan
 from components.serving_lock import LOCK_FILE
@@ -81,11 +81,11 @@ def execute(
     inputs["examples"][0].split_names = '["train", "eval"]'
     inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
     inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
-    inputs["model"][0].set_string_custom_property("own_uri", own_uri)
-    inputs["model"][0].set_string_custom_property(artifacts.CHECKPOINTS, str(checkpoints))
+    properties.OWN_URI.set(inputs["model"][0], own_uri)
+    properties.CHECKPOINTS.set(inputs["model"][0], str(checkpoints))
     files = model_files.digests(str(model), model_files.list_files(str(model)))
-    inputs["infra_blessing"][0].set_string_custom_property(
-        "model_digest", checked or model_files.digest_of(files)
+    properties.MODEL_DIGEST.set(
+        inputs["infra_blessing"][0], checked or model_files.digest_of(files)
     )
     # TFX's check reads the InfraValidator's file or property, whichever its version uses.
     inputs["infra_blessing"][0].set_string_custom_property(

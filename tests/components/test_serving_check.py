@@ -350,7 +350,8 @@ def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, even
     assert blessing.get_string_custom_property("reasons") == ""
     assert blessing.get_int_custom_property("blessed") == 1
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_BLESSED", "report.json"]
-    latency = json.loads(blessing.get_string_custom_property("latency"))
+    with open(os.path.join(blessing.uri, "report.json")) as file:
+        latency = json.load(file)["latency"]
     assert latency.keys() == {
         f"{name}/batch {batch}"
         for name in ("serving_default", "raw_features")

@@ -10,8 +10,7 @@ from tfx.orchestration.kubeflow.v2 import compiler_utils
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import io_utils
 
-from components import artifacts
-from components.storage import OWN_URI
+from components import artifacts, properties
 from pipeline.kubeflow import entrypoint
 from pipeline.kubeflow.local import driver
 from pipeline.kubeflow.local.backends import BACKENDS, NEWEST, backend_of
@@ -227,7 +226,7 @@ def test_launcher_finds_a_folder_for_each_output(tmp_path, remote):
 def test_artifacts_that_are_given_know_their_own_uri(tmp_path, remote):
     mended = entrypoint.mend_input(executor_input(), INPUTS_SPEC, str(tmp_path), remote)
     (plan,) = mended["inputs"]["artifacts"]["plan"]["artifacts"]
-    assert plan["metadata"][OWN_URI] == PLAN_URI
+    assert plan["metadata"][properties.OWN_URI.name] == PLAN_URI
     assert (plan["uri"] == PLAN_URI) == remote
 
 
