@@ -43,7 +43,7 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Runs one day; what a component raises comes out of Beam as it may."""
+    """Runs one day; what a component raises comes out of Beam as text, and is told before that."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     # Beam parses them in the middle of a component otherwise; here argparse says what is wrong
@@ -51,13 +51,13 @@ def run(request: Request) -> None:
     PipelineOptions(list(request.beam_args)).get_all_options()
     check_workers(with_defaults(request.beam_args), request.workspace)
 
-    from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
     from pipeline.dag import RunParameters, create_pipeline
+    from pipeline.dag_runner import DagRunner
 
     workspace = Workspace(request.workspace)
-    BeamDagRunner().run(
+    DagRunner().run(
         create_pipeline(
             request.pipeline_name,
             workspace.artifacts,
@@ -77,11 +77,11 @@ def run(request: Request) -> None:
 
 
 def main(request_file: str) -> None:
-    """Runs the request and notes an error on the failed execution; exits with its code."""
+    """Runs the request, tells an error and notes it in ML Metadata; exits with its code."""
     from absl import logging
 
     from components.serving_check.process import started_early
-    from schemas.errors import ExitCode, error_in, error_named
+    from pipeline import failure
 
     logging.set_verbosity(logging.INFO)
     with open(request_file, encoding="utf-8") as file:
@@ -97,17 +97,15 @@ def main(request_file: str) -> None:
         # On another core than the imports that come now.
         with started_early():
             run(request)
-    except Exception:
-        text = traceback.format_exc()
-        print(text, file=sys.stderr)
-        name, message = error_in(text)
+    except Exception as error:
+        traceback.print_exc()
+        told = failure.tell(error)
         from pipeline import lineage
 
         store = lineage.open_store(Workspace(request.workspace).metadata_path)
         if store is not None:
-            lineage.set_error(store, message)
-        error = error_named(name)
-        sys.exit(error.exit_code if error else ExitCode.FAILED)
+            lineage.set_error(store, told.message)
+        sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

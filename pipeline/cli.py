@@ -483,9 +483,9 @@ def _run_days(
 
 
 def _last_words(day: DayResult) -> str:
-    from pipeline import daily
+    from pipeline import failure
 
-    line = daily.last_line(day.log_path)
+    line = day.failure.message if day.failure else failure.last_line(day.log_path)
     return "died before its first component" + (f": {line}" if line else "")
 
 

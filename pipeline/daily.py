@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline import lineage, live
+from pipeline import failure, lineage, live
 from pipeline.beam_run import Request
+from pipeline.failure import Failure
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
 from trainer_module.live import VARIABLE
@@ -42,11 +43,13 @@ class DayResult:
         exit_code: `PUSHED`, `BLOCKED`, or the code of what it failed with.
         run: what ML Metadata knows of it; None if it died before its first component.
         log_path: what TFX, TensorFlow and Beam printed.
+        failure: what it failed with; None if it did not, or died without a word.
     """
 
     exit_code: ExitCode
     run: lineage.Run | None
     log_path: str
+    failure: Failure | None = None
 
 
 @contextlib.contextmanager
@@ -113,6 +116,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
         open(log_path, "wb") as log,
     ):
         told_in = os.path.join(folder, "live.json")
+        failed_in = os.path.join(folder, "failure.json")
         watch = live.Watch(told_in, before)
         json.dump(dataclasses.asdict(request), file)
         file.flush()
@@ -131,6 +135,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
                 "TF_CPP_MIN_LOG_LEVEL": "1",
                 "PYTHONUNBUFFERED": "1",
                 VARIABLE: told_in,
+                failure.VARIABLE: failed_in,
             },
         )
         try:
@@ -143,6 +148,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
                 process.wait()
             if process.returncode != 0:
                 _note_death(workspace, process.returncode)
+        told = failure.read(failed_in)
     run = _new_run(workspace, before)
     if run is not None and run.outcome == "pushed":
         # Also where the process died after it.
@@ -153,7 +159,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
         code = ExitCode(process.returncode)
     except ValueError:
         code = ExitCode.FAILED
-    return DayResult(code, run, log_path)
+    return DayResult(code, run, log_path, told)
 
 
 def backfill(
@@ -196,16 +202,6 @@ def backfill(
             if not keep_going:
                 break
     return failure or (ExitCode.BLOCKED if blocked else ExitCode.PUSHED)
-
-
-def last_line(log_path: str) -> str:
-    """Returns the last line of a log that says anything; empty if there is none."""
-    try:
-        with open(log_path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _check_room(workspace: Workspace) -> None:

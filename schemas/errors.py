@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 
 
 class ExitCode(enum.IntEnum):
@@ -44,38 +43,3 @@ class TrainingError(RankerError):
 
 class ServingStoreError(RankerError):
     """The directory of served versions is not in the state the operation needs."""
-
-
-def error_named(name: str) -> type[RankerError] | None:
-    """Returns the error class called `name`, or None.
-
-    An executor's exception crosses Beam and ML Metadata as text; this is the way back.
-    """
-    pending = [RankerError]
-    while pending:
-        cls = pending.pop()
-        if cls.__name__ == name:
-            return cls
-        pending.extend(cls.__subclasses__())
-    return None
-
-
-def error_in(text: str) -> tuple[str, str]:
-    """Finds what a run failed with.
-
-    Args:
-        text: a formatted traceback; exceptions cross Beam's runner as text.
-
-    Returns:
-        Name and message of the first error of `schemas.errors` in it, or else of its last
-        exception.
-    """
-    ours = re.search(
-        r"^(?:\w+: )?schemas\.errors\.(\w+): (.*?)(?=^\S*Traceback|\n\n| \[while running|\Z)",
-        text,
-        re.MULTILINE | re.DOTALL,
-    )
-    if ours:
-        return ours.group(1), ours.group(2).strip()
-    lines = [line for line in text.strip().splitlines() if line and not line.startswith(" ")]
-    return "", re.sub(r" \[while running .*", "", lines[-1])

@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import re
-import traceback
 import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 
+from pipeline.failure import failure_of
 from pipeline.flink.settings import CLUSTER
-from schemas.errors import RankerError, error_in
+from schemas.errors import RankerError
 
 PACKAGES = ("steadyrank", "apache-beam", "tensorflow", "tfx-bsl")
 """Packages whose version has to be the same here and where the workers are."""
@@ -75,12 +75,8 @@ def check_workers(beam_args: Sequence[str], folder: str, seconds: float = _ANSWE
     token = os.path.join(folder, f".workers-{uuid.uuid4().hex}")
     FileSystems.create(token).close()
     pipeline = beam.Pipeline(options=PipelineOptions(list(beam_args)))
-    _ = (
-        pipeline
-        | beam.Create(range(_PROBES_PER_WORKER * _parallelism(beam_args)))
-        | beam.Reshuffle()
-        | beam.Map(look, token, versions())
-    )
+    probes = _PROBES_PER_WORKER * _parallelism(beam_args)
+    _ = pipeline | beam.Create(range(probes)) | beam.Reshuffle() | beam.Map(answer, token)
     try:
         job = pipeline.run()
         job.wait_until_finish(int(seconds * 1000))
@@ -91,19 +87,16 @@ def check_workers(beam_args: Sequence[str], folder: str, seconds: float = _ANSWE
                 "are there and have a free slot (the job's --parallelism asks for so many), and "
                 "into the log of the pool beside them: its Python has to have Beam and this project"
             )
+        check_answers(token, probes, versions())
     except RankerError:
         raise
     except Exception as error:
-        name, message = error_in(traceback.format_exc())
-        if name == RankerError.__name__:
-            # Of `look`, in a worker.
-            raise RankerError(message) from error
         raise RankerError(
-            f"a small job does not run with these Beam options: {message or type(error).__name__}. "
+            f"a small job does not run with these Beam options: {failure_of(error)}. "
             "Look whether --job_endpoint is where Beam's job server listens, and into its log"
         ) from error
     finally:
-        FileSystems.delete([token])
+        FileSystems.delete([token, *_answers(token)])
     return True
 
 
@@ -118,31 +111,56 @@ def versions() -> dict[str, str]:
     return found
 
 
-def look(number: int, token: str, expected: Mapping[str, str]) -> int:
-    """Looks around in a worker.
+def answer(number: int, token: str) -> None:
+    """Writes a worker's versions beside the sender's file, if the worker sees that.
 
     Args:
-        number: whatever; it is returned.
-        token: a file that the sender wrote.
-        expected: the sender's `versions`.
-
-    Raises:
-        RankerError: the worker's versions are others, or it does not see the file.
+        number: of the answer.
+        token: the sender's file.
     """
     from apache_beam.io.filesystems import FileSystems
 
-    here = versions()
-    differ = [
-        f"{name} {here[name]} (here {of})" for name, of in expected.items() if here[name] != of
-    ]
-    if differ:
-        raise RankerError(f"a worker of Beam has {', '.join(differ)}; give it the same image")
-    if not FileSystems.exists(token):
+    if FileSystems.exists(token):
+        with FileSystems.create(f"{token}-{number}") as file:
+            file.write(json.dumps(versions()).encode())
+
+
+def _answers(token: str) -> list[str]:
+    from apache_beam.io.filesystems import FileSystems
+
+    (found,) = FileSystems.match([f"{token}-*"])
+    return [metadata.path for metadata in found.metadata_list]
+
+
+def check_answers(token: str, count: int, expected: Mapping[str, str]) -> None:
+    """Reads what workers answered.
+
+    Args:
+        token: the sender's file.
+        count: how many there should be.
+        expected: the versions that they should have.
+
+    Raises:
+        RankerError: a worker has other versions, or one did not see the folder.
+    """
+    from apache_beam.io.filesystems import FileSystems
+
+    answers = _answers(token)
+    for path in answers:
+        with FileSystems.open(path) as file:
+            there = json.loads(file.read())
+        differ = [
+            f"{name} {there.get(name, 'none')} (here {version})"
+            for name, version in expected.items()
+            if there.get(name, "none") != version
+        ]
+        if differ:
+            raise RankerError(f"a worker of Beam has {', '.join(differ)}; give it the same image")
+    if len(answers) < count:
         raise RankerError(
             f"a worker of Beam does not see {os.path.dirname(token)}: mount it there under the "
             "same path, or use a bucket"
         )
-    return number
 
 
 def check_cluster(url: str) -> list[str]:

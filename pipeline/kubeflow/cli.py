@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -145,7 +144,4 @@ def _print(result: RunResult) -> None:
         console.print(f"pushed version {version}", markup=False)
     for step in result.steps.values():
         if step.state == "failed":
-            text = Path(step.log).read_text("utf-8", "replace").strip()
-            # Where the entry point says last what the executor failed with.
-            message = re.split(r"^(?=\w*[eE]rror: )", text, flags=re.MULTILINE)[-1]
-            console.print(message, style="red", markup=False)
+            console.print(step.error, style="red", markup=False)

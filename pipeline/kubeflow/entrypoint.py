@@ -34,9 +34,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from components import properties
-from pipeline import notify
+from pipeline import failure, notify
 from pipeline.kubeflow.mounts import local_path
-from schemas.errors import ExitCode, error_in, error_named
 
 MOUNTS_VARIABLE = "STEADYRANK_MOUNTS"
 """Environment variable with the folder of the launcher's mounts. Only the local harness sets it;
@@ -208,15 +207,12 @@ def main() -> None:
     """Runs the command line; exits with 0 only if the executor has done its work."""
     try:
         run(sys.argv[1:], os.environ.get(MOUNTS_VARIABLE, "/"))
-    except Exception:
-        text = traceback.format_exc()
-        print(text, file=sys.stderr)
-        name, message = error_in(text)
-        print(f"{name or 'error'}: {message}", file=sys.stderr, flush=True)
-        data = {"reason": f"{name or 'error'}: {message}"}
-        notify.send([notify.Notice("failed", "", data)], _source())
-        error = error_named(name)
-        sys.exit(error.exit_code if error else ExitCode.FAILED)
+    except Exception as error:
+        traceback.print_exc()
+        told = failure.tell(error)
+        print(told, file=sys.stderr, flush=True)
+        notify.send([notify.Notice("failed", "", {"reason": str(told)})], _source())
+        sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

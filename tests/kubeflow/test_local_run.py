@@ -443,9 +443,19 @@ def test_package_that_could_not_run_on_kubeflow_is_refused(tmp_path):
         ('report(pushed=1, pushed_version="7")', 0, "pushed version 7"),
         ("report(pushed=0)", 10, "succeeded"),
         (
-            'sys.exit("BadDataError: no events\\nDeliver them")',
+            """
+            from pipeline import failure
+            from schemas.errors import BadDataError
+            print("a warning")
+            sys.exit(failure.tell(BadDataError("no events\\nDeliver them")).exit_code)
+            """,
             1,
             "BadDataError: no events\nDeliver",
+        ),
+        (
+            'sys.exit("killed by a signal")',
+            1,
+            "the command ended with 1: killed by a signal",
         ),
     ],
 )

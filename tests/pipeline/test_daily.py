@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from planted_runs import Store
 
-from pipeline import daily, lineage
+from pipeline import daily, failure, lineage
 from pipeline.beam_run import Request
 from pipeline.daily import DayResult, backfill, locked
 from pipeline.workspace import Workspace
@@ -218,17 +218,19 @@ def test_bad_beam_option_ends_the_run_before_its_first_component(tmp_path, monke
     (tmp_path / "elsewhere" / "pipeline.py").write_text("raise ImportError('of somebody else')")
     monkeypatch.chdir(tmp_path / "elsewhere")
     day = run_in(tmp_path, beam_args=("--direct_num_workers=abc",))
-    assert (day.exit_code, day.run) == (ExitCode.USAGE, None)
-    assert "--direct_num_workers: invalid int value: 'abc'" in daily.last_line(day.log_path)
+    assert (day.exit_code, day.run, day.failure) == (ExitCode.USAGE, None, None)
+    assert "--direct_num_workers: invalid int value: 'abc'" in failure.last_line(day.log_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "line"), [(None, ""), ("", ""), ("first\nlast\n\n  \n", "last"), ("one", "one")]
-)
-def test_last_line_is_that_which_says_something(tmp_path, content, line):
-    if content is not None:
-        (tmp_path / "log").write_text(content)
-    assert daily.last_line(str(tmp_path / "log")) == line
+def test_what_a_run_failed_with_is_told_as_it_was_raised(tmp_path, monkeypatch):
+    child = (
+        "from pipeline import failure\nfrom schemas.errors import BadDataError\n"
+        "told = failure.tell(BadDataError('no events\\nDeliver them.'))\n"
+        "failure.tell(RuntimeError('of the runner'))\nsys.exit(told.exit_code)"
+    )
+    day = run_in(tmp_path, monkeypatch, child)
+    assert (day.exit_code, day.run) == (BAD_DATA, None)
+    assert str(day.failure) == "BadDataError: no events\nDeliver them."
 
 
 def test_store_that_is_being_made_does_not_end_a_run(tmp_path, monkeypatch):

@@ -141,17 +141,29 @@ def test_cluster_that_is_not_there_is_named():
         check.check_cluster(url)
 
 
+def asked(folder):
+    """The file that the sender leaves."""
+    (folder / "token").touch()
+    return str(folder / "token")
+
+
 def test_worker_with_other_versions_is_named(tmp_path):
-    token = tmp_path / "token"
-    token.touch()
-    assert check.look(3, str(token), check.versions()) == 3
+    token = asked(tmp_path)
+    check.answer(3, token)
+    check.check_answers(token, 1, check.versions())
     with pytest.raises(RankerError, match=r"apache-beam \S+ \(here 0\.1\)"):
-        check.look(3, str(token), {**check.versions(), "apache-beam": "0.1"})
+        check.check_answers(token, 1, {**check.versions(), "apache-beam": "0.1"})
+    with pytest.raises(RankerError, match=r"numpy none \(here 2\)"):
+        check.check_answers(token, 1, {"numpy": "2"})
 
 
 def test_worker_that_does_not_see_the_folder_is_named(tmp_path):
-    with pytest.raises(RankerError, match=f"does not see {tmp_path}"):
-        check.look(3, str(tmp_path / "token"), check.versions())
+    token = asked(tmp_path)
+    check.answer(0, token)
+    check.answer(1, str(tmp_path / "elsewhere" / "token"))
+    assert not (tmp_path / "elsewhere").exists()
+    with pytest.raises(RankerError, match=f"does not see {tmp_path}: mount it"):
+        check.check_answers(token, 2, check.versions())
 
 
 def test_worker_gets_the_options_of_the_job_and_its_addresses():
@@ -240,6 +252,7 @@ def test_workers_end_with_their_job(pool, tmp_path):
 
 
 def test_worker_that_differs_stops_the_run_by_name(pool, tmp_path, monkeypatch):
+    # The pool's processes import it anew.
     monkeypatch.setattr(check, "versions", lambda: {"tfx-bsl": "0.0.1"})
     with pytest.raises(RankerError, match=r"^a worker of Beam has tfx-bsl \S+ \(here"):
         check.check_workers(pool.beam_args, str(tmp_path))

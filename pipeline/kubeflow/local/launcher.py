@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import failure
 from pipeline.kubeflow.entrypoint import MOUNTS_VARIABLE
 from pipeline.kubeflow.local.backends import Backend
 from pipeline.kubeflow.local.driver import LOGS_OUTPUT
@@ -25,6 +26,9 @@ from pipeline.kubeflow.mounts import local_path
 from schemas.errors import RankerError
 
 Json = dict[str, Any]
+
+_FAILURE_FILE = "/tmp/failure.json"
+"""Where a step's command tells what it fails with, in its container."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,9 @@ def launch(
         RuntimeArtifacts by name, as the launcher publishes them.
 
     Raises:
-        RankerError: the command failed, or an output could not be uploaded. The pod ends with
-            exit code 1 in either case, whatever that of the command was.
+        RankerError: the command failed, with what it told (`pipeline.failure`) or the last line
+            that it printed; or an output could not be uploaded. The pod ends with exit code 1 in
+            either case, whatever that of the command was.
     """
     executor_input = copy.deepcopy(executor_input)
     if backend.logs_by_attempt:
@@ -91,6 +96,7 @@ def launch(
             folder.mkdir(parents=True, exist_ok=True)
         # The command line silences TensorFlow; a step's log is to have its warnings.
         variables = {"TF_CPP_MIN_LOG_LEVEL": "1", **_environment(container)}
+        variables[failure.VARIABLE] = f"{'' if engine else pod}{_FAILURE_FILE}"
         given = _with_defaults(executor_input, component)
         if engine is None:
             given["outputs"] = {**given["outputs"], "outputFile": str(output_file)}
@@ -113,7 +119,12 @@ def launch(
                 check=False,
             )
         if done.returncode != 0:
-            raise RankerError(f"the command ended with {done.returncode}")
+            told = failure.read(f"{pod}{_FAILURE_FILE}")
+            if told is not None:
+                raise RankerError(str(told))
+            words = failure.last_line(str(log))
+            ended = f"the command ended with {done.returncode}"
+            raise RankerError(f"{ended}: {words}" if words else ended)
         shutil.copyfile(log, _local(outputs[LOGS_OUTPUT]["uri"], pod))
         reported = json.loads(output_file.read_text("utf-8")) if output_file.exists() else {}
         for name, artifact in _artifacts(reported).items():

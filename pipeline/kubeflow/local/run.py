@@ -39,6 +39,7 @@ class StepResult:
         attempts: how often it was run.
         exit_code: that of the last attempt's pod: 0 or 1.
         log: file of what the last attempt printed.
+        error: what the last attempt failed with; empty if it did not.
         outputs: recorded artifacts by output: `uri`, `metadata`.
     """
 
@@ -48,6 +49,7 @@ class StepResult:
     attempts: int = 0
     exit_code: int | None = None
     log: str = ""
+    error: str = ""
     outputs: dict[str, Json] = dataclasses.field(default_factory=dict)
 
 
@@ -228,7 +230,15 @@ class _Work:
         waits = _waits(task.get("retryPolicy", {}))
         for attempt in itertools.count():
             log = self._folder / f"{name}-{attempt + 1}.log"
-            recorded = self._attempt(executor_input, component, executor["container"], attempt, log)
+            recorded, error = None, ""
+            try:
+                recorded = self._attempt(
+                    executor_input, component, executor["container"], attempt, log
+                )
+            except RankerError as failed:
+                error = str(failed)
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"launcher: {error}\n")
             wait = next(waits, None)
             if recorded is not None or wait is None:
                 break
@@ -240,33 +250,29 @@ class _Work:
             attempt + 1,
             int(recorded is None),
             str(log),
+            error,
             recorded or {},
         )
 
     def _attempt(
         self, executor_input: Json, component: Json, container: Json, attempt: int, log: Path
-    ) -> dict[str, Json] | None:
-        """Runs a step once; returns its recorded artifacts, None if it failed."""
-        try:
-            outputs = launcher.launch(
-                executor_input,
-                component,
-                container,
-                self._store,
-                log.with_suffix(""),
-                log,
-                self._run.backend,
-                attempt,
-                self._engine,
-            )
-            return {
-                key: driver.record(key, artifact, next(self._ids), self._run)
-                for key, artifact in outputs.items()
-            }
-        except RankerError as error:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(f"launcher: {error}\n")
-            return None
+    ) -> dict[str, Json]:
+        """Runs a step once; returns its recorded artifacts."""
+        outputs = launcher.launch(
+            executor_input,
+            component,
+            container,
+            self._store,
+            log.with_suffix(""),
+            log,
+            self._run.backend,
+            attempt,
+            self._engine,
+        )
+        return {
+            key: driver.record(key, artifact, next(self._ids), self._run)
+            for key, artifact in outputs.items()
+        }
 
 
 def _waits(policy: Json) -> Iterator[float]:
