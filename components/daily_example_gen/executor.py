@@ -20,6 +20,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components import properties
+from components.channels import EVAL, TRAIN, Channels
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
@@ -33,10 +34,8 @@ from components.daily_example_gen.splits import (
     usual_day,
 )
 from components.held_days import HeldDay
-from components.run_plan import RunPlan, load_plan
+from components.run_plan import RunPlan
 from schemas.errors import BadDataError
-
-TRAIN, EVAL = "train", "eval"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,26 +154,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Raises:
             BadDataError: the run's days cannot be trusted.
         """
-        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
-        examples = artifact_utils.get_single_instance(output_dict["examples"])
-        quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        tables = artifact_utils.get_single_instance(output_dict["history"])
+        inputs, outputs = Channels(input_dict), Channels(output_dict)
+        examples, history = outputs["examples"], outputs.uri("history")
         # Object stores have no empty folders, and an artifact must hold something.
         io_utils.write_string_file(
-            os.path.join(tables.uri, "README"), "A table for each history feature of the spec.\n"
+            os.path.join(history, "README"), "A table for each history feature of the spec.\n"
         )
         examples.split_names = artifact_utils.encode_split_names([TRAIN, EVAL])
         run = make_examples(
-            plan,
+            inputs.plan(),
             exec_properties["logs_root"],
             exec_properties["day_store"],
-            {split: artifact_utils.get_split_uri([examples], split) for split in (TRAIN, EVAL)},
-            quarantine.uri,
+            {split: outputs.split("examples", split) for split in (TRAIN, EVAL)},
+            outputs.uri("quarantine"),
             self._make_beam_pipeline,
-            tables.uri,
-            path_utils.serving_model_dir(
-                artifact_utils.get_single_uri(input_dict["baseline_model"])
-            ),
+            history,
+            path_utils.serving_model_dir(inputs.uri("baseline_model")),
         )
         _describe(examples, run)
 

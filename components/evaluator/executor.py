@@ -16,10 +16,10 @@ from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components import properties
+from components.channels import EVAL, TRAIN, Channels
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
@@ -37,13 +37,11 @@ from components.evaluator.verdict import (
     values_of,
 )
 from components.example_reading import ReadFiles
-from components.run_plan import load_plan
 from schemas.spec import RankingSpec
 from trainer_module.stability.verdict import load_verdict
 
 VERDICT_FILE = "verdict.json"
 RATES_FILE = "rates.npz"
-TRAIN_SPLIT, EVAL_SPLIT = "train", "eval"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -56,30 +54,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.Evaluator`."""
-        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
-        stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
-        infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
-        refused = properties.UNSERVABLE_REASONS.get(infra_blessing)
+        inputs, outputs = Channels(input_dict), Channels(output_dict)
+        plan = inputs.plan()
+        stability = load_verdict(inputs.uri("stability"))
+        refused = properties.UNSERVABLE_REASONS.get(inputs["infra_blessing"])
         if not refused and stability.verdict == "diverged":
             # There is no model, and were there one, no metric could speak for it.
             refused = (f"training {stability.summary}",)
         if refused:
             # It may abort or hang, and nothing ends that in this process.
-            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, output_dict, [])
+            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, outputs, [])
             return
-        models = {CANDIDATE: artifact_utils.get_single_instance(input_dict["model"])}
+        models = {CANDIDATE: inputs.uri("model")}
         if plan.baseline_version is not None:
-            models[BASELINE] = artifact_utils.get_single_instance(input_dict["baseline_model"])
-        evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
+            models[BASELINE] = inputs.uri("baseline_model")
+        evaluation = outputs.uri("evaluation")
         rates = os.path.join(evaluation, RATES_FILE)
-        training = artifact_utils.get_split_uri(input_dict["examples"], TRAIN_SPLIT)
+        training = inputs.split("examples", TRAIN)
         Rates.fit(tf.io.gfile.glob(os.path.join(training, "*")), plan.spec).save(rates)
         with self._make_beam_pipeline() as pipeline:
             evaluate(
                 pipeline,
                 plan.spec,
-                {name: path_utils.serving_model_path(m.uri) for name, m in models.items()},
-                artifact_utils.get_split_uri(input_dict["examples"], EVAL_SPLIT),
+                {name: path_utils.serving_model_path(uri) for name, uri in models.items()},
+                inputs.split("examples", EVAL),
                 evaluation,
                 rates,
             )
@@ -88,7 +86,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         estimates = {
             model: in_order(found, ("", *plan.spec.tasks)) for model, found in estimates.items()
         }
-        _publish(verdict, estimates, output_dict, list(figures(estimates, plan.spec)))
+        _publish(verdict, estimates, outputs, list(figures(estimates, plan.spec)))
 
 
 def evaluate(
@@ -136,13 +134,13 @@ def evaluate(
 def _publish(
     verdict: Verdict,
     estimates: Mapping[str, Estimates],
-    output_dict: dict[str, list[types.Artifact]],
+    outputs: Channels,
     lines: Sequence[str],
 ) -> None:
     """Writes the verdict for people, and the blessing in place of TFX's."""
     for line in (*verdict.reasons, *verdict.notes, *verdict.not_gated):
         logging.warning("Evaluator: %s", line)
-    evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
+    evaluation = outputs["evaluation"]
     metrics = {m: values_of(found) for m, found in estimates.items() if m != CHANGE}
     content: dict[str, Any] = {
         **dataclasses.asdict(verdict),
@@ -158,7 +156,7 @@ def _publish(
     properties.EVALUATION_NOTES.set(evaluation, [*lines, *verdict.notes])
     properties.NOT_GATED.set(evaluation, verdict.not_gated)
 
-    blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+    blessing = outputs["blessing"]
     names = {True: constants.BLESSED_FILE_NAME, False: constants.NOT_BLESSED_FILE_NAME}
     wrong = os.path.join(blessing.uri, names[not verdict.blessed])
     if fileio.exists(wrong):

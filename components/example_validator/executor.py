@@ -12,12 +12,12 @@ from tfx import types
 from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, writer_utils
+from tfx.utils import writer_utils
 
 from components import properties
+from components.channels import EVAL, TRAIN, Channels
 from components.example_validator.presence import note_lost_values, presence
 from components.example_validator.severity import findings, stopping
-from components.run_plan import load_plan
 from schemas.errors import BadDataError
 
 _FILE = "SchemaDiff.pb"
@@ -38,22 +38,19 @@ class Executor(base_executor.BaseExecutor):
         Raises:
             BadDataError: naming each anomaly that reaches `validation.stop_at`.
         """
-        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
+        inputs, outputs = Channels(input_dict), Channels(output_dict)
+        plan = inputs.plan()
         validation = plan.spec.validation
-        statistics = artifact_utils.get_single_instance(input_dict["statistics"])
-        schema = io_utils.SchemaReader().read(
-            io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
-        )
         train, evaluation = (
-            stats_artifact_utils.load_statistics(statistics, split).proto()
-            for split in ("train", "eval")
+            stats_artifact_utils.load_statistics(inputs["statistics"], split).proto()
+            for split in (TRAIN, EVAL)
         )
-        output = artifact_utils.get_single_instance(output_dict["anomalies"])
-        output.split_names = artifact_utils.encode_split_names(["train", "eval"])
+        output = outputs["anomalies"]
+        output.split_names = artifact_utils.encode_split_names([TRAIN, EVAL])
         found = []
-        for split, anomalies in validate(train, evaluation, schema).items():
+        for split, anomalies in validate(train, evaluation, inputs.schema()).items():
             writer_utils.write_anomalies(
-                os.path.join(artifact_utils.get_split_uri([output], split), _FILE), anomalies
+                os.path.join(outputs.split("anomalies", split), _FILE), anomalies
             )
             found.extend(findings(split, anomalies, validation))
         for finding in found:
@@ -90,16 +87,16 @@ def validate(
         The anomalies of `train` and `eval`.
     """
     result = {
-        "train": tfdv.validate_statistics(
+        TRAIN: tfdv.validate_statistics(
             train, schema, environment="TRAINING", serving_statistics=evaluation
         ),
-        "eval": tfdv.validate_statistics(
+        EVAL: tfdv.validate_statistics(
             evaluation, schema, environment="TRAINING", previous_statistics=train
         ),
     }
     in_train, in_evaluation = presence(train), presence(evaluation)
     for feature in schema.feature:
         shares = in_train.get(feature.name, 0.0), in_evaluation.get(feature.name, 0.0)
-        note_lost_values(result["train"], feature.name, feature.skew_comparator, *shares)
-        note_lost_values(result["eval"], feature.name, feature.drift_comparator, *reversed(shares))
+        note_lost_values(result[TRAIN], feature.name, feature.skew_comparator, *shares)
+        note_lost_values(result[EVAL], feature.name, feature.drift_comparator, *reversed(shares))
     return result

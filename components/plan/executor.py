@@ -10,10 +10,10 @@ from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components import properties, serving_store
+from components.channels import Channels
 from components.plan.planning import make_plan
 from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
@@ -55,7 +55,8 @@ class Executor(base_executor.BaseExecutor):
         plan = make_plan(spec, run_date, versions)
         logging.info("%s: %s; %s", plan.run_date, plan.start_reason, plan.baseline_reason)
 
-        plan_artifact = artifact_utils.get_single_instance(output_dict["plan"])
+        outputs = Channels(output_dict)
+        plan_artifact = outputs["plan"]
         plan.save(plan_artifact.uri)
         properties.RUN_DATE.set(plan_artifact, str(plan.run_date))
         properties.START.set(plan_artifact, plan.start_reason)
@@ -63,7 +64,7 @@ class Executor(base_executor.BaseExecutor):
         if plan.served_version is not None:
             properties.SERVED_VERSION.set(plan_artifact, plan.served_version)
         io_utils.write_pbtxt_file(
-            os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), "schema.pbtxt"),
+            os.path.join(outputs.uri("schema"), "schema.pbtxt"),
             tfdv_schema(spec),
         )
         by_version = {version.version: version for version in versions}
@@ -72,13 +73,13 @@ class Executor(base_executor.BaseExecutor):
             properties.BASE_MODEL.set(plan_artifact, base.info.model_uri)
         _link_served(
             base,
-            artifact_utils.get_single_instance(output_dict["base_model"]),
+            outputs["base_model"],
             training_state=True,
             absent=plan.start_reason,
         )
         _link_served(
             by_version.get(plan.baseline_version or 0),
-            artifact_utils.get_single_instance(output_dict["baseline_model"]),
+            outputs["baseline_model"],
             training_state=False,
             absent=plan.baseline_reason,
         )

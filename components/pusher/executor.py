@@ -12,11 +12,11 @@ from typing import Any
 from absl import logging
 from tfx import types
 from tfx.components.pusher import executor
-from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components import model_files, properties, serving_store, storage
-from components.run_plan import RunPlan, load_plan
+from components.channels import EVAL, TRAIN, Channels
+from components.run_plan import RunPlan
 from schemas.errors import ServingStoreError
 
 
@@ -32,8 +32,7 @@ class Executor(executor.Executor):
         """Does the work; see `component.Pusher`."""
         self._push(input_dict, output_dict, exec_properties)
         # This step has the model, from where it is kept: nobody resumes its training any more.
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        checkpoints = properties.CHECKPOINTS.get(model)
+        checkpoints = properties.CHECKPOINTS.get(Channels(input_dict)["model"])
         if checkpoints and storage.exists(checkpoints):
             storage.rmtree(checkpoints)
 
@@ -43,26 +42,22 @@ class Executor(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
+        inputs = Channels(input_dict)
+        pushed = Channels(output_dict)["pushed_model"]
         if not self.CheckBlessing(input_dict):
             logging.warning("Not pushed: the model was not blessed.")
             self._MarkNotPushed(pushed)
             io_utils.write_string_file(os.path.join(pushed.uri, "NOT_PUSHED"), "")
             return
-        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
-        model = artifact_utils.get_single_instance(input_dict["model"])
+        plan, model = inputs.plan(), inputs["model"]
         path = self.GetModelPath(input_dict)
         files = model_files.digests(path, model_files.list_files(path))
-        infra_blessing = artifact_utils.get_single_instance(input_dict["infra_blessing"])
-        if model_files.digest_of(files) != properties.MODEL_DIGEST.get(infra_blessing):
+        if model_files.digest_of(files) != properties.MODEL_DIGEST.get(inputs["infra_blessing"]):
             raise ServingStoreError(
                 f"{path}: the model is not the one that ServingCheck saw and the Evaluator judged; "
                 "nothing was pushed. Run the day again"
             )
-        train, evaluated = (
-            artifact_utils.get_split_uri(input_dict["examples"], split)
-            for split in ("train", "eval")
-        )
+        train, evaluated = (inputs.split("examples", split) for split in (TRAIN, EVAL))
         version = serving_store.push(
             path,
             exec_properties["serving_dir"],

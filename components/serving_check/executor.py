@@ -13,11 +13,10 @@ from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components import model_files, properties
-from components.run_plan import load_plan
+from components.channels import EVAL, Channels
 from components.serving_check import verdict
 from components.serving_check.process import Process, take
 from schemas.spec import RankingSpec
@@ -39,22 +38,21 @@ class Executor(base_executor.BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.ServingCheck`."""
-        spec = load_plan(artifact_utils.get_single_uri(input_dict["plan"])).spec
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        events = artifact_utils.get_split_uri(input_dict["examples"], "eval")
-        stability = load_verdict(artifact_utils.get_single_uri(input_dict["stability"]))
-        not_exported = os.path.join(path_utils.serving_model_dir(model.uri), NOT_EXPORTED)
+        inputs = Channels(input_dict)
+        model = inputs.uri("model")
+        stability = load_verdict(inputs.uri("stability"))
+        not_exported = os.path.join(path_utils.serving_model_dir(model), NOT_EXPORTED)
         digest = ""
         if fileio.exists(not_exported):
             report = _failed(*io_utils.read_string_file(not_exported).splitlines())
         elif stability.verdict == "diverged":
             report = _failed(f"training {stability.summary}")
         else:
-            path = path_utils.serving_model_path(model.uri)
+            path = path_utils.serving_model_path(model)
             digest = model_files.digest_of(model_files.digests(path, model_files.list_files(path)))
-            report = check(path, events, spec)
+            report = check(path, inputs.split("examples", EVAL), inputs.plan().spec)
 
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        blessing = Channels(output_dict)["blessing"]
         reasons = report["reasons"]
         for line in reasons or [f"latency: {report['latency']}"]:
             logging.info("ServingCheck: %s", line)

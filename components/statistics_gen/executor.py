@@ -15,12 +15,11 @@ from tfx import types
 from tfx.components.statistics_gen.executor import DEFAULT_FILE_NAME
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
 from tfx_bsl.coders import example_coder
 
 from components import properties
+from components.channels import Channels
 from components.example_reading import ReadFiles, read_records
-from components.run_plan import load_plan
 
 _BATCH = 1000
 """Events that TFDV gets at once: the most that TFX's own input gives it."""
@@ -36,21 +35,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.StatisticsGen`."""
-        plan = load_plan(artifact_utils.get_single_uri(input_dict["plan"]))
-        most = plan.spec.validation.max_statistics_events
-        examples = artifact_utils.get_single_instance(input_dict["examples"])
-        statistics = artifact_utils.get_single_instance(output_dict["statistics"])
+        inputs, outputs = Channels(input_dict), Channels(output_dict)
+        most = inputs.plan().spec.validation.max_statistics_events
+        examples, statistics = inputs["examples"], outputs["statistics"]
         statistics.split_names = examples.split_names
         statistics.span = examples.span
         given = exec_properties.get("stats_options_json")
         options = tfdv.StatsOptions.from_json(given) if given else tfdv.StatsOptions()
-        options.schema = io_utils.SchemaReader().read(
-            io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
-        )
+        options.schema = inputs.schema()
         notes = []
         with self._make_beam_pipeline() as pipeline:
             for split in artifact_utils.decode_split_names(examples.split_names):
-                files = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
+                files = os.path.join(inputs.split("examples", split), "*")
                 read = read_events
                 events = properties.SPLIT_EVENTS[split].get(examples) or 0
                 if most is not None and events > most:
@@ -59,7 +55,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                         f"statistics of the split {split} are those of a sample, {most:,} of "
                         f"{events:,} events (validation.max_statistics_events)"
                     )
-                output = artifact_utils.get_split_uri([statistics], split)
+                output = outputs.split("statistics", split)
                 _ = (
                     pipeline
                     | f"Read[{split}]" >> ReadFiles(files, read)

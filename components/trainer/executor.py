@@ -10,11 +10,11 @@ from typing import Any
 from tfx import types
 from tfx.components.trainer import executor
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from components import properties
-from components.run_plan import RunPlan, load_plan
+from components.channels import TRAIN, Channels
+from components.run_plan import RunPlan
 from components.serving_store import TRAINING_STATE
 from schemas.errors import TrainingError
 from trainer_module.stability.verdict import load_verdict
@@ -31,36 +31,37 @@ class Executor(executor.GenericExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.Trainer`."""
-        inputs = dict(input_dict)
-        plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
-        history_dir = artifact_utils.get_single_uri(inputs.pop("history"))
-        base_model = artifact_utils.get_single_instance(inputs.pop("base_model"))
+        inputs, outputs = Channels(input_dict), Channels(output_dict)
+        plan = inputs.plan()
         warm_start_from = None
         if plan.warm_start:
             warm_start_from = os.path.join(
-                path_utils.serving_model_dir(base_model.uri), TRAINING_STATE
+                path_utils.serving_model_dir(inputs.uri("base_model")), TRAINING_STATE
             )
-        examples = artifact_utils.get_single_instance(inputs["examples"])
-        day_events = properties.DAY_EVENTS.get(examples)
+        day_events = properties.DAY_EVENTS.get(inputs["examples"])
         if day_events is None:
-            raise TrainingError(f"{examples.uri}: does not say how many events a day has")
+            raise TrainingError(f"{inputs.uri('examples')}: does not say how many events a day has")
         spec = plan.spec.fitted(day_events, plan.warm_start)
-        fingerprint = _fingerprint(plan, artifact_utils.get_split_uri(inputs["examples"], "train"))
+        fingerprint = _fingerprint(plan, inputs.split("examples", TRAIN))
         checkpoint_dir = os.path.join(
             exec_properties["checkpoint_root"], f"{plan.run_date}-{fingerprint}"
         )
-        stability = artifact_utils.get_single_instance(output_dict["stability"])
+        stability = outputs["stability"]
         custom_config = {
             "spec": spec.to_yaml(),
-            "history_dir": history_dir,
+            "history_dir": inputs.uri("history"),
             "warm_start_from": warm_start_from,
             "checkpoint_dir": checkpoint_dir,
             "stability_dir": stability.uri,
             "training_state_subdir": TRAINING_STATE,
             "run_date": str(plan.run_date),
         }
+        # TFX's own executor knows nothing of these.
+        ours = ("plan", "history", "base_model")
         super().Do(
-            inputs, output_dict, {**exec_properties, "custom_config": json.dumps(custom_config)}
+            {name: given for name, given in input_dict.items() if name not in ours},
+            output_dict,
+            {**exec_properties, "custom_config": json.dumps(custom_config)},
         )
         report = load_verdict(stability.uri)
         properties.STABILITY.set(stability, report.summary)
@@ -69,8 +70,7 @@ class Executor(executor.GenericExecutor):
             stability, describe_steps(plan.spec.training, day_events, plan.warm_start, steps)
         )
         # They go when a later step has the model: it may yet be lost with this machine.
-        model = artifact_utils.get_single_instance(output_dict["model"])
-        properties.CHECKPOINTS.set(model, checkpoint_dir)
+        properties.CHECKPOINTS.set(outputs["model"], checkpoint_dir)
 
 
 def _fingerprint(plan: RunPlan, train_uri: str) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 from tfx import types
 from tfx.components.transform import executor
-from tfx.types import artifact_utils
 
-from components.run_plan import load_plan
+from components.channels import Channels
 
 
 class Executor(executor.Executor):
@@ -22,10 +21,7 @@ class Executor(executor.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Does the work; see `component.Transform`."""
-        inputs = dict(input_dict)
-        plan = load_plan(artifact_utils.get_single_uri(inputs.pop("plan")))
-        properties = {
-            **exec_properties,
-            "custom_config": json.dumps({"spec": plan.spec.to_yaml()}),
-        }
-        super().Do(inputs, output_dict, properties)
+        spec = Channels(input_dict).plan().spec
+        inputs = {name: given for name, given in input_dict.items() if name != "plan"}
+        config = json.dumps({"spec": spec.to_yaml()})
+        super().Do(inputs, output_dict, {**exec_properties, "custom_config": config})
