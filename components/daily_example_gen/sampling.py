@@ -15,8 +15,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from components.daily_example_gen.day_store import DayLogs, LogFile
 from components.daily_example_gen.fields import Field, arrow_schema
+from components.daily_example_gen.formats.text import UnreadableError
 from components.daily_example_gen.parts import printable
-from components.daily_example_gen.readers import UnreadableError, read_events, read_raw
+from components.daily_example_gen.readers import read_events, read_raw
 from schemas.errors import BadDataError
 
 _WORDS = {"": None, "true": True, "false": False}

@@ -1,0 +1,1 @@
+"""Log files of each format as checked batches of events."""
