@@ -30,7 +30,18 @@ _EXPECTED: dict[Kind, str] = {
 
 
 class MalformedError(ValueError):
-    """The reason why a line is no event."""
+    """The reason why a line is no event.
+
+    Attributes:
+        kind: what is wrong, in the same words for every line with that fault.
+        field: name in the logs of the field that is wrong; empty if the whole line is.
+    """
+
+    def __init__(self, kind: str, detail: str = "", *, field: str = "") -> None:
+        """Makes it; `detail` goes on with what this line has."""
+        super().__init__(f"field '{field}': {kind}{detail}" if field else kind + detail)
+        self.kind = kind
+        self.field = field
 
 
 def check_event(fields: tuple[Field, ...], event: Mapping[str, Any]) -> list[Any]:
@@ -63,19 +74,20 @@ def _check_value(field: Field, value: Any) -> Any:
     empty: Any = [] if field.multivalued else ("" if field.kind in ("id", "string") else None)
     if value is None or value == empty:
         if field.required:
-            raise MalformedError(f"field '{field.source}': missing, and it is required")
+            raise MalformedError("missing, and it is required", field=field.source)
         return [] if field.multivalued else None
     if not field.multivalued:
         return _check_one(field, value)
     if not isinstance(value, list):
-        raise MalformedError(f"field '{field.source}': expected a list, got {_shown(value)}")
+        raise MalformedError("expected a list", _got(value), field=field.source)
     if _is_too_long(field, len(value)):
         raise MalformedError(
-            f"field '{field.source}': a list of {len(value)} elements, more than the "
-            f"{field.max_length} of its max_length"
+            f"more elements than the {field.max_length} of its max_length",
+            _got(len(value)),
+            field=field.source,
         )
     if any(element is None or element == "" for element in value):
-        raise MalformedError(f"field '{field.source}': a list element is missing")
+        raise MalformedError("a list element is missing", field=field.source)
     return [_check_one(field, element) for element in value]
 
 
@@ -94,7 +106,7 @@ def _check_one(field: Field, value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise MalformedError(f"field '{field.source}': not valid UTF-8") from None
+            raise MalformedError("not valid UTF-8", field=field.source) from None
         return value
     if kind == "binary" and (isinstance(value, bool) or (is_number and value in (0, 1))):
         return float(value)
@@ -106,30 +118,28 @@ def _check_one(field: Field, value: Any) -> Any:
             return int(value)
     if kind == "number" and is_number:
         if not abs(value) <= _FLOAT32_MAX:
-            raise MalformedError(
-                f"field '{field.source}': expected a finite float32, got {_shown(value)}"
-            )
+            raise MalformedError("expected a finite float32", _got(value), field=field.source)
         if field.minimum is not None and value < field.minimum:
             raise MalformedError(
-                f"field '{field.source}': {_shown(value)} is below its minimum of {field.minimum:g}"
+                f"below its minimum of {field.minimum:g}", _got(value), field=field.source
             )
         if field.maximum is not None and value > field.maximum:
             raise MalformedError(
-                f"field '{field.source}': {_shown(value)} is above its maximum of {field.maximum:g}"
+                f"above its maximum of {field.maximum:g}", _got(value), field=field.source
             )
         return float(value)
-    raise MalformedError(f"field '{field.source}': expected {_EXPECTED[kind]}, got {_shown(value)}")
+    raise MalformedError(f"expected {_EXPECTED[kind]}", _got(value), field=field.source)
 
 
-def _shown(value: Any) -> str:
+def _got(value: Any) -> str:
     if isinstance(value, Decimal):
-        return str(value)
+        return f", got {value}"
     try:
         text = json.dumps(value, default=str, ensure_ascii=False)
     except ValueError:
         text = "an integer of very many digits"
     text = text.encode(errors="backslashreplace").decode()
-    return text if len(text) <= 80 else text[:77] + "..."
+    return f", got {text if len(text) <= 80 else text[:77] + '...'}"
 
 
 def rows_to_batch(fields: tuple[Field, ...], rows: list[list[Any]]) -> pa.RecordBatch:

@@ -15,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from components.daily_example_gen.day_store import DayLogs, LogFile
 from components.daily_example_gen.fields import Field, arrow_schema
+from components.daily_example_gen.formats.checked import Malformed
 from components.daily_example_gen.formats.text import UnreadableError
 from components.daily_example_gen.parts import printable
 from components.daily_example_gen.readers import read_events, read_raw
@@ -35,14 +36,14 @@ class Sample:
     Attributes:
         date: the day.
         events: the well-formed events, a column a field, by the spec's names.
-        malformed: of each malformed line its file and why it is no event.
+        malformed: the malformed lines, each with its file before it.
         unreadable: files that cannot be read, each with the reason.
         share: share of the day's bytes that was read, 1 for the whole day.
     """
 
     date: datetime.date
     events: pa.Table
-    malformed: tuple[tuple[str, str], ...]
+    malformed: tuple[tuple[str, Malformed], ...]
     unreadable: tuple[tuple[str, str], ...]
     share: float
 
@@ -85,7 +86,7 @@ def list_days(logs_root: str) -> list[datetime.date]:
 def read_sample(logs: DayLogs, fields: tuple[Field, ...], max_bytes: int) -> Sample:
     """Reads about `max_bytes` of a day, from all over it."""
     batches: list[pa.RecordBatch] = []
-    malformed: list[tuple[str, str]] = []
+    malformed: list[tuple[str, Malformed]] = []
     unreadable: list[tuple[str, str]] = []
     total = sum(file.size for file in logs.files)
     read = 0
@@ -95,7 +96,7 @@ def read_sample(logs: DayLogs, fields: tuple[Field, ...], max_bytes: int) -> Sam
                 taken = 0
                 for part in read_events(file.path, fields, start, end):
                     batches.append(part.batch)
-                    malformed += [(printable(file.path), bad.reason) for bad in part.malformed]
+                    malformed += [(printable(file.path), bad) for bad in part.malformed]
                     taken += part.batch.nbytes
                     if end is None and taken > budget:
                         break

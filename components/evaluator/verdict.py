@@ -62,12 +62,14 @@ class Verdict:
         reasons: why it may not.
         notes: failures that do not count, and bounds that cannot fail.
         not_gated: what was not held to its bounds, and why.
+        failed: slice and task of each bound among the reasons.
     """
 
     blessed: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
     not_gated: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def in_order(estimates: Estimates, first: Sequence[str]) -> Estimates:
@@ -170,6 +172,7 @@ def decide(
         if (why := _too_few(tasks.get(task, {}), spec, task, in_slice=name != OVERALL))
     }
     reasons, notes = [], []
+    failed: dict[tuple[str, str], None] = {}
     for failure in failures:
         why = too_few.get((failure.slice_name, failure.task))
         if failure.slice_name not in metrics:
@@ -178,6 +181,7 @@ def decide(
             notes.append(f"{failure}: not counted, {why}")
         else:
             reasons.append(str(failure))
+            failed[failure.slice_name, failure.task] = None
     if all((OVERALL, task) in too_few for task in spec.tasks):
         reasons.append(f"no task could be judged: {too_few[OVERALL, next(iter(spec.tasks))]}")
     return Verdict(
@@ -189,6 +193,7 @@ def decide(
             *_cannot_fail(metrics.get(OVERALL, {}), spec),
         ),
         not_gated=tuple(_not_gated(metrics, spec, too_few)),
+        failed=tuple(failed),
     )
 
 

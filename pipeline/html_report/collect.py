@@ -12,8 +12,7 @@ import functools
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from components import held_days, serving_store, storage
@@ -271,7 +270,8 @@ def _slices(
         metrics = content.get("metrics", {})
         if _OVERALL not in metrics.get("candidate", {}):
             continue
-        found = list(_slices_of_day(metrics, content["reasons"], spec))
+        failed = {(name, task) for name, task in content.get("failed", ())}
+        found = list(_slices_of_day(metrics, failed, spec))
         found.sort(key=lambda item: (not item.fails, -item.behind))
         return date, [item for item in found if item.fails or item.behind > 0][:MAX_SLICES]
     return None, []
@@ -284,7 +284,7 @@ def _from_json(content: bytes, path: str) -> dict[str, Any]:
 
 def _slices_of_day(
     metrics: Mapping[str, Mapping[str, Mapping[str, _Values]]],
-    reasons: Sequence[str],
+    failed: Collection[tuple[str, str]],
     spec: RankingSpec,
 ) -> Iterator[Slice]:
     served = metrics.get("baseline", {})
@@ -297,8 +297,7 @@ def _slices_of_day(
             whole = _score(task, overall.get(task, {}), {})
             if score is None or whole is None:
                 continue
-            # A verdict's reason: `click: auc is 0.5, must be at least 0.55 (device=phone)`.
-            fails = any(r.startswith(f"{task}: ") and r.endswith(f" ({name})") for r in reasons)
+            fails = (name, task) in failed
             if fails or (score.events or 0.0) >= spec.min_slice_events:
                 yield Slice(name, score, whole.candidate, fails)
 
@@ -385,11 +384,14 @@ def _quarantine(run: lineage.Run, files: Files) -> list[Quarantined]:
 
 
 def _reasons(content: bytes, path: str) -> list[tuple[str, str]]:
-    """Reasons, alike whatever the value, each with an example of where it is and what it says."""
+    """Kinds of reasons, each with an example of where it is and what it says."""
     found = []
     for line in content.splitlines()[:MAX_QUARANTINED]:
         record = json.loads(line)
-        reason = re.sub(r", (got .*|column \d+)", "", record["reason"], flags=re.DOTALL)
+        # Lines that were stored before kinds were: each reason is its own.
+        kind = record.get("kind", record["reason"])
+        if record.get("field"):
+            kind = f"field '{record['field']}': {kind}"
         where = f"{os.path.basename(record['file'])}:{record['line']}: {record['reason']}"
-        found.append((reason, where))
+        found.append((kind, where))
     return found

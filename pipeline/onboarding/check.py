@@ -177,7 +177,7 @@ def _lines(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             f"logs of {sample.date}",
             f"{reading.share(len(sample.malformed), lines)} of the lines are malformed, at most "
-            f"{limit:.2%} may be: {reading.told([reason for _, reason in sample.malformed])}; "
+            f"{limit:.2%} may be: {reading.told([bad for _, bad in sample.malformed])}; "
             f"in {sample.malformed[0][0]}, for one",
             stops=share > limit,
         )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 from components.daily_example_gen.day_store import DayLogs
 from components.daily_example_gen.fields import Field
-from components.daily_example_gen.sampling import Sample, read_sample
+from components.daily_example_gen.formats.checked import Malformed
+from components.daily_example_gen.sampling import read_sample
 
 _BYTES = 2 << 20
-_REASON = re.compile(r"field '(.*?)': (.*)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,33 +43,23 @@ def readable(logs: DayLogs, fields: Sequence[Field], most: float) -> Readable:
     while True:
         sample = read_sample(logs, tuple(left), _BYTES)
         lines = sample.events.num_rows + len(sample.malformed)
-        reasons = _by_field(sample)
-        worst = max(reasons, key=lambda source: len(reasons[source]), default="")
-        if not worst or len(reasons[worst]) <= most * lines:
+        counts = collections.Counter(bad.field for _, bad in sample.malformed if bad.field)
+        worst, count = next(iter(counts.most_common(1)), ("", 0))
+        if count <= most * lines:
             return Readable(tuple(left), refused)
         (field,) = [field for field in left if field.source == worst]
-        count = len(reasons[worst])
-        refused[field] = f"{share(count, lines)} of the events: {told(reasons[worst])}"
+        words = told([bad for _, bad in sample.malformed if bad.field == worst])
+        refused[field] = f"{share(count, lines)} of the events: {words}"
         left.remove(field)
 
 
-def _by_field(sample: Sample) -> dict[str, list[str]]:
-    reasons = collections.defaultdict(list)
-    for _, reason in sample.malformed:
-        match = _REASON.fullmatch(reason)
-        if match:
-            reasons[match[1]].append(match[2])
-    return reasons
-
-
-def told(reasons: Sequence[str]) -> str:
-    """The most frequent reasons; of those that differ in the value only, one."""
-    examples: dict[str, str] = {}
-    kinds = [reason.split(", got ")[0].split(" (")[0] for reason in reasons]
-    for kind, reason in zip(kinds, reasons, strict=True):
-        examples.setdefault(kind, reason)
-    common = collections.Counter(kinds).most_common(3)
-    return "; ".join(examples[kind] for kind, _ in common)
+def told(lines: Sequence[Malformed]) -> str:
+    """The three most frequent reasons of malformed lines, each as the first such line has it."""
+    first: dict[tuple[str, str], str] = {}
+    for bad in lines:
+        first.setdefault((bad.field, bad.kind), bad.reason)
+    common = collections.Counter((bad.field, bad.kind) for bad in lines).most_common(3)
+    return "; ".join(first[fault] for fault, _ in common)
 
 
 def share(count: int, total: int) -> str:

@@ -33,7 +33,7 @@ GOOD = {
     "rating": None,
 }
 CARRIAGE_RETURN = "carriage returns within the line; end lines in \\n or \\r\\n"
-JOINED = "the elements of a list are joined by |"
+JOINED = "the elements of a list are joined by |, not in brackets, got "
 
 
 def event(number, **changes):

@@ -609,6 +609,8 @@ def test_malformed_lines_below_the_limit_are_counted_and_quarantined(root):
         "line": 12,
         "reason": reason,
         "raw": json.dumps(event(500, age="n/a")),
+        "kind": "expected a number",
+        "field": "age",
     }
 
 

@@ -18,11 +18,11 @@ from event_logs import CARRIAGE_RETURN, GOOD, JOINED, as_csv_line, event, read, 
         (
             "topics",
             '["a","b"]',
-            'field \'topics\': "[\\"a\\",\\"b\\"]" is a list in brackets; ' + JOINED,
+            f"field 'topics': {JOINED}" + '"[\\"a\\",\\"b\\"]"',
         ),
-        ("topics", "[a, b]", "field 'topics': \"[a, b]\" is a list in brackets; " + JOINED),
-        ("topics", "{a,b}", "field 'topics': \"{a,b}\" is a list in brackets; " + JOINED),
-        ("codes", "[1, 2]", "field 'codes': \"[1, 2]\" is a list in brackets; " + JOINED),
+        ("topics", "[a, b]", f"field 'topics': {JOINED}" + '"[a, b]"'),
+        ("topics", "{a,b}", f"field 'topics': {JOINED}" + '"{a,b}"'),
+        ("codes", "[1, 2]", f"field 'codes': {JOINED}" + '"[1, 2]"'),
         ("clicked", "yes", "field 'clicked': expected 0 or 1, got \"yes\""),
     ],
 )
@@ -30,7 +30,10 @@ def test_wrong_cell_is_quarantined_with_its_line_and_reason(tmp_path, cell, valu
     lines = [as_csv_line(event(0).values()), as_csv_line(event(1, **{cell: value}).values())]
     rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
     assert [row["event_id"] for row in rows] == ["e0"]
-    assert [(bad.line, bad.reason) for bad in malformed] == [(3, reason)]
+    (bad,) = malformed
+    assert (bad.line, bad.reason, bad.field) == (3, reason, cell)
+    assert reason.startswith(f"field '{cell}': {bad.kind}")
+    assert value not in bad.kind or value == ""
 
 
 @pytest.mark.parametrize(

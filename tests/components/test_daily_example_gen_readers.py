@@ -69,14 +69,14 @@ LIMITS = [
     ({"topics": ["a", "b"]}, None),
     (
         {"topics": ["a", "b", "c"]},
-        "field 'topics': a list of 3 elements, more than the 2 of its max_length",
+        "field 'topics': more elements than the 2 of its max_length, got 3",
     ),
     ({"codes": [1, 2, 3]}, None),
     ({"seconds": 0.1}, None),
     ({"seconds": 7200}, None),
-    ({"seconds": 7200.0001}, "field 'seconds': 7200.0001 is above its maximum of 7200"),
-    ({"seconds": 0.09999999999}, "field 'seconds': 0.09999999999 is below its minimum of 0.1"),
-    ({"seconds": -1}, "field 'seconds': -1 is below its minimum of 0.1"),
+    ({"seconds": 7200.0001}, "field 'seconds': above its maximum of 7200, got 7200.0001"),
+    ({"seconds": 0.09999999999}, "field 'seconds': below its minimum of 0.1, got 0.09999999999"),
+    ({"seconds": -1}, "field 'seconds': below its minimum of 0.1, got -1"),
     ({"seconds": None}, None),
 ]
 

@@ -300,6 +300,8 @@ def test_decision(failures, metrics, reasons, notes):
     assert verdict.blessed == (not reasons)
     assert list(verdict.reasons) == reasons
     assert list(verdict.notes) == notes
+    counted = {(f.slice_name, f.task) for f in failures if str(f) in reasons}
+    assert (set(verdict.failed), len(verdict.failed)) == (counted, len(counted))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class PlantedReport:
     Attributes:
         space: the workspace.
         dates: of the days that were run.
+        failed: slice and task of the bounds that block a day.
     """
 
     def __init__(self, root):
@@ -53,6 +54,7 @@ class PlantedReport:
         self._executions, self._version, self._model = 0, 0, ""
         self._spec_text = ""
         self.dates = []
+        self.failed = [("all events", "click")]
 
     def days(self, count):
         """Plants as many days."""
@@ -117,10 +119,12 @@ class PlantedReport:
             **counts, held=json.dumps(held), notes=f"{date}: a remark, {HOSTILE}",
         )  # fmt: skip
         path = self._artifact("DailyExampleGen", "quarantine", "QuarantinedEvents")
+        fault = {"kind": "no", "field": "b", "raw": ""}
         lines = [
+            # As days were stored before kinds were.
             {"file": "/logs/part-0.jsonl", "line": 7, "reason": "field 'a': missing", "raw": ""},
-            {"file": "/logs/part-0.jsonl", "line": 9, "reason": "field 'b': no, got 1", "raw": ""},
-            {"file": "/logs/part-1.jsonl", "line": 3, "reason": "field 'b': no, got 2", "raw": ""},
+            {"file": "/logs/part-0.jsonl", "line": 9, "reason": "field 'b': no, got 1", **fault},
+            {"file": "/logs/part-1.jsonl", "line": 3, "reason": "field 'b': no, got 2", **fault},
         ]
         _write(os.path.join(path, f"{date}.jsonl"), "".join(json.dumps(x) + "\n" for x in lines))
 
@@ -185,6 +189,7 @@ class PlantedReport:
         )
         blocked = [*reasons] if outcome == "blocked" else []
         verdict = {"blessed": not blocked, "reasons": blocked, "metrics": metrics}
+        verdict["failed"] = self.failed if blocked else []
         _write(os.path.join(path, "verdict.json"), json.dumps(verdict))
         self._artifact("Evaluator", "blessing", "ModelBlessing", reasons="\n".join(blocked))
 

@@ -115,8 +115,8 @@ def test_slices_with_enough_events_come_worst_first(report):
 
 def test_slice_that_fails_its_bound_comes_first_whatever_its_size(tmp_path):
     planted = PlantedReport(tmp_path)
-    reason = "click: auc is 0.5500, must be at least 0.6 (device=ios)"
-    planted.day(FIRST, "blocked", reasons=[reason])
+    planted.failed = [("device=ios", "click")]
+    planted.day(FIRST, "blocked")
     first, *others = collect(planted.space).slices
     assert (first.name, first.score.task, first.fails) == ("device=ios", "click", True)
     assert not any(item.fails for item in others)

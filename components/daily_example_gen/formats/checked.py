@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.daily_example_gen.check import MalformedError
 from components.daily_example_gen.fields import Field
 
 RAW_CHARS = 2000
@@ -22,11 +23,20 @@ class Malformed:
         line: its number, from 1 where the byte range starts; the row in a Parquet file.
         reason: what is wrong with it.
         raw: the line itself, its first characters if it is long.
+        kind: what is wrong, in the same words for every line with that fault.
+        field: name in the logs of the field that is wrong; empty if the whole line is.
     """
 
     line: int
     reason: str
     raw: str
+    kind: str
+    field: str = ""
+
+    @classmethod
+    def of(cls, line: int, error: MalformedError, raw: str) -> Malformed:
+        """Makes it of the reason."""
+        return cls(line, str(error), raw[:RAW_CHARS], error.kind, error.field)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ class CsvLines(Lines):
             raise MalformedError(self.bad_header)
         values = cells(line)
         if len(values) != len(self._names):
-            raise MalformedError(f"expected {len(self._names)} cells, got {len(values)}")
+            raise MalformedError(f"expected {len(self._names)} cells", f", got {len(values)}")
         return {
             name: _typed(self._by_name[name], cell)
             for name, cell in zip(self._names, values, strict=True)
@@ -181,8 +181,9 @@ def _typed(field: Field, cell: str) -> Any:
     if field.multivalued:
         if cell[0] + cell[-1] in ("[]", "{}", "()"):
             raise MalformedError(
-                f"field '{field.source}': {json.dumps(cell[:_SHOWN_CHARS])} is a list in "
-                "brackets; the elements of a list are joined by |"
+                "the elements of a list are joined by |, not in brackets",
+                f", got {json.dumps(cell[:_SHOWN_CHARS])}",
+                field=field.source,
             )
         return [_typed_one(field, element) for element in cell.split("|")]
     return _typed_one(field, cell)

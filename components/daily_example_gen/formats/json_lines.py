@@ -32,14 +32,14 @@ class JsonLines(Lines):
         except UnicodeDecodeError:
             raise MalformedError("not valid UTF-8") from None
         except json.JSONDecodeError as error:
-            reason = f"not valid JSON ({error.msg}, column {error.colno})"
+            kind = f"not valid JSON ({error.msg})"
             if b"\r" in line.strip():
-                reason += f"; {CARRIAGE_RETURN}"
-            raise MalformedError(reason) from None
+                kind += f"; {CARRIAGE_RETURN}"
+            raise MalformedError(kind, f", at column {error.colno}") from None
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"not valid JSON ({error})") from None
         if not isinstance(event, dict):
-            raise MalformedError(f"expected a JSON object, got {type(event).__name__}")
+            raise MalformedError("expected a JSON object", f", got {type(event).__name__}")
         for field in self.fields:
             _refuse_repeated(event, (field.source,))
             _refuse_repeated(event, field.path)
@@ -103,7 +103,7 @@ def _refuse_repeated(event: Any, path: Sequence[str]) -> None:
         if not isinstance(event, _Object):
             return
         if name in event.repeated:
-            raise MalformedError(f"field '{name}': it appears twice")
+            raise MalformedError("it appears twice", field=name)
         event = event.get(name)
 
 

@@ -67,7 +67,7 @@ class Lines(abc.ABC):
                     check_event(self.fields, self._parse_line(lines[row]))
                 except MalformedError as error:
                     raw = bounded(lines[row])
-                    malformed.append(Malformed(block.number(row), str(error), raw))
+                    malformed.append(Malformed.of(block.number(row), error, raw))
                 else:
                     return None
             batch = batch.filter(pa.array(~bad))
@@ -82,7 +82,7 @@ class Lines(abc.ABC):
                 event = self._parse_line(line)
                 rows.append(check_event(self.fields, event))
             except MalformedError as error:
-                malformed.append(Malformed(number, str(error), bounded(line)))
+                malformed.append(Malformed.of(number, error, bounded(line)))
             else:
                 if len(rows) == 1:
                     self._learn(event)
@@ -107,7 +107,8 @@ def read_text(
             reason = f"longer than {text.MAX_LINE_BYTES >> 20} MiB"
             if b"\r" in block.data:
                 reason += f", with {CARRIAGE_RETURN}"
-            malformed = [Malformed(block.first_line, reason, bounded(block.data))]
+            error = MalformedError(reason)
+            malformed = [Malformed.of(block.first_line, error, bounded(block.data))]
             yield Checked(rows_to_batch(parser.fields, []), malformed, lines=1)
             continue
         if header:
@@ -115,7 +116,7 @@ def read_text(
             block = Block(body, block.lines - 1, block.first_line + 1)
         batches, malformed = [], []
         if header and parser.bad_header:
-            malformed.append(Malformed(1, parser.bad_header, parser.header))
+            malformed.append(Malformed.of(1, MalformedError(parser.bad_header), parser.header))
         for part in _parts(parser, text.without_blank_lines(block)):
             batches.append(part.batch)
             malformed.extend(part.malformed)

@@ -18,7 +18,7 @@ from components.daily_example_gen.check import (
 )
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.formats import text
-from components.daily_example_gen.formats.checked import RAW_CHARS, Checked, Malformed, of_fields
+from components.daily_example_gen.formats.checked import Checked, Malformed, of_fields
 from components.daily_example_gen.formats.parquet_columns import open_columns
 from components.daily_example_gen.formats.text import UnreadableError
 
@@ -89,7 +89,7 @@ def _refuse_all(
             for name, array in zip(batch.schema.names, batch.columns, strict=True)
         ]
         raw = "{" + ", ".join(cells) + "}"
-        malformed.append(Malformed(line + row, reason, raw[:RAW_CHARS]))
+        malformed.append(Malformed.of(line + row, MalformedError(reason), raw))
     return Checked(rows_to_batch(fields, []), malformed, batch.num_rows)
 
 
@@ -100,13 +100,12 @@ def _check_parquet(fields: tuple[Field, ...], batch: pa.RecordBatch, line: int) 
     malformed = []
     for row in np.flatnonzero(bad).tolist():
         event = {name: _value(array, row) for name, array in columns.items()}
-        reason = "malformed"
+        reason = MalformedError("malformed")
         try:
             check_event(fields, event)
         except MalformedError as error:
-            reason = str(error)
-        raw = json.dumps(event, default=str)
-        malformed.append(Malformed(line + row, reason, raw[:RAW_CHARS]))
+            reason = error
+        malformed.append(Malformed.of(line + row, reason, json.dumps(event, default=str)))
     if malformed:
         checked = checked.filter(pa.array(~bad))
     return Checked(checked, malformed, batch.num_rows)
