@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tfx import types
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.run_plan import RunPlan, load_plan
+
+Given: TypeAlias = dict[str, list[types.Artifact]]
+"""What TFX gives to an executor: the artifacts of each channel."""
 
 TRAIN, EVAL = "train", "eval"
 """Splits of the examples: of the window's days, and of the run date."""
@@ -18,13 +20,13 @@ TRAIN, EVAL = "train", "eval"
 class Channels:
     """Inputs or outputs of a step, of which each channel holds one artifact."""
 
-    def __init__(self, artifacts: Mapping[str, Sequence[types.Artifact]]) -> None:
-        """Takes the `input_dict` or `output_dict` of TFX."""
+    def __init__(self, artifacts: Given) -> None:
+        """Takes the `input_dict` or `output_dict` of `Do`."""
         self._artifacts = artifacts
 
     def __getitem__(self, name: str) -> Any:
         """The artifact of a channel, a TFX one of the type that the component declares."""
-        return artifact_utils.get_single_instance(list(self._artifacts[name]))
+        return artifact_utils.get_single_instance(self._artifacts[name])
 
     def uri(self, name: str) -> str:
         """Folder of an artifact."""

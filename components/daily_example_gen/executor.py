@@ -20,7 +20,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components import properties
-from components.channels import EVAL, TRAIN, Channels
+from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
@@ -144,10 +144,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     """Ingests the run's days by Beam and describes them on the artifacts."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.DailyExampleGen`.
 

@@ -12,14 +12,13 @@ import apache_beam as beam
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from absl import logging
-from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
 from components import properties
-from components.channels import EVAL, TRAIN, Channels
+from components.channels import EVAL, TRAIN, Channels, Given
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
@@ -48,10 +47,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     """Evaluates by TFMA and draws the verdict from its results; a refused model is not loaded."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.Evaluator`."""
         inputs, outputs = Channels(input_dict), Channels(output_dict)

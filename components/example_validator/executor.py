@@ -8,14 +8,13 @@ from typing import Any
 import tensorflow_data_validation as tfdv
 from absl import logging
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
-from tfx import types
 from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import writer_utils
 
 from components import properties
-from components.channels import EVAL, TRAIN, Channels
+from components.channels import EVAL, TRAIN, Channels, Given
 from components.example_validator.presence import note_lost_values, presence
 from components.example_validator.severity import findings, stopping
 from schemas.errors import BadDataError
@@ -28,10 +27,7 @@ class Executor(base_executor.BaseExecutor):
     """Validates both splits, writes what it finds, and stops the run if it must."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.ExampleValidator`.
 

@@ -13,7 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
 from components import properties, serving_store
-from components.channels import Channels
+from components.channels import Channels, Given
 from components.plan.planning import make_plan
 from components.plan.run_date import day_is_the_clocks, resolve_run_date
 from schemas.errors import SpecError
@@ -25,10 +25,7 @@ class Executor(base_executor.BaseExecutor):
     """Resolves the plan and links what of the served model the run needs."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.Plan`."""
         path = exec_properties["spec_path"]

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
-from tfx import types
 from tfx.components.pusher import executor
 from tfx.utils import io_utils
 
 from components import model_files, properties, serving_store, storage
-from components.channels import EVAL, TRAIN, Channels
+from components.channels import EVAL, TRAIN, Channels, Given
 from components.run_plan import RunPlan
 from schemas.errors import ServingStoreError
 
@@ -24,10 +23,7 @@ class Executor(executor.Executor):
     """TFX's check of the blessings, our push."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.Pusher`."""
         self._push(input_dict, output_dict, exec_properties)
@@ -36,12 +32,7 @@ class Executor(executor.Executor):
         if checkpoints and storage.exists(checkpoints):
             storage.rmtree(checkpoints)
 
-    def _push(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def _push(self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]) -> None:
         inputs = Channels(input_dict)
         pushed = Channels(output_dict)["pushed_model"]
         if not self.CheckBlessing(input_dict):

@@ -10,13 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
 from components import model_files, properties
-from components.channels import EVAL, Channels
+from components.channels import EVAL, Channels, Given
 from components.serving_check import verdict
 from components.serving_check.process import Process, take
 from schemas.spec import RankingSpec
@@ -32,10 +31,7 @@ class Executor(base_executor.BaseExecutor):
     """Sends requests to the model in a fresh process and judges the answers."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.ServingCheck`."""
         inputs = Channels(input_dict)

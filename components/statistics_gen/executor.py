@@ -11,14 +11,13 @@ from typing import Any
 import pyarrow as pa
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from tfx import types
 from tfx.components.statistics_gen.executor import DEFAULT_FILE_NAME
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
 from components import properties
-from components.channels import Channels
+from components.channels import Channels, Given
 from components.example_reading import ReadFiles, read_records
 
 _BATCH = 1000
@@ -29,10 +28,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     """Does what TFX's does, with a read that is spread over all workers, of a sample at most."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.StatisticsGen`."""
         inputs, outputs = Channels(input_dict), Channels(output_dict)

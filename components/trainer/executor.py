@@ -7,13 +7,12 @@ import json
 import os
 from typing import Any
 
-from tfx import types
 from tfx.components.trainer import executor
 from tfx.dsl.io import fileio
 from tfx.utils import path_utils
 
 from components import properties
-from components.channels import TRAIN, Channels
+from components.channels import TRAIN, Channels, Given
 from components.run_plan import RunPlan
 from components.serving_store import TRAINING_STATE
 from schemas.errors import TrainingError
@@ -25,10 +24,7 @@ class Executor(executor.GenericExecutor):
     """TFX's executor with spec and warm-start folder as `custom_config`."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.Trainer`."""
         inputs, outputs = Channels(input_dict), Channels(output_dict)

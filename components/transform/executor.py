@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tfx import types
 from tfx.components.transform import executor
 
-from components.channels import Channels
+from components.channels import Channels, Given
 
 
 class Executor(executor.Executor):
     """TFX's executor with the plan's spec as `custom_config`."""
 
     def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
+        self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]
     ) -> None:
         """Does the work; see `component.Transform`."""
         spec = Channels(input_dict).plan().spec
