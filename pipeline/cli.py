@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.beam_run import Request
-    from pipeline.daily import DayResult, Progress
+    from pipeline.daily import DayResult, OnProgress
     from schemas.spec import RankingSpec
 
 DEMO_SPEC = str(Path(__file__).parent.parent / "schemas" / "demo.yaml")
@@ -450,7 +450,7 @@ def _run_days(
     console = _console()
     with _exit_on_sigterm(), console.status("") as spinner:
 
-        def on_start(request: Request) -> Progress:
+        def on_start(request: Request) -> OnProgress:
             return live.Display(console, spinner, request.run_date).show
 
         def on_end(request: Request, day: DayResult) -> None:

@@ -31,7 +31,7 @@ _POLL_SECONDS = 1.0
 _MIN_FREE_BYTES = 50_000_000
 """What the outputs of a tiny day take."""
 
-Progress = Callable[[live.Position], None]
+OnProgress = Callable[[live.Position], None]
 """Called about once a second with where a run is."""
 
 
@@ -84,7 +84,7 @@ def locked(workspace: Workspace) -> Iterator[int]:
         os.close(lock)
 
 
-def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
+def run_day(request: Request, lock: int, on_progress: OnProgress) -> DayResult:
     """Runs one day in a process of its own.
 
     Args:
@@ -164,7 +164,7 @@ def run_day(request: Request, lock: int, on_progress: Progress) -> DayResult:
 
 def backfill(
     requests: Sequence[Request],
-    on_start: Callable[[Request], Progress],
+    on_start: Callable[[Request], OnProgress],
     on_end: Callable[[Request, DayResult], None],
     *,
     lock: int,

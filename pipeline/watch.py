@@ -155,7 +155,7 @@ def watch(
         with make_pipeline() as pipeline:
             models = {CANDIDATE: served.path, BASELINE: before.path}
             evaluate(pipeline, spec, models, splits["eval"], output)
-        failures = results.load_failures(output, spec)
+        failures = results.load_breaches(output, spec)
         estimates = results.load_estimates(output)
     # Where both versions miss an absolute bound, the day is to blame, and going back is no help.
     counted = [f for f in failures if f.is_change or f.task == signatures.FINITE]

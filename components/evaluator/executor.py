@@ -78,7 +78,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 rates,
             )
         estimates = results.load_estimates(evaluation)
-        verdict = decide(results.load_failures(evaluation, plan.spec), estimates, plan.spec)
+        verdict = decide(results.load_breaches(evaluation, plan.spec), estimates, plan.spec)
         estimates = {
             model: in_order(found, ("", *plan.spec.tasks)) for model, found in estimates.items()
         }

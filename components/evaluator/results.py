@@ -11,12 +11,12 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
-from components.evaluator.verdict import CHANGE, OVERALL, Estimates, Failure
+from components.evaluator.verdict import CHANGE, OVERALL, Breach, Estimates
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 
 
-def load_failures(path: str, spec: RankingSpec) -> list[Failure]:
+def load_breaches(path: str, spec: RankingSpec) -> list[Breach]:
     """Reads the thresholds that did not hold.
 
     Args:
@@ -24,11 +24,11 @@ def load_failures(path: str, spec: RankingSpec) -> list[Failure]:
         spec: the ranking spec whose bounds they are.
 
     Returns:
-        The failures, those over all events first.
+        The breaches, those over all events first.
     """
     result = tfma.load_validation_result(path)
     estimates, bounds = load_estimates(path), bounds_of(spec, compare=True)
-    failures = []
+    breaches = []
     for validation in result.metric_validations_per_slice:
         keys = validation.slice_key.single_slice_keys
         feature = keys[0].column if keys else None
@@ -36,15 +36,15 @@ def load_failures(path: str, spec: RankingSpec) -> list[Failure]:
             key, name = failure.metric_key, _slice_name(keys)
             of_model = estimates.get(CHANGE if key.is_diff else CANDIDATE, {})
             found = of_model.get(name, {}).get(key.output_name, {}).get(key.name)
-            failures += [
-                _failure(name, failure, bound, found)
+            breaches += [
+                _breach(name, failure, bound, found)
                 for bound in bounds.get(key.output_name, {}).get(feature, ())
                 if (bound.metric, bound.is_change) == (key.name, key.is_diff)
             ]
     for missing in result.missing_slices:
         keys = ", ".join(missing.feature_keys)
-        failures.append(Failure(f"slice {keys}", "", "slice", math.nan, "present", False))
-    return sorted(failures, key=lambda failure: failure.slice_name != OVERALL)
+        breaches.append(Breach(f"slice {keys}", "", "slice", math.nan, "present", False))
+    return sorted(breaches, key=lambda breach: breach.slice_name != OVERALL)
 
 
 def load_estimates(path: str) -> Mapping[str, Estimates]:
@@ -75,7 +75,7 @@ def load_estimates(path: str) -> Mapping[str, Estimates]:
     return found
 
 
-def _failure(slice_name: str, failure: Any, bound: Bound, found: Estimate | None) -> Failure:
+def _breach(slice_name: str, failure: Any, bound: Bound, found: Estimate | None) -> Breach:
     threshold = failure.metric_threshold
     judged = math.nan
     if failure.HasField("metric_value"):
@@ -89,7 +89,7 @@ def _failure(slice_name: str, failure: Any, bound: Bound, found: Estimate | None
             else f"{'at worst' if bound.undecided == 'block' else 'at best'} {judged:.4f} "
             f"with confidence {bound.confidence:g}"
         )
-    return Failure(
+    return Breach(
         slice_name=slice_name,
         task=failure.metric_key.output_name,
         metric=failure.metric_key.name,

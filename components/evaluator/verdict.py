@@ -24,7 +24,7 @@ Estimates = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Failure:
+class Breach:
     """A threshold that did not hold.
 
     Attributes:
@@ -60,7 +60,7 @@ class Verdict:
     Attributes:
         blessed: whether it may.
         reasons: why it may not.
-        notes: failures that do not count, and bounds that cannot fail.
+        notes: breaches that do not count, and bounds that cannot fail.
         not_gated: what was not held to its bounds, and why.
         failed: slice and task of each bound among the reasons.
     """
@@ -148,7 +148,7 @@ def _with_interval(found: Estimate, sign: str) -> str:
 
 
 def decide(
-    failures: Sequence[Failure], estimates: Mapping[str, Estimates], spec: RankingSpec
+    breaches: Sequence[Breach], estimates: Mapping[str, Estimates], spec: RankingSpec
 ) -> Verdict:
     """Decides on a model.
 
@@ -157,7 +157,7 @@ def decide(
     on. A model of which no task counts is not pushed. What is no task's counts always.
 
     Args:
-        failures: thresholds that did not hold.
+        breaches: thresholds that did not hold.
         estimates: of the `candidate`, and of the `change` if there is a served model.
         spec: the ranking spec.
 
@@ -173,15 +173,15 @@ def decide(
     }
     reasons, notes = [], []
     failed: dict[tuple[str, str], None] = {}
-    for failure in failures:
-        why = too_few.get((failure.slice_name, failure.task))
-        if failure.slice_name not in metrics:
+    for breach in breaches:
+        why = too_few.get((breach.slice_name, breach.task))
+        if breach.slice_name not in metrics:
             why = "no event has a value"
         if why:
-            notes.append(f"{failure}: not counted, {why}")
+            notes.append(f"{breach}: not counted, {why}")
         else:
-            reasons.append(str(failure))
-            failed[failure.slice_name, failure.task] = None
+            reasons.append(str(breach))
+            failed[breach.slice_name, breach.task] = None
     if all((OVERALL, task) in too_few for task in spec.tasks):
         reasons.append(f"no task could be judged: {too_few[OVERALL, next(iter(spec.tasks))]}")
     return Verdict(

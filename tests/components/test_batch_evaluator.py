@@ -15,7 +15,7 @@ from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
 from components.evaluator.executor import evaluate
 from components.evaluator.rates import Rates
-from components.evaluator.results import load_failures
+from components.evaluator.results import load_breaches
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 
@@ -190,7 +190,7 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     assert 0 < unknown < len(theirs) / 4
 
     def failures(name):
-        found = load_failures(str(tmp_path / name), SPEC)
+        found = load_breaches(str(tmp_path / name), SPEC)
         return {(f.slice_name, f.task, f.metric, f.bound): f.value for f in found}
 
     expected, found = failures("theirs"), failures("ours")

@@ -10,7 +10,7 @@ from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.eval_config import eval_config
 from components.evaluator.metrics import COMPARISONS, METRICS
-from components.evaluator.verdict import CHANGE, OVERALL, Failure, decide, figures
+from components.evaluator.verdict import CHANGE, OVERALL, Breach, decide, figures
 from schemas.loading import load_spec
 from schemas.spec import Serving
 from schemas.tasks import BinaryGate, BinaryTask, Judgement, RegressionGate
@@ -167,8 +167,8 @@ def test_config_is_one_that_tfma_accepts(compare):
     tfma.utils.verify_eval_config(updated)
 
 
-def failure(slice_name=OVERALL, value=0.5, *, task="click", is_change=False):
-    return Failure(slice_name, task, "auc", value, "at least 0.6", is_change)
+def breach(slice_name=OVERALL, value=0.5, *, task="click", is_change=False):
+    return Breach(slice_name, task, "auc", value, "at least 0.6", is_change)
 
 
 def labels(labelled, positives=None, **more):
@@ -207,19 +207,19 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
 
 
 @pytest.mark.parametrize(
-    ("failures", "metrics", "reasons", "notes"),
+    ("breaches", "metrics", "reasons", "notes"),
     [
         pytest.param([], day(), [], [], id="nothing failed"),
-        pytest.param([failure()], day(), [f"{BELOW} (all events)"], [], id="all events"),
+        pytest.param([breach()], day(), [f"{BELOW} (all events)"], [], id="all events"),
         pytest.param(
-            [failure(value=math.nan)],
+            [breach(value=math.nan)],
             day(),
             ["click: auc could not be measured, must be at least 0.6 (all events)"],
             [],
             id="NaN though there are labels",
         ),
         pytest.param(
-            [failure("device=tv", is_change=True, value=-0.2)],
+            [breach("device=tv", is_change=True, value=-0.2)],
             day(),
             [
                 "click: auc change against the served model is -0.2000, "
@@ -229,35 +229,35 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
             id="a change in a slice",
         ),
         pytest.param(
-            [failure("device=tv")],
+            [breach("device=tv")],
             day(device_tv={"click": labels(500, 50)}),
             [f"{BELOW} (device=tv)"],
             [],
             id="slice just large enough",
         ),
         pytest.param(
-            [failure("device=tv")],
+            [breach("device=tv")],
             day(device_tv={"click": labels(499, 250)}),
             [],
             [f"{BELOW} (device=tv): not counted, 499 of 500 events with its label"],
             id="labelled events of the slice just too few",
         ),
         pytest.param(
-            [failure("device=tv"), failure(task="like")],
+            [breach("device=tv"), breach(task="like")],
             day(device_tv={"click": labels(900, 49)}),
             ["like: auc is 0.5000, must be at least 0.6 (all events)"],
             [f"{BELOW} (device=tv): not counted, 49 of 50 positives"],
             id="positives of the slice just too few",
         ),
         pytest.param(
-            [failure()],
+            [breach()],
             day(overall={"click": labels(1000, 951)}),
             [],
             [f"{BELOW} (all events): not counted, 49 of 50 negatives"],
             id="negatives of the day too few",
         ),
         pytest.param(
-            [failure(value=math.nan, task="rating")],
+            [breach(value=math.nan, task="rating")],
             day(overall={"rating": labels(49)}),
             [],
             [
@@ -267,7 +267,7 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
             id="labels of a regression too few",
         ),
         pytest.param(
-            [failure(value=math.nan, task="rating")],
+            [breach(value=math.nan, task="rating")],
             day(overall={"rating": labels(1000, label_standard_deviation=0.0)}),
             [],
             [
@@ -277,7 +277,7 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
             id="labels of a regression that do not differ",
         ),
         pytest.param(
-            [failure("slice device", math.nan, task="")],
+            [breach("slice device", math.nan, task="")],
             day(),
             [],
             [
@@ -287,7 +287,7 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
             id="feature without any value",
         ),
         pytest.param(
-            [failure(task="all_finite")],
+            [breach(task="all_finite")],
             day(overall={"click": labels(0, 0)}),
             ["all_finite: auc is 0.5000, must be at least 0.6 (all events)"],
             [],
@@ -295,12 +295,12 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
         ),
     ],
 )
-def test_decision(failures, metrics, reasons, notes):
-    verdict = decide(failures, estimates(metrics), SPEC)
+def test_decision(breaches, metrics, reasons, notes):
+    verdict = decide(breaches, estimates(metrics), SPEC)
     assert verdict.blessed == (not reasons)
     assert list(verdict.reasons) == reasons
     assert list(verdict.notes) == notes
-    counted = {(f.slice_name, f.task) for f in failures if str(f) in reasons}
+    counted = {(f.slice_name, f.task) for f in breaches if str(f) in reasons}
     assert (set(verdict.failed), len(verdict.failed)) == (counted, len(counted))
 
 
