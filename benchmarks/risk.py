@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.risk_cli import training_data
+from pipeline.cli.risk import training_data
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 from schemas.loading import load_spec

@@ -12,8 +12,8 @@ import yaml
 from fake_kfp import FakeKfp, Fault
 from typer.testing import CliRunner
 
+from pipeline.cli.kubeflow_server import app
 from pipeline.kubeflow.client import Deployment, failed
-from pipeline.kubeflow.client_cli import app
 from pipeline.kubeflow.cron import check_cron
 from pipeline.kubeflow.package import OVERRIDES, RunSettings, check_parameters, read_package
 from pipeline.kubeflow.schedule import Schedule
@@ -807,7 +807,7 @@ def test_token_comes_from_the_environment(fake, command, monkeypatch):
 )
 def test_bad_call_is_answered_before_the_sdk_is_imported(package, arguments, code, message):
     script = (
-        "import sys\nfrom pipeline.kubeflow.client_cli import app\n"
+        "import sys\nfrom pipeline.cli.kubeflow_server import app\n"
         "try:\n    app(sys.argv[1:])\n"
         "finally:\n    assert 'kfp' not in sys.modules, 'AssertionError'\n"
     )

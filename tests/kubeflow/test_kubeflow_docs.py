@@ -7,14 +7,14 @@ import yaml
 from typer.main import get_command
 
 from pipeline import cli as steadyrank
-from pipeline.kubeflow import cli, client_cli
+from pipeline.cli import kubeflow_package, kubeflow_server
 from pipeline.kubeflow.values import Values
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "kubeflow.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"steadyrank kubeflow ([^`\n#]+)", TEXT)))
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.S)]
-KNOWN = {**get_command(cli.app).commands, **get_command(client_cli.app).commands}
+KNOWN = {**get_command(kubeflow_package.app).commands, **get_command(kubeflow_server.app).commands}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli as steadyrank
 from pipeline import lineage
-from pipeline.kubeflow import cli
+from pipeline.cli import kubeflow_package
 from pipeline.kubeflow.local.backends import BACKENDS
 from pipeline.kubeflow.local.run import STATE_FILE, run_package
 from pipeline.kubeflow.package import load_package, write_package
@@ -463,7 +463,7 @@ def test_command_tells_steps_and_outcome(tmp_path, code, exit_code, shown):
     path = tmp_path / "package.yaml"
     write_package([package({"Only": (code,)}, word="w")], str(path))
     options = ["local-run", str(path), "--root", str(tmp_path / "root"), "-p", "word=a=b"]
-    done = CliRunner().invoke(cli.app, options)
+    done = CliRunner().invoke(kubeflow_package.app, options)
     assert done.exit_code == exit_code, done.output
     assert shown in done.output
     assert "Only" in done.output
@@ -473,9 +473,9 @@ def test_lint_command_names_file_and_problem(tmp_path):
     path = tmp_path / "package.yaml"
     spec = package({"Only": (WRITE,)})
     write_package([spec], str(path))
-    assert CliRunner().invoke(cli.app, ["lint", str(path)]).exit_code == 0
+    assert CliRunner().invoke(kubeflow_package.app, ["lint", str(path)]).exit_code == 0
     write_package([{**spec, "schemaVersion": "2.0.0"}], str(path))
-    done = CliRunner().invoke(cli.app, ["lint", str(path)])
+    done = CliRunner().invoke(kubeflow_package.app, ["lint", str(path)])
     assert done.exit_code == 1
     assert f"{path}: schemaVersion: '2.0.0'" in done.output
 
@@ -514,7 +514,7 @@ def run_day(root):
     write_logs(str(logs), datetime.date(2026, 1, 1), 5, 2000, seed=0)
     write_spec(spec)
     compiled = root / "pipeline.yaml"
-    assert CliRunner().invoke(cli.app, ["compile", "-o", str(compiled)]).exit_code == 0
+    assert CliRunner().invoke(kubeflow_package.app, ["compile", "-o", str(compiled)]).exit_code == 0
     documents = load_package(str(compiled))
     parameters = {
         "spec": str(spec),

@@ -389,10 +389,13 @@ def test_only_chief_and_workers_reach_tensorflows_port():
 def test_schedule_runs_our_command_as_the_runner(resources):
     from typer.main import get_command
 
-    from pipeline.kubeflow import cli, client_cli
+    from pipeline.cli import kubeflow_package, kubeflow_server
 
     job = named(resources, "Job", "steadyrank-schedule")["spec"]["template"]["spec"]
-    known = {**get_command(cli.app).commands, **get_command(client_cli.app).commands}
+    known = {
+        **get_command(kubeflow_package.app).commands,
+        **get_command(kubeflow_server.app).commands,
+    }
     for container in containers(job):
         program, group, command = container["command"]
         assert (program, group) == ("steadyrank", "kubeflow")

@@ -7,7 +7,8 @@ import pytest
 from planted_runs import COMPONENTS, STATE, Store
 
 from components.serving_store import ModelInfo, ServedVersion
-from pipeline import lineage, report
+from pipeline import lineage
+from pipeline.cli import tables
 from schemas.errors import RankerError
 
 DAY = datetime.date(2026, 1, 3)
@@ -60,7 +61,7 @@ def test_every_event_that_was_read_is_accounted_for(store):
     counts = dict(run.events)
     assert counts.pop("read") == sum(counts.values()) == 2008
     assert counts["unused"] == 100
-    text = "\n".join(report.run_facts(run))
+    text = "\n".join(tables.run_facts(run))
     assert "2,008 events = 1,200 trained + 700 evaluated + 3 quarantined + 5 duplicates" in text
 
 
@@ -72,7 +73,7 @@ def test_remarks_of_the_components_are_told_with_who_made_them(store):
         "DailyExampleGen: part-1: empty",
         "Evaluator: not gated: a slice",
     )
-    assert {f"  {note}" for note in run.notes} <= set(report.run_facts(run))
+    assert {f"  {note}" for note in run.notes} <= set(tables.run_facts(run))
 
 
 def test_run_that_failed_before_its_events_were_counted_accounts_for_none(store):
@@ -170,7 +171,7 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
     store.run("r3", "2026-01-05", end="blocked", reasons="bad", base="r2")
     # Version 3 is a rollback to version 1: no run pushed it, its model is that of r1.
     store.run("r4", "2026-01-06", version=4, base="r1")
-    lines = report.served_lineage(served(4, "model/r4"), runs_of(store))
+    lines = tables.served_lineage(served(4, "model/r4"), runs_of(store))
     assert lines == [
         "serving version 4 (serving/4)",
         UNKNOWN,
@@ -181,9 +182,9 @@ def test_served_model_is_traced_back_through_rollbacks_to_its_cold_start(store):
 
 def test_model_of_an_unknown_run_is_served_without_a_trace(store):
     store.run("r1", "2026-01-03", version=1)
-    lines = report.served_lineage(served(7, "elsewhere"), runs_of(store))
+    lines = tables.served_lineage(served(7, "elsewhere"), runs_of(store))
     assert lines == ["serving version 7 (serving/7)", UNKNOWN]
-    assert report.served_lineage(None, []) == ["nothing is being served yet"]
+    assert tables.served_lineage(None, []) == ["nothing is being served yet"]
 
 
 class Counting:

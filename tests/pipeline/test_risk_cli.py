@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from components.serving_store import TRAINING_STATE, ModelInfo, push
-from pipeline.risk_cli import risk, training_data
+from pipeline.cli.risk import risk, training_data
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 from schemas.loading import load_spec
@@ -40,7 +40,7 @@ def invoke(*arguments):
 )
 def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path):
     script = (
-        "import sys, typer\nfrom pipeline.risk_cli import risk\n"
+        "import sys, typer\nfrom pipeline.cli.risk import risk\n"
         "app = typer.Typer()\napp.command()(risk)\n"
         "try:\n    app(sys.argv[1:])\n"
         "finally:\n"

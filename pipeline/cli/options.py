@@ -1,18 +1,22 @@
-"""What the commands share: options, error messages, and the silence of the libraries below."""
+"""What the commands share: options, error messages, a console, silence of the libraries below."""
 
 from __future__ import annotations
 
 import datetime
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.errors import ExitCode, RankerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def _local_folder(path: str) -> str:
@@ -35,6 +39,13 @@ LogsOption = Annotated[str, typer.Option("--logs", "-l", help="Folder with one f
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override of the spec: training.learning_rate=0.1. Repeatable."),
+]
+BeamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beam-arg",
+        help="Beam option of the components, e.g. --runner=PortableRunner; paths are absolute.",
+    ),
 ]
 ParameterOption = Annotated[
     list[str] | None,
@@ -94,3 +105,10 @@ def _silence_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("tensorflow").setLevel("ERROR")
+
+
+def make_console() -> Console:
+    """A console; a table in a file is not folded at 80 columns."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from components import serving_store
-from pipeline import report
+from pipeline.cli import tables
 from pipeline.lineage import Run
 
 
@@ -36,7 +36,7 @@ def run(
 
 def printed(runs, tasks=("click", "rate")):
     text = io.StringIO()
-    table = report.day_table(runs, tasks)
+    table = tables.day_table(runs, tasks)
     Console(file=text, width=160, color_system=None).print(table)
     return text.getvalue()
 
@@ -97,7 +97,7 @@ def test_blocked_and_failed_days_keep_the_version_of_before():
 
 def test_runs_as_json_hold_all_that_is_known():
     metrics = {"click": {"auc": 0.7}}
-    (content,) = json.loads(json.dumps(report.as_json([run(version=1, metrics=metrics)])))
+    (content,) = json.loads(json.dumps(tables.as_json([run(version=1, metrics=metrics)])))
     assert content["run_date"] == "2026-01-03"
     assert content["started"] == "2026-01-03T12:00:00+00:00"
     assert content["metrics"]["candidate"] == metrics
@@ -113,12 +113,12 @@ def test_served_files_are_held_to_what_was_evaluated(tmp_path):
     model, serving = str(tmp_path / "model"), str(tmp_path / "serving")
     served = serving_store.push(model, serving, info, 5, served_before=None)
     where = f"serving version 1 ({served.path})"
-    assert report.served_lineage(served, []) == [
+    assert tables.served_lineage(served, []) == [
         where,
         f"  as it was evaluated: SHA-256 {info.digest}",
     ]
     (tmp_path / "serving" / "1" / "saved_model.pb").write_text("Weights")
-    assert report.served_lineage(served, []) == [
+    assert tables.served_lineage(served, []) == [
         where,
         f"  DAMAGED: {served.path}/saved_model.pb: has other content than when it was written",
     ]
@@ -127,4 +127,4 @@ def test_served_files_are_held_to_what_was_evaluated(tmp_path):
 def test_tasks_are_shown_in_the_order_of_the_newest_spec_and_outputs_without_a_figure_are_not():
     old = run(metrics={"": {"example_count": 5.0}, "click": {"auc": 0.7}, "old": {"auc": 0.6}})
     new = run(metrics={"rate": {"rmse": 1.0}, "click": {"auc": 0.7}, "score": {"ndcg": 0.8}})
-    assert report.shown_tasks([old, new]) == ["rate", "click", "old"]
+    assert tables.shown_tasks([old, new]) == ["rate", "click", "old"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.command import messages
+from pipeline.cli.options import messages
 from schemas.errors import ExitCode
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from pipeline.command import (
+from pipeline.cli.options import (
     DateArgument,
     LogsOption,
     SetOption,

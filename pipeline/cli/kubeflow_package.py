@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components import properties
-from pipeline.command import ParameterOption, messages, parse_parameters
+from pipeline.cli.options import ParameterOption, messages, parse_parameters
 from pipeline.kubeflow.local.backends import BACKENDS, NEWEST
 from schemas.errors import ExitCode
 

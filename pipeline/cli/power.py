@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.command import SetOption, SpecOption, WorkspaceOption, messages
+from pipeline.cli.options import SetOption, SpecOption, WorkspaceOption, messages
 from pipeline.workspace import Workspace
 from schemas.errors import RankerError
 from schemas.loading import load_spec

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.command import LogsOption, SetOption, SpecOption, messages
+from pipeline.cli.options import LogsOption, SetOption, SpecOption, messages
 from schemas.errors import ExitCode, RankerError
 from schemas.loading import load_spec, parse_spec
 

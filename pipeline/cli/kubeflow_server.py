@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.command import (
+from pipeline.cli.options import (
     DateArgument,
     ParameterOption,
     dates_between,
