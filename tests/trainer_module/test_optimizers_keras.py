@@ -310,9 +310,14 @@ def walk(optimizer, jit=None):
 
 def run_python(code, *arguments, **environment):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={
+            **os.environ,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONWARNINGS": "ignore",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -322,6 +327,7 @@ def run_python(code, *arguments, **environment):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_mirrored_strategy_trains_as_one_device_does():
     assert "same" in run_python(DISTRIBUTED)
 
