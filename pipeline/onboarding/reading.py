@@ -48,16 +48,16 @@ def readable(logs: DayLogs, fields: Sequence[Field], most: float) -> Readable:
         if count <= most * lines:
             return Readable(tuple(left), refused)
         (field,) = [field for field in left if field.source == worst]
-        words = told([bad for _, bad in sample.malformed if bad.field == worst])
+        words = told([bad for _, bad in sample.malformed if bad.field == worst], worst)
         refused[field] = f"{share(count, lines)} of the events: {words}"
         left.remove(field)
 
 
-def told(lines: Sequence[Malformed]) -> str:
-    """The three most frequent reasons of malformed lines, each as the first such line has it."""
+def told(lines: Sequence[Malformed], field: str = "") -> str:
+    """The three most frequent reasons of lines, as the first has it; `field` is not named again."""
     first: dict[tuple[str, str], str] = {}
     for bad in lines:
-        first.setdefault((bad.field, bad.kind), bad.reason)
+        first.setdefault((bad.field, bad.kind), bad.reason.removeprefix(f"field '{field}': "))
     common = collections.Counter((bad.field, bad.kind) for bad in lines).most_common(3)
     return "; ".join(first[fault] for fault, _ in common)
 
