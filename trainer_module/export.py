@@ -18,7 +18,7 @@ from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.history import HistoryLookup
 from trainer_module.inputs import model_inputs
-from trainer_module.preprocessing import first_value, raw_feature_spec
+from trainer_module.preprocessing import as_column, first_value, raw_feature_spec
 
 _FUNCTIONS = {
     "exp": tf.exp,
@@ -81,7 +81,10 @@ class _Ranker(tf.Module):
     ):
         super().__init__()
         self._model = model
-        self._transform = transform.transform_features_layer()
+        layer = transform.transform_features_layer()
+        # Behind a function: TensorFlow would trace a Keras layer that it finds here once more, for
+        # Keras, which takes half of an export. There is nothing of it to save but its graph.
+        self._transform = lambda features: layer(features)
         self._spec = spec
         self._raw_feature_spec = raw_feature_spec(spec)
         self._history = [HistoryLookup(name, spec, table) for name, table in history.items()]
@@ -194,19 +197,17 @@ def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
 def _or_else(own: tf.SparseTensor, other: tf.SparseTensor) -> tf.SparseTensor:
     """Each row's own value, sparse [batch, 1]; that of `other` where it has none."""
     value = first_value(own, math.nan)
-    value = tf.where(tf.math.is_nan(value), tf.sparse.to_dense(other), value)
-    return tf.RaggedTensor.from_tensor(value).to_sparse()
+    return as_column(tf.where(tf.math.is_nan(value), tf.sparse.to_dense(other), value)[:, 0])
 
 
 def _sparse(values: tf.Tensor) -> tf.SparseTensor:
     """Makes the sparse [batch, any] form of a raw feature, dropping what is absent."""
-    if values.shape.rank == 1:
-        values = tf.expand_dims(values, 1)
     if values.dtype == tf.string:
         present = tf.not_equal(values, "")
     elif values.dtype == tf.int64:
         present = tf.not_equal(values, signatures.ABSENT_ID)
     else:
         present = tf.logical_not(tf.math.is_nan(values))
-    ragged = tf.ragged.boolean_mask(values, present)
-    return ragged.to_sparse()
+    if values.shape.rank == 1:
+        return as_column(values, present)
+    return tf.ragged.boolean_mask(values, present).to_sparse()

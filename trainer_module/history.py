@@ -13,7 +13,7 @@ import tensorflow as tf
 from schemas.errors import TrainingError
 from schemas.spec import RankingSpec
 from trainer_module import signatures
-from trainer_module.preprocessing import first_value
+from trainer_module.preprocessing import as_column, first_value
 
 _KEYS = np.iinfo(np.int64).max
 
@@ -93,11 +93,8 @@ class HistoryLookup(tf.Module):
         position = tf.searchsorted(self._keys, keys)
         found = present & tf.equal(tf.gather(self._keys, position), keys)
         rows = tf.gather(self._rows, tf.where(found, position, tf.size(self._keys) - 1))
-        columns = tf.split(rows, len(self._columns), axis=1)
-        return {
-            name: tf.RaggedTensor.from_tensor(column).to_sparse()
-            for name, column in zip(self._columns, columns, strict=True)
-        }
+        columns = tf.unstack(rows, len(self._columns), axis=1)
+        return dict(zip(self._columns, map(as_column, columns), strict=True))
 
 
 def _keys(ids: list[tf.Tensor]) -> tf.Tensor:

@@ -123,3 +123,18 @@ def first_value(values: tf.SparseTensor, default: Any) -> tf.Tensor:
     column = tf.SparseTensor(kept.indices, kept.values, [values.dense_shape[0], 1])
     dense = tf.sparse.to_dense(column, default_value=tf.constant(default, values.values.dtype))
     return tf.reshape(dense, [-1, 1])
+
+
+def as_column(values: tf.Tensor, present: tf.Tensor | None = None) -> tf.SparseTensor:
+    """Makes the sparse [batch, 1] form of single values; the inverse of `first_value`.
+
+    Args:
+        values: [batch].
+        present: bool [batch], whether a row has its value; every row has it if None.
+    """
+    rows = tf.range(tf.size(values, tf.int64))
+    if present is not None:
+        rows, values = rows[present], values[present]
+    indices = tf.stack([rows, tf.zeros_like(rows)], axis=1)
+    batch = tf.size(values if present is None else present, tf.int64)
+    return tf.SparseTensor(indices, values, tf.stack([batch, tf.constant(1, tf.int64)]))
