@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check reference docs site lock clean image image-push image-check
+.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check kill-check reference docs site lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -56,12 +56,16 @@ bench: env  ## measure ingestion, training and optimizers against named peers
 
 quality: env  ## AUC of a default model on a small simulated world, held to the record (minutes)
 	$(BIN)/python -m benchmarks.quality --short
+
 WORKERS ?= 2
 flink: env  ## run two days on a Flink cluster here and compare with one machine (WORKERS=2; Java, mvn)
 	$(BIN)/python -m benchmarks.flink --workers $(WORKERS)
 
 flink-check: env  ## the short form: a day on Flink, a worker killed in it (minutes; Java, mvn)
 	FLINK_CHECK=1 $(BIN)/pytest tests/benchmarks/test_flink.py
+
+kill-check: env  ## kill a day in each of its components and run it again (some 15 minutes)
+	KILL_CHECK=1 $(BIN)/pytest tests/faults/test_killed_days.py
 
 reference: env  ## make the tables of docs/spec.md and the JSON Schema from the spec's docstrings
 	@$(BIN)/python -m schemas.reference
