@@ -43,6 +43,10 @@ class Property(Generic[T]):
 
     def get(self, artifact: Any) -> T:
         """Reads it from a TFX artifact."""
+        # Kubeflow hands every value over as JSON.
+        value = artifact.get_json_value_custom_property(self.name)
+        if value is not None:
+            return self.read(value)
         return self.of(values_of(artifact.mlmd_artifact))
 
     def of(self, values: Mapping[str, Any]) -> T:

@@ -44,6 +44,24 @@ def test_whole_number_that_kubeflow_hands_over_as_a_float_is_whole():
     assert (read, type(read)) == (1200, int)
 
 
+@pytest.mark.parametrize(
+    ("said", "sent", "value"),
+    [
+        (properties.SERVED_VERSION, 7.0, 7),
+        (properties.SERVED_VERSION, 0.0, 0),
+        (properties.INGESTION_NOTES, "a\nb", ("a", "b")),
+        (properties.HELD, '{"2026-01-01": ["why"]}', {"2026-01-01": ["why"]}),
+    ],
+)
+def test_value_that_kubeflow_hands_over_as_json_is_read_as_it_was_said(said, sent, value):
+    # As TFX's entrypoint of Kubeflow makes an artifact of what the launcher gives it.
+    sender, artifact = standard_artifacts.Model(), standard_artifacts.Model()
+    sender.set_json_value_custom_property(said.name, sent)
+    artifact.set_mlmd_artifact(mlmd.Artifact.FromString(sender.mlmd_artifact.SerializeToString()))
+    assert said.get(artifact) == value
+    assert type(said.get(artifact)) is type(value)
+
+
 def test_metrics_of_old_runs_have_the_names_of_today():
     old = {"metrics": '{"candidate": {"rate": {"root_mean_squared_error": 1.0, "r2_score": 0.5}}}'}
     assert properties.METRICS.of(old) == {"candidate": {"rate": {"rmse": 1.0, "r2": 0.5}}}
