@@ -64,7 +64,7 @@ flink: env  ## run two days on a Flink cluster here and compare with one machine
 flink-check: env  ## the short form: a day on Flink, a worker killed in it (minutes; Java, mvn)
 	FLINK_CHECK=1 $(BIN)/pytest tests/benchmarks/test_flink.py
 
-kill-check: env  ## kill a day in each of its components and run it again (some 15 minutes)
+kill-check: env  ## kill a day in each of its components and run it again (about an hour)
 	KILL_CHECK=1 $(BIN)/pytest tests/faults/test_killed_days.py
 
 reference: env  ## make the tables of docs/spec.md and the JSON Schema from the spec's docstrings
