@@ -307,6 +307,8 @@ class Bench:
         own = self.trainings[cell.preset]
         window = (self.day < DAYS[cell.stage]) & (self.day >= DAYS[cell.stage] - WINDOW)
         rows = rows_of(cell, own, done, eval_rows, own.base_loss(np.flatnonzero(window)))
+        known = {_key(row) for row in self.rows}
+        rows = [row for row in rows if _key(row) not in known]
         head = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
         with open(self.path, "a", encoding="utf-8") as file:
             for row in rows:

@@ -1,4 +1,4 @@
-"""Figures 3 to 6 of arXiv:2302.09178, through the product: `python -m experiments.figures --help`.
+"""Figures 3 to 6 and 8 of arXiv:2302.09178: `python -m experiments.figures --help`.
 
 Figure 3 needs no data. The others train one of `table2`'s models (KuaiRand-Pure) and watch it.
 """
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from experiments.bench import FIXED, GRIDS, Bench
 from experiments.replicas import CHUNKS, Setting
-from experiments.table2 import CPU
+from experiments.table2 import CPU, MODELS
 from trainer_module.metrics import auc
 from trainer_module.optimizers import (
     AdaptiveGradientClipping,
@@ -38,7 +38,17 @@ WOULD_HAVE = {
     "AGC 0.01": AdaptiveGradientClipping(),
     "Clippy": Clippy(),
 }
-COLORS = {"none": "#d55e00", "GC 0.1": "#009e73", "AGC 0.01": "#e69f00", "Clippy": "#0072b2"}
+DELAYED = "Clippy, delayed"
+"""Clippy on the direction that the accumulator of the step before gives."""
+COLORS = {
+    "none": "#d55e00",
+    "GC 0.1": "#009e73",
+    "AGC 0.01": "#e69f00",
+    "Clippy": "#0072b2",
+    DELAYED: "#56b4e9",
+}
+SHOWN_LAYERS = ("shared-0/kernel", "head-click/kernel", "head-play_time/kernel")
+"""Of Figure 8: the bottom layer, the head of a binary task and that of a regression."""
 DAY = 13
 """The day that is evaluated on; the last."""
 
@@ -105,7 +115,8 @@ class Watch:
 
 
 def _look(rate: float, totals: Any, weights: Any, gradients: Any) -> Any:
-    after, seen = [], {name: [] for name in ("gradient norm", "weight norm", *WOULD_HAVE)}
+    names = ("gradient norm", "weight norm", *WOULD_HAVE, DELAYED)
+    after, seen = [], {name: [] for name in names}
     eta = jnp.float32(rate)
     for total, w, g in zip(totals, weights, gradients, strict=True):
         after.append(total + jnp.square(g))
@@ -114,45 +125,46 @@ def _look(rate: float, totals: Any, weights: Any, gradients: Any) -> Any:
         seen["weight norm"].append(l2_norm(w))
         for name, rule in WOULD_HAVE.items():
             seen[name].append(rule.factor(Step(w, g, g * p, p, eta)))
+        before = jax.lax.rsqrt(total + EPSILON)
+        seen[DELAYED].append(Clippy().factor(Step(w, g, g * before, before, eta)))
     return after, seen
 
 
 class Watched:
     """Trains one model of `table2`, one training at a time."""
 
-    def __init__(self, data: str, model: str, rate: float, seed: int) -> None:
+    def __init__(self, data: str, model: str, seed: int) -> None:
         """Reads the data.
 
         Args:
             data: of `examples.kuairand.arrays`, with `SMALL_TABLES`.
             model: one of table2's.
-            rate: the learning rate.
             seed: of the initial weights and of the order.
         """
         self._bench = Bench(CPU, data, os.devnull, replicas=1)
         self._own = self._bench.trainings[model]
-        self.rate, self._seed = rate, seed
+        self._seed = seed
         days = self._bench.day
         rows = np.flatnonzero(days == DAY)
         self._rows = rows[: len(rows) // CHUNKS * CHUNKS]
         labels = np.asarray(self._own.log.columns["labels"])[self._rows]
         self._click = labels[:, self._own.log.tasks.index("click")]
 
-    def train(self, rule: Rule, watch: Callable[[int, Any, Any], None]) -> list[float]:
+    def train(self, rule: Rule, rate: float, watch: Callable[[int, Any, Any], None]) -> list[float]:
         """Trains up to the last day; returns the loss of each step."""
-        settings = [Setting(rule, self.rate, self._seed)]
+        settings = [Setting(rule, rate, self._seed)]
         self._own.prepare(settings, self._bench.compiling)
         order = self._bench.order(DAY, self._seed)
         done = self._own.train(settings, {self._seed: order}, self._rows, watch)
         return [float(x) for x in done["loss"][:, 0]]
 
-    def factors(self, rule: Rule) -> dict[str, Any]:
+    def factors(self, rule: Rule, rate: float) -> dict[str, Any]:
         """Trains; returns losses, layers and what `Watch` saw."""
-        watch = Watch(self._own.layers, self.rate)
-        loss = self.train(rule, watch)
+        watch = Watch(self._own.layers, rate)
+        loss = self.train(rule, rate, watch)
         return {"loss": loss, "layers": watch.layers, **watch.columns()}
 
-    def auc_over_training(self, rule: Rule, every: int) -> dict[str, list[float]]:
+    def auc_over_training(self, rule: Rule, rate: float, every: int) -> dict[str, list[float]]:
         """Trains; returns the AUC of the click on the last day before every so many steps."""
         found: dict[str, list[float]] = {"step": [], "auc": []}
         task = self._own.log.tasks.index("click")
@@ -163,7 +175,7 @@ class Watched:
                 found["step"].append(number)
                 found["auc"].append(auc(self._click, output.astype(np.float64)))
 
-        self.train(rule, watch)
+        self.train(rule, rate, watch)
         return found
 
 
@@ -171,15 +183,33 @@ def draw_factors(seen: dict[str, Any], title: str) -> Figure:
     """Draws loss, gradient norm and the factors that rules would have given (Fig. 4)."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
-    axes[0].plot(seen["loss"], color=COLORS["none"])
-    axes[1].plot(np.linalg.norm(seen["gradient norm"], axis=1), color=COLORS["none"])
-    for name in WOULD_HAVE:
-        axes[2].plot(np.min(seen[name], axis=1), color=COLORS[name], label=name, lw=0.9)
+    steps = 1 + np.arange(len(seen["loss"]))
+    axes[0].plot(steps, seen["loss"], color=COLORS["none"])
+    axes[1].plot(steps, np.linalg.norm(seen["gradient norm"], axis=1), color=COLORS["none"])
+    for name in (*WOULD_HAVE, DELAYED):
+        axes[2].plot(steps, np.min(seen[name], axis=1), color=COLORS[name], label=name, lw=0.9)
     for ax, label in zip(axes, ("loss", "gradient norm", "smallest sigma of a layer"), strict=True):
-        ax.set(yscale="log", ylabel=label)
+        ax.set(xscale="log", yscale="log", ylabel=label)
     axes[2].legend(frameon=False)
     axes[2].set(xlabel="step")
     axes[0].set(title=title)
+    return figure
+
+
+def draw_layers(seen: dict[str, Any], title: str) -> Figure:
+    """Draws the factors that rules would have given the bottom layer and two heads (Fig. 8)."""
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    steps = 1 + np.arange(len(seen["loss"]))
+    axes = figure.subplots(1, len(SHOWN_LAYERS), sharey=True)
+    for ax, layer in zip(axes, SHOWN_LAYERS, strict=True):
+        number = seen["layers"].index(layer)
+        for name in (*WOULD_HAVE, DELAYED):
+            values = np.asarray(seen[name])[:, number]
+            ax.plot(steps, values, color=COLORS[name], label=name, lw=0.9)
+        ax.set(xscale="log", yscale="log", xlabel="step", title=layer.removesuffix("/kernel"))
+    axes[0].set(ylabel="sigma")
+    axes[-1].legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
     return figure
 
 
@@ -199,15 +229,18 @@ def draw_sigma(seen: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def draw_auc(found: dict[str, dict[str, list[float]]], title: str) -> Figure:
-    """Draws AUC on the last day over training by rule (Fig. 5)."""
+def draw_auc(found: dict[str, dict[str, dict[str, list[float]]]], title: str) -> Figure:
+    """Draws AUC on the last day over training, by rate and rule (Fig. 5)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    ax = figure.subplots()
-    for name, curve in found.items():
-        ax.plot(curve["step"], curve["auc"], label=name, marker=".")
-    ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
-    ax.set(ylabel="AUC of the click, last day", xlabel="step", title=title)
-    ax.legend(frameon=False)
+    axes = figure.subplots(1, len(found), sharey=True)
+    for ax, (rate, curves) in zip(axes, found.items(), strict=True):
+        for name, curve in curves.items():
+            ax.plot(curve["step"], curve["auc"], color=COLORS[name], label=name, marker=".")
+        ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
+        ax.set(xlabel="step", title=f"rate {rate}")
+    axes[0].set(ylabel="AUC of the click, last day")
+    axes[0].legend(frameon=False, loc="center right")
+    figure.suptitle(title)
     return figure
 
 
@@ -230,24 +263,34 @@ def main() -> None:
             file.write("\n")
         print(name, flush=True)
 
-    found = quadratic()
-    keep("figure-3", found, draw_quadratic(found))
+    descents = quadratic()
+    keep("figure-3", descents, draw_quadratic(descents))
     if not options.data:
         return
-    watched = Watched(options.data, options.model, options.rate, options.seed)
-    title = f"{options.model}, rate {options.rate}, seed {options.seed}"
-    seen = watched.factors(FIXED["none"])
+    watched = Watched(options.data, options.model, options.seed)
+    seeded = f"{MODELS[options.model]}, seed {options.seed}"
+    title = f"{seeded}, rate {options.rate}"
+    seen = watched.factors(FIXED["none"], options.rate)
     keep("figure-4", seen, draw_factors(seen, f"No treatment: {title}"))
-    seen = watched.factors(FIXED["clippy_paper"])
-    keep("figure-6", seen, draw_sigma(seen, f"Clippy's sigma by layer: {title}"))
+    figure = draw_layers(seen, f"No treatment: {title}")
+    figure.savefig(os.path.join(options.output, "figure-8.png"), dpi=110)
+    seen = watched.factors(FIXED["clippy_paper"], options.rate)
+    drawn = {name: seen[name] for name in ("layers", "Clippy")}
+    keep("figure-6", drawn, draw_sigma(seen, f"Clippy's sigma by layer: {title}"))
     rules = {
         "none": FIXED["none"],
         "GC 0.1": GRIDS["gc"][1],
         "AGC 0.01": GRIDS["agc"][1],
         "Clippy": FIXED["clippy_paper"],
     }
-    curves = {name: watched.auc_over_training(rule, options.every) for name, rule in rules.items()}
-    keep("figure-5", curves, draw_auc(curves, title))
+    curves = {
+        str(rate): {
+            name: watched.auc_over_training(rule, rate, options.every)
+            for name, rule in rules.items()
+        }
+        for rate in CPU.rates["report"]
+    }
+    keep("figure-5", curves, draw_auc(curves, seeded))
 
 
 def _rounded(content: Any) -> Any:

@@ -1,0 +1,133 @@
+"""What makes trainings diverge (RQ1 and Table 3 of arXiv:2302.09178), on real logs.
+
+    python -m experiments.causes --data FILE.npz --output ROWS.jsonl
+
+One thing at a time is changed about `table2`'s Large+DCN without treatment: its rate, its tasks,
+its size, its cross layer. The rate that all others share is where about half of the trainings
+diverge, found on days and seeds of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.bench import FIXED, Bench, cells_of
+from experiments.table2 import CPU, count
+from schemas.training import Architecture
+
+RATES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28)
+SEARCH_SEEDS = range(201, 209)
+WHOLE = "7 tasks, 4 x 256, cross layer"
+_CROSS = CPU.models["large_dcn"]
+
+
+def _without(*tasks: str) -> tuple[str, ...]:
+    # The tasks' histories stay inputs, so that nothing but the loss differs.
+    return tuple(f"tasks.{task}.loss_weight=1.0e-30" for task in tasks)
+
+
+def _shared(*units: int) -> Architecture:
+    return _CROSS.model_copy(update={"shared": units})
+
+
+_REST = ("profile_enter", "open_comment", "watch_ratio")
+CHANGES: Mapping[str, tuple[Architecture, Sequence[str]]] = {
+    WHOLE: (_CROSS, ()),
+    "4 tasks": (_CROSS, _without(*_REST)),
+    "2 tasks": (_CROSS, _without(*_REST, "like", "long_view")),
+    "1 task": (_CROSS, _without(*_REST, "like", "long_view", "play_time")),
+    "4 x 128": (_shared(128, 128, 128, 128), ()),
+    "4 x 64": (_shared(64, 64, 64, 64), ()),
+    "2 x 256": (_shared(256, 256), ()),
+    "2 x 64": (_shared(64, 64), ()),
+    "no cross layer": (CPU.models["large"], ()),
+}
+"""Model and overrides of the spec by what is changed; the four tasks are the click, a long view,
+a like and the play time, the two the click and the play time, the one the click."""
+
+
+def shared_rate(rows: Sequence[dict[str, Any]]) -> float:
+    """Returns the rate of the search at which the share of diverged trainings is nearest a half."""
+
+    def distance(rate: float) -> float:
+        found = [r["diverged"] for r in rows if (r["stage"], r["rate"]) == ("search", rate)]
+        return abs(float(np.mean(found)) - 0.5)
+
+    return min(sorted({r["rate"] for r in rows if r["stage"] == "search"}), key=distance)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns, by change and rate, how many diverged, as Markdown.
+
+    With the share goes its 95 % Wilson interval in percent, and the p of Fisher's exact test
+    (two-sided) against the whole model at the shared rate.
+    """
+    shared = shared_rate(rows)
+
+    def of(change: str, rate: float) -> list[dict[str, Any]]:
+        wanted = ("report", change, rate)
+        return [row for row in rows if (row["stage"], row["model"], row["rate"]) == wanted]
+
+    whole = of(WHOLE, shared)
+    lines = [
+        "| what is changed | rate | seeds | diverged | p | AUC of the click |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for change in CHANGES:
+        for rate in RATES:
+            cell = of(change, rate)
+            if not cell:
+                continue
+            p = ""
+            if cell != whole:
+                both = [[sum(r["diverged"] for r in x), len(x)] for x in (cell, whole)]
+                found = stats.fisher_exact([[k, n - k] for k, n in both])
+                p = f"{found.pvalue:.2g}"
+            auc = 100 * np.array([row["metrics"]["click"] for row in cell])
+            lines.append(
+                f"| {change} | {rate} | {len(cell)} | {count(cell, 'diverged')} | {p}"
+                f" | {np.mean(auc):.1f} ± {np.std(auc, ddof=1):.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", help="of examples.kuairand.arrays; without it nothing is trained")
+    parser.add_argument("--output", required=True, help="JSON lines; added to")
+    parser.add_argument("--seeds", type=int, default=20, help="of every cell")
+    parser.add_argument("--replicas", type=int, default=10, help="trained together")
+    options = parser.parse_args()
+
+    def train(
+        change: str, stage: str, rates: Sequence[float], seeds: Sequence[int]
+    ) -> Sequence[dict[str, Any]]:
+        model, overrides = CHANGES[change]
+        protocol = dataclasses.replace(
+            CPU, models={change: model}, overrides=(*CPU.overrides, *overrides)
+        )
+        bench = Bench(protocol, options.data, options.output, options.replicas)
+        bench.do(cells_of(change, "none", [FIXED["none"]], stage, rates, seeds, bench.n))
+        return bench.rows
+
+    if options.data:
+        rows = train(WHOLE, "search", RATES, SEARCH_SEEDS)
+        shared = shared_rate(rows)
+        seeds = range(1, options.seeds + 1)
+        for change in CHANGES:
+            train(change, "report", [shared], seeds)
+        train(WHOLE, "report", [rate for rate in RATES if rate != shared], seeds)
+    with open(options.output, encoding="utf-8") as file:
+        print(table([json.loads(line) for line in file]))
+
+
+if __name__ == "__main__":
+    main()
