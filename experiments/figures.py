@@ -239,7 +239,7 @@ def draw_auc(found: dict[str, dict[str, dict[str, list[float]]]], title: str) ->
         ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
         ax.set(xlabel="step", title=f"rate {rate}")
     axes[0].set(ylabel="AUC of the click, last day")
-    axes[0].legend(frameon=False, loc="center right")
+    axes[0].legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.65))
     figure.suptitle(title)
     return figure
 
@@ -301,7 +301,7 @@ def _rounded(content: Any) -> Any:
     if isinstance(content, list):
         return [_rounded(value) for value in content]
     if isinstance(content, float):
-        return float(f"{content:.4g}") if np.isfinite(content) else None
+        return float(f"{content:.3g}") if np.isfinite(content) else None
     return content
 
 
