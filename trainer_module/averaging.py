@@ -53,10 +53,8 @@ class WeightAverage(tf.Module):
         """Counts a step, and takes its weights in if it is their turn; runs in a graph."""
         self._step.assign_add(1)
         due = self._taken + tf.maximum(tf.constant(_STEPS, tf.int64), self._taken // _SHARE)
-        if self._step >= due:
-            self._take()
+        tf.cond(self._step >= due, self._take, lambda: None)
 
-    @tf.function
     def assign(self) -> None:
         """Gives the weights the values of their averages; without a step they stay."""
         if self._step > self._taken:

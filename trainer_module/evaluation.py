@@ -46,7 +46,9 @@ class DayEvaluation:
         )
         sample = list(records.take(SAMPLE).as_numpy_iterator())
         self._spec = spec
-        self._forward = tf.function(lambda features: model(features, training=False))
+        self._forward = tf.function(
+            lambda features: model(features, training=False), autograph=False
+        )
         if sample:
             self._features, self._labels, self._weights = parse(tf.constant(sample))
         self._empty = not sample

@@ -65,8 +65,9 @@ class TrainingLoop:
         self._deviations = [by_task[name] for name in self.tasks[len(self.binary_tasks) :]]
         self.layers = [variable.path for variable in model.trainable_variables]
         self.auc = StreamingAUC(len(self.binary_tasks), spec.training.batch_size)
-        self._run = tf.function(self._steps)
-        self._segments = tf.function(_segments, jit_compile=True)
+        # AutoGraph would convert Keras's layers and the optimizer, too: seconds each training.
+        self._run = tf.function(self._steps, autograph=False)
+        self._segments = tf.function(_segments, autograph=False, jit_compile=True)
 
     def run(self, batches: Iterator[Any], steps: int, first_step: int) -> StepStatistics:
         """Trains on the next batches.
@@ -101,31 +102,34 @@ class TrainingLoop:
         return self._losses(outputs, y, w)[0]
 
     def _steps(self, batches: Any, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        losses = tf.TensorArray(tf.float32, steps, element_shape=[len(self.tasks)])
-        layers = tf.TensorArray(
-            tf.float32, steps, element_shape=[len(self.layers), len(STATISTICS)]
-        )
-        counts = tf.TensorArray(
-            tf.float32, steps, element_shape=[len(self.binary_tasks) * 2 * BINS]
-        )
-        done = tf.constant(0)
-        more = tf.constant(True)
-        while more and done < steps:
+        def more(done: tf.Tensor, left: tf.Tensor, *_: tf.TensorArray) -> tf.Tensor:
+            return left & (done < steps)
+
+        def step(done: tf.Tensor, _: tf.Tensor, *columns: tf.TensorArray) -> tuple[Any, ...]:
             batch = batches.get_next_as_optional()
-            more = batch.has_value()
-            if more:
+
+            def take() -> tuple[Any, ...]:
                 of_replicas = self._strategy.run(self._step, args=(batch.get_value(),))
-                task_loss, by_layer, count = (
+                values = (
                     self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
                     for value in of_replicas
                 )
-                losses = losses.write(done, task_loss)
-                layers = layers.write(done, by_layer)
-                counts = counts.write(done, count)
+                written = [c.write(done, v) for c, v in zip(columns, values, strict=True)]
                 if self._average is not None:
                     self._average.after_step()
-                done += 1
-        return done, losses.stack(), layers.stack(), counts.stack()
+                return (done + 1, tf.constant(True), *written)
+
+            return tf.cond(batch.has_value(), take, lambda: (done, tf.constant(False), *columns))
+
+        shapes = (
+            [len(self.tasks)],
+            [len(self.layers), len(STATISTICS)],
+            [len(self.binary_tasks) * 2 * BINS],
+        )
+        columns = [tf.TensorArray(tf.float32, steps, element_shape=shape) for shape in shapes]
+        start = (tf.constant(0), tf.constant(True), *columns)
+        done, _, *columns = tf.while_loop(more, step, start, parallel_iterations=1)
+        return (done, *(column.stack() for column in columns))
 
     def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One replica's part of a step; what it returns is to be summed over replicas."""

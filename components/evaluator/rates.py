@@ -100,7 +100,8 @@ class Rates:
         records = tf.data.Dataset.from_tensor_slices(sorted(files)).flat_map(
             lambda file: tf.data.TFRecordDataset(file, "GZIP").take(of_file)
         )
-        batches = records.batch(8192).map(lambda batch: event_buckets(batch, spec))
+        buckets_of = tf.function(lambda batch: event_buckets(batch, spec), autograph=False)
+        batches = records.batch(8192).map(buckets_of)
         for buckets, labels, weights in batches.as_numpy_iterator():
             for index, (task, declared) in enumerate(spec.tasks.items()):
                 columns = [weights[task], weights[task] * labels[task]]

@@ -89,7 +89,7 @@ class Trainee:
         """Returns the loss that is trained on, of a batch, a scalar; no dropout."""
         return self._loop.loss(batch)
 
-    @tf.function
+    @tf.function(autograph=False)
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Returns `loss`, compiled."""
         return self.loss(batch)
