@@ -1,6 +1,7 @@
 """What tests of every folder share."""
 
 import fcntl
+import gc
 import os
 import socket
 import subprocess
@@ -20,6 +21,11 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no worker has one left when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no garbage collection needs to walk it again."""
+    gc.freeze()
 
 
 def pytest_addoption(parser):
