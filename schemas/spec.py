@@ -337,7 +337,10 @@ class RankingSpec(SpecPart):
                 ],
                 "tasks": [_meaning(item) for item in self.tasks.items()],
                 "regression": "in units of its label's deviation",
-                "model": self.model.model_dump(exclude={"dropout", "activation_limit"}),
+                # A part that a later release adds, and that is off, changes no weight.
+                "model": self.model.model_dump(
+                    exclude={"dropout", "activation_limit"}, exclude_defaults=True
+                ),
             }
         )
 

@@ -18,6 +18,10 @@ class Architecture(SpecPart):
     Attributes:
         shared: units of the shared bottom's layers, input side first.
         tower: units of each task's own layers, before its output unit.
+        curves: learned piecewise-linear curves of each number, which join its z-score (after
+            arXiv 2203.05556); 0 for none.
+        wide: whether each binary task also has a linear model of the numbers and their curves,
+            whose logit is added to that of its tower (after Wide & Deep, arXiv 1606.07792).
         cross_layers: number of DCN-v2 cross layers on the input, followed by layer normalisation.
         dropout: share of the shared bottom's units that training drops.
         activation_limit: largest activation of a hidden unit (activation clipping), in training
@@ -26,6 +30,8 @@ class Architecture(SpecPart):
 
     shared: tuple[Units, ...] = Field(min_length=1, max_length=100)
     tower: tuple[Units, ...] = Field(default=(), max_length=100)
+    curves: int = Field(default=0, ge=0, le=100)
+    wide: bool = False
     cross_layers: int = Field(default=0, ge=0, le=100)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     activation_limit: float | None = Field(default=None, gt=0.0)
@@ -46,7 +52,7 @@ class Architecture(SpecPart):
 
 PRESETS: Mapping[str, Architecture] = {
     "tiny": Architecture(shared=(64,), tower=(16,)),
-    "laptop": Architecture(shared=(256, 128), tower=(32,)),
+    "laptop": Architecture(shared=(256, 128), tower=(32,), curves=4, wide=True),
     "small": Architecture(shared=(512, 512)),
     "large": Architecture(shared=(4096,) * 4),
     "large_dcn": Architecture(shared=(4096,) * 4, cross_layers=1),

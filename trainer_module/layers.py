@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 PADDING = -1
@@ -110,6 +112,74 @@ class LabelUnits(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
         return input_shape
+
+
+@keras.saving.register_keras_serializable("steadyrank")
+class Curves(keras.layers.Layer):
+    """Curves of each number, learned: piecewise linear, then cut off below zero.
+
+    A number's range is cut into bins. What it passes of each bin, from 0 to 1, goes through a
+    linear layer of that number's own: piecewise linear encoding, Gorishniy et al.,
+    arXiv 2203.05556, Section 3.2.1. The bins' edges are weights that no step trains: a cold start
+    sets them, checkpoints and warm starts carry them over.
+
+    Input: float [batch, numbers]. Output: float [batch, numbers * curves].
+    """
+
+    def __init__(self, curves: int, bins: int = 16, **kwargs: Any):
+        """Makes the layer.
+
+        Args:
+            curves: of each number.
+            bins: that a number's range is cut into.
+            **kwargs: as `keras.layers.Layer`.
+        """
+        super().__init__(**kwargs)
+        self.curves = curves
+        self.bins = bins
+
+    def build(self, input_shape: Any) -> None:
+        """Builds starts and widths of the bins, kernel and bias, one of each number."""
+        numbers = input_shape[-1]
+        own = {"shape": (numbers, self.bins), "trainable": False}
+        self.starts = self.add_weight(**own, initializer="zeros", name="starts")
+        self.widths = self.add_weight(**own, initializer="ones", name="widths")
+        self.kernel = self.add_weight(
+            shape=(numbers, self.bins, self.curves),
+            initializer=keras.initializers.RandomNormal(stddev=self.bins**-0.5),
+            name="kernel",
+        )
+        self.bias = self.add_weight(shape=(numbers, self.curves), initializer="zeros", name="bias")
+        self.built = True
+
+    def set_edges(self, edges: Sequence[np.ndarray]) -> None:
+        """Sets each number's edges: rising, at most `bins` + 1 of them; fewer make fewer bins."""
+        # A bin that nothing ever reaches.
+        starts = np.full((len(edges), self.bins), np.finfo(np.float32).max, np.float32)
+        widths = np.ones_like(starts)
+        for number, own in enumerate(edges):
+            starts[number, : len(own) - 1] = own[:-1]
+            widths[number, : len(own) - 1] = np.diff(own)
+        self.starts.assign(starts)
+        self.widths.assign(widths)
+
+    def call(self, x: Any) -> Any:
+        """Encodes and bends."""
+        # JAX's operations take no Keras variable.
+        starts, widths, kernel, bias = (
+            ops.convert_to_tensor(v) for v in (self.starts, self.widths, self.kernel, self.bias)
+        )
+        passed = ops.clip((ops.expand_dims(x, -1) - starts) / widths, 0.0, 1.0) - 0.5
+        curves = ops.relu(ops.einsum("nfb,fbc->nfc", passed, kernel) + bias)
+        return ops.reshape(curves, (-1, kernel.shape[0] * self.curves))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
+        """Returns [batch, numbers * curves]."""
+        return (input_shape[0], input_shape[-1] * self.curves)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "curves": self.curves, "bins": self.bins}
 
 
 @keras.saving.register_keras_serializable("steadyrank")

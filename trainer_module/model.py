@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -12,15 +12,23 @@ import numpy as np
 from schemas.errors import BadDataError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
-from trainer_module.layers import ClippedNormalization, Cross, LabelUnits, PooledEmbedding
-from trainer_module.moments import robust_moments
+from trainer_module.layers import (
+    ClippedNormalization,
+    Cross,
+    Curves,
+    LabelUnits,
+    PooledEmbedding,
+)
+from trainer_module.moments import quantile_edges, robust_moments
 
 if TYPE_CHECKING:
     from trainer_module.inputs import Batch
 
 # A hyphen is what no feature's name has, and inputs are named as features are.
 _NORMALIZATION = "z-scores"
+_CURVES = "number-curves"
 HEAD = "head-"
+WIDE = "wide-"
 EMBEDDING = "embedding-"
 _TOWER = "tower-"
 UNITS = "units-"
@@ -28,6 +36,8 @@ UNITS = "units-"
 
 def build_model(spec: RankingSpec) -> keras.Model:
     """Builds the model of arXiv 2302.09178, Section 5.1: embeddings, shared bottom, heads.
+
+    `model.wide` adds a linear model of the numbers to each binary task's logit.
 
     Args:
         spec: the ranking spec.
@@ -50,16 +60,17 @@ def build_model(spec: RankingSpec) -> keras.Model:
             )
         inputs[name] = keras.Input((None,), dtype="int64", name=name)
         parts.append(tables[owner](inputs[name], pooling=feature.pooling))
+    numbers = None
     if spec.dense:
         dense = [keras.Input((1,), dtype="float32", name=name) for name in spec.dense]
         inputs.update(zip(spec.dense, dense, strict=True))
-        numbers = (
-            keras.layers.Concatenate(dtype="float32", name="dense-features")(dense)
-            if len(dense) > 1
-            else dense[0]
-        )
+        raw = _concatenated(dense, "dense-features")
         # float32 whatever the policy: raw values may overflow float16.
-        parts.append(ClippedNormalization(dtype="float32", name=_NORMALIZATION)(numbers))
+        kinds = [ClippedNormalization(dtype="float32", name=_NORMALIZATION)(raw)]
+        if spec.model.curves:
+            kinds.append(Curves(spec.model.curves, dtype="float32", name=_CURVES)(raw))
+        numbers = _concatenated(kinds, "numbers")
+        parts.append(numbers)
     x = keras.layers.Concatenate(name="all-features")(parts) if len(parts) > 1 else parts[0]
 
     if spec.model.cross_layers:
@@ -87,20 +98,40 @@ def build_model(spec: RankingSpec) -> keras.Model:
         output = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)
         if not isinstance(spec.tasks[task], BinaryTask):
             output = LabelUnits(dtype="float32", name=f"{UNITS}{task}")(output)
+        elif spec.model.wide and numbers is not None:
+            # A log odds is near a sum of the numbers' own, which a tower has to learn from labels
+            # that a rare task has few of. It starts as zero: the base rate is the head's bias.
+            linear = keras.layers.Dense(
+                1,
+                use_bias=False,
+                kernel_initializer="zeros",
+                dtype="float32",
+                name=f"{WIDE}{task}",
+            )
+            output = keras.layers.Add(dtype="float32", name=f"sum-{task}")(
+                [output, linear(numbers)]
+            )
         outputs[task] = output
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
 
 
+def _concatenated(parts: Sequence[Any], name: str) -> Any:
+    """Returns the parts side by side, in float32."""
+    return (
+        parts[0] if len(parts) == 1 else keras.layers.Concatenate(dtype="float32", name=name)(parts)
+    )
+
+
 def task_of_layer(layer: str) -> str | None:
     """Returns the task whose own a layer of `build_model` is; None for what tasks share."""
-    for kind in (HEAD, UNITS, _TOWER):
+    for kind in (HEAD, WIDE, UNITS, _TOWER):
         if layer.startswith(kind):
             return layer.removeprefix(kind).partition("-")[0]
     return None
 
 
 def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: RankingSpec) -> None:
-    """Sets what a cold start takes from data: normalisation, base rates, the labels' units.
+    """Sets what a cold start takes from data: normalisation, bins, base rates, the labels' units.
 
     A warm start does not come here: mean and variance then stay those that the weights were
     trained with. Were they estimated anew each day, a holiday's bump would rescale the
@@ -130,7 +161,8 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
             label_sum[name] += (weight * label).sum()
             square_sum[name] += (weight * np.square(label)).sum()
     if dense:
-        moments = np.array([robust_moments(column) for column in np.concatenate(dense).T])
+        numbers = np.concatenate(dense)
+        moments = np.array([robust_moments(column) for column in numbers.T])
         for name, (mean, variance) in zip(spec.dense, moments, strict=True):
             if variance > np.finfo(np.float32).max:
                 raise BadDataError(
@@ -141,6 +173,9 @@ def initialise_from_data(model: keras.Model, batches: Iterable[Batch], spec: Ran
         normalization = model.get_layer(_NORMALIZATION)
         normalization.mean.assign(moments[:, 0].astype(np.float32))
         normalization.variance.assign(moments[:, 1].astype(np.float32))
+        if spec.model.curves:
+            curves = model.get_layer(_CURVES)
+            curves.set_edges([quantile_edges(c, curves.bins) for c in numbers.T])
     for name, task in spec.tasks.items():
         if not labelled[name]:
             continue

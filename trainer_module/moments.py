@@ -1,4 +1,4 @@
-"""Mean and variance of a feature, whatever single events hold."""
+"""Mean, variance and range of a feature, whatever single events hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 
 _TAILS = (0.05, 0.01, 0.001, 0.0)
 _REACH = 2.0
+_OUTSIDE = 0.001
+"""Share of the values on either side that bins leave out."""
 
 
 def robust_moments(values: np.ndarray) -> tuple[float, float]:
@@ -31,3 +33,17 @@ def robust_moments(values: np.ndarray) -> tuple[float, float]:
     reach = _REACH * (high - low)
     held = np.clip(values, low - reach, high + reach)
     return float(held.mean()), float(held.var())
+
+
+def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
+    """Returns the edges of bins that hold alike many values, but for the outermost values.
+
+    Args:
+        values: [n], finite, n at least 1.
+        bins: their number.
+
+    Returns:
+        Rising edges, float32, `bins` + 1 or, where values repeat, fewer; one or none make no bin.
+    """
+    shares = np.linspace(_OUTSIDE, 1.0 - _OUTSIDE, bins + 1)
+    return np.unique(np.quantile(np.asarray(values, np.float64), shares).astype(np.float32))

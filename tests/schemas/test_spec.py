@@ -407,7 +407,7 @@ def test_a_removed_feature_changes_events_and_model():
 
 
 def test_fingerprints_do_not_depend_on_how_a_spec_is_written():
-    assert changed(demo("model={shared: [256, 128], tower: [32]}")) == set()
+    assert changed(demo("model={shared: [256, 128], tower: [32], curves: 4, wide: true}")) == set()
 
 
 def test_resolved_yaml_reads_back_as_the_same_spec():

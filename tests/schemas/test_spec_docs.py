@@ -79,12 +79,10 @@ def test_an_editor_finds_what_the_loader_refuses(override, where):
 def test_table_lists_the_presets():
     rows = table("(`Architecture`)")
     for name, preset in training.PRESETS.items():
-        shared, tower, cross_layers = (yaml.safe_load(cell.strip("`")) for cell in rows[name])
-        assert (tuple(shared), tuple(tower), cross_layers) == (
-            preset.shared,
-            preset.tower,
-            preset.cross_layers,
-        )
+        cells = [yaml.safe_load(cell.strip("`")) for cell in rows[name]]
+        shared, tower, *others = cells
+        assert (tuple(shared), tuple(tower)) == (preset.shared, preset.tower)
+        assert others == [preset.curves, preset.wide, preset.cross_layers]
 
 
 def test_the_rules_are_listed_with_their_thresholds():

@@ -1,14 +1,18 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, transformed
+import yaml
+from events import SPEC, make_events, tiny_spec, transformed
 
 from schemas.errors import BadDataError
+from schemas.loading import parse_spec
 from schemas.training import PRESETS
 from trainer_module.inputs import model_inputs
-from trainer_module.layers import PADDING, ClippedNormalization, Cross, PooledEmbedding
-from trainer_module.model import build_model, initialise_from_data
+from trainer_module.layers import PADDING, ClippedNormalization, Cross, Curves, PooledEmbedding
+from trainer_module.model import build_model, initialise_from_data, task_of_layer
 
 
 def _batch(spec, count=64):
@@ -132,6 +136,76 @@ def test_presets_build_and_answer(preset, cross):
     assert PRESETS[preset].shared == spec.model.shared
     outputs = build_model(spec)(_batch(spec)[0])
     assert all(np.isfinite(np.asarray(value)).all() for value in outputs.values())
+
+
+def test_wide_adds_a_linear_model_of_the_numbers_to_each_binary_logit():
+    model = "model={{shared: [8], tower: [4], cross_layers: 1, curves: 2, wide: {}}}"
+    deep, wide = (build_model(tiny_spec(model.format(w))) for w in ("false", "true"))
+    batch = _batch(tiny_spec())[0]
+    for layer in deep.layers:
+        wide.get_layer(layer.name).set_weights(layer.get_weights())
+    for name, value in wide(batch).items():
+        np.testing.assert_array_equal(value, deep(batch)[name])
+    known = {weight.path for weight in deep.weights}
+    extra = [weight.path for weight in wide.weights if weight.path not in known]
+    assert extra == ["wide-click/kernel"]
+    linear = wide.get_layer("wide-click")
+    kernel = np.random.default_rng(0).normal(size=linear.kernel.shape)
+    linear.set_weights([kernel])
+    parts = [wide.get_layer(name).output for name in ("z-scores", "number-curves")]
+    numbers = np.concatenate(keras.Model(wide.inputs, parts)(batch), axis=1)
+    expected = np.asarray(deep(batch)["click"], np.float64) + numbers @ kernel
+    np.testing.assert_allclose(wide(batch)["click"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(wide(batch)["watch"], deep(batch)["watch"])
+    assert task_of_layer("wide-click") == "click"
+
+
+def test_a_spec_without_numbers_has_nothing_to_be_wide_of():
+    content = yaml.safe_load(SPEC)
+    content["features"] = {"user": content["features"]["user"]}
+    content["model"] |= {"curves": 2, "wide": True}
+    names = {layer.name for layer in build_model(parse_spec(yaml.safe_dump(content), "s")).layers}
+    assert not {name for name in names if name.startswith(("wide", "number", "z-"))}
+
+
+def _encoded(x: float, edges: np.ndarray) -> list[float]:
+    """What a number passes of each bin: eq. 1 of arXiv 2203.05556, held within [0, 1]."""
+    bins = itertools.pairwise(edges)
+    return [min(max((x - low) / (high - low), 0.0), 1.0) for low, high in bins]
+
+
+def test_curves_are_linear_in_what_a_number_passes_of_each_bin():
+    rng = np.random.default_rng(0)
+    edges = [np.array([0.0, 1.0, 10.0]), np.array([-5.0, -4.0, -1.0, 2.0]), np.array([3.0])]
+    layer = Curves(2, bins=3)
+    layer.build((None, 3))
+    layer.set_edges(edges)
+    layer.kernel.assign(rng.normal(size=(3, 3, 2)))
+    layer.bias.assign(rng.normal(size=(3, 2)))
+    x = np.concatenate([rng.normal(0, 5, (50, 3)), np.full((2, 3), [[1e30], [-1e30]])])
+    expected = np.zeros((len(x), 3, 2))
+    for row, numbers in enumerate(x):
+        for number, (value, own) in enumerate(zip(numbers, edges, strict=True)):
+            passed = np.zeros(3)
+            passed[: len(own) - 1] = _encoded(value, own)
+            kernel, bias = np.asarray(layer.kernel)[number], np.asarray(layer.bias)[number]
+            expected[row, number] = np.maximum((passed - 0.5) @ kernel + bias, 0.0)
+    out = np.asarray(layer(x.astype(np.float32)))
+    np.testing.assert_allclose(out, expected.reshape(len(x), 6), rtol=1e-4, atol=1e-4)
+
+
+def test_cold_start_cuts_numbers_into_bins_of_alike_many_events():
+    spec = tiny_spec("model={shared: [8], curves: 2}")
+    model = build_model(spec)
+    batch = _batch(spec, 2000)
+    initialise_from_data(model, [batch], spec)
+    layer = model.get_layer("number-curves")
+    for number, name in enumerate(spec.dense):
+        values = batch[0][name][:, 0]
+        starts = np.asarray(layer.starts)[number]
+        ends = starts + np.asarray(layer.widths)[number]
+        inside = [np.mean((values > a) & (values <= b)) for a, b in zip(starts, ends, strict=True)]
+        np.testing.assert_allclose(inside, 0.98 / layer.bins, atol=0.002)
 
 
 def test_cold_start_takes_statistics_and_base_rates_from_the_data():

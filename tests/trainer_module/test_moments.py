@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_module.moments import robust_moments
+from trainer_module.moments import quantile_edges, robust_moments
 
 
 def _sample(name, count=3000):
@@ -59,3 +59,22 @@ def test_moments_follow_a_change_of_unit(values, factor, offset):
 def test_a_constant_feature_with_one_outlier_still_varies_finitely():
     values = np.append(np.zeros(4999), 1e6)
     assert robust_moments(values) == pytest.approx((values.mean(), values.var()))
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform", "exponential"])
+def test_bins_hold_alike_many_values_whatever_lies_far_outside(name):
+    values = _sample(name)
+    edges = quantile_edges(np.concatenate([values, [1e30] * 10, [-1e30] * 10]), 8)
+    counts, _ = np.histogram(values, edges.astype(np.float64))
+    np.testing.assert_allclose(counts / len(values), 0.98 / 8, atol=0.005)
+
+
+@given(
+    st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=50), st.integers(1, 20)
+)
+def test_edges_rise_and_lie_among_the_values(values, bins):
+    edges = quantile_edges(np.array(values), bins)
+    assert 1 <= len(edges) <= bins + 1
+    assert (np.diff(edges) > 0).all()
+    assert min(values) <= edges[0]
+    assert edges[-1] <= max(values)
