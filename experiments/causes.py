@@ -73,31 +73,31 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """
     shared = shared_rate(rows)
 
-    def of(change: str, rate: float) -> list[dict[str, Any]]:
-        wanted = ("report", change, rate)
+    def of(stage: str, change: str, rate: float) -> list[dict[str, Any]]:
+        wanted = (stage, change, rate)
         return [row for row in rows if (row["stage"], row["model"], row["rate"]) == wanted]
 
-    whole = of(WHOLE, shared)
+    whole = of("report", WHOLE, shared)
+    cells = {(f"search: {WHOLE}", rate): of("search", WHOLE, rate) for rate in RATES}
+    cells |= {(change, shared): of("report", change, shared) for change in CHANGES}
     lines = [
         "| what is changed | rate | seeds | diverged | p | AUC of the click | p |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for change in CHANGES:
-        for rate in RATES:
-            cell = of(change, rate)
-            if not cell:
-                continue
-            by_count = by_auc = ""
-            auc = _aucs(cell)
-            if cell != whole:
-                both = [(sum(row["diverged"] for row in part), len(part)) for part in (cell, whole)]
-                fisher = stats.fisher_exact([[lost, n - lost] for lost, n in both])
-                by_count = f"{fisher.pvalue:.2g}"
-                by_auc = f"{stats.mannwhitneyu(auc, _aucs(whole)).pvalue:.2g}"
-            lines.append(
-                f"| {change} | {rate} | {len(cell)} | {count(cell, 'diverged')} | {by_count}"
-                f" | {np.mean(auc):.1f} ± {np.std(auc, ddof=1):.1f} | {by_auc} |"
-            )
+    for (change, rate), cell in cells.items():
+        if not cell:
+            continue
+        by_count = by_auc = ""
+        auc = _aucs(cell)
+        if change in CHANGES and change != WHOLE:
+            both = [(sum(row["diverged"] for row in part), len(part)) for part in (cell, whole)]
+            fisher = stats.fisher_exact([[lost, n - lost] for lost, n in both])
+            by_count = f"{fisher.pvalue:.2g}"
+            by_auc = f"{stats.mannwhitneyu(auc, _aucs(whole)).pvalue:.2g}"
+        lines.append(
+            f"| {change} | {rate} | {len(cell)} | {count(cell, 'diverged')} | {by_count}"
+            f" | {np.mean(auc):.1f} ± {np.std(auc, ddof=1):.1f} | {by_auc} |"
+        )
     return "\n".join(lines)
 
 
@@ -131,7 +131,6 @@ def main() -> None:
         seeds = range(1, options.seeds + 1)
         for change in CHANGES:
             train(change, "report", [shared], seeds)
-        train(WHOLE, "report", [rate for rate in RATES if rate != shared], seeds)
     with open(options.output, encoding="utf-8") as file:
         print(table([json.loads(line) for line in file]))
 
