@@ -178,10 +178,10 @@ def _difference(gains: np.ndarray, comparisons: int) -> str:
     return f"{mean:+.2f} ± {half:.2f}{stars}"
 
 
-def after_jumps(rows: Sequence[dict[str, Any]]) -> str:
+def after_jumps(rows: Sequence[dict[str, Any]], task: str) -> str:
     """Says how good trainings that jumped and did not diverge are, beside others of their cell.
 
-    The click's AUC against whether the loss jumped, and against the power of ten that it rose to,
+    The task's AUC against whether the loss jumped, and against the power of ten that it rose to,
     by least squares with a mean for each model, rule and rate; 95 % Student intervals.
     """
     jumped, decades, aucs, cells = [], [], [], 0
@@ -195,10 +195,10 @@ def after_jumps(rows: Sequence[dict[str, Any]]) -> str:
                 for values, found in (
                     (jumped, [float(r["jumped"]) for r in cell]),
                     (decades, [np.log10(r["loss_largest"] / r["loss_first"]) for r in cell]),
-                    (aucs, [100 * r["metrics"]["click"] for r in cell]),
+                    (aucs, [100 * r["metrics"][task] for r in cell]),
                 ):
                     values += list(np.array(found) - np.mean(found))
-    lines = [f"{len(aucs)} trainings that did not diverge, in {cells} cells; AUC of the click:"]
+    lines = [f"AUC of {task}, {len(aucs)} trainings that did not diverge, in {cells} cells:", ""]
     y = np.array(aucs)
     for name, values in (("having jumped", jumped), ("tenfold higher largest loss", decades)):
         x = np.array(values)
@@ -307,7 +307,7 @@ def main() -> None:
         "The other tasks": task_means(rows),
         "Clippy against each on the other tasks": paired(rows, others, [HIGHER]),
         "Search": searched(rows),
-        "After a jump": after_jumps(rows),
+        "After a jump": "\n\n".join(after_jumps(rows, task) for task in ("click", "like")),
     }
     for title, text in parts.items():
         print(f"\n## {title}\n\n{text}")
