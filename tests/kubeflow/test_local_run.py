@@ -494,6 +494,11 @@ def write_spec(path):
     spec = yaml.safe_load(Path(steadyrank.DEMO_SPEC).read_text("utf-8"))
     spec["model"] = {"preset": "tiny"}
     spec["validation"]["max_eval_events"] = 1000
+    # One task of each kind: a task more is seconds more in each Trainer and Evaluator.
+    kinds = ("click", "watch_time", "rating")
+    spec["tasks"] = {name: spec["tasks"][name] for name in kinds}
+    spec["features"]["user_topic_history"]["tasks"] = ["click"]
+    spec["serving"]["score"] = "click + 0.1 * log1p(watch_time)"
     for task in spec["tasks"].values():
         bounds = (
             {"min_auc": 0.51} if task["kind"] == "binary" else {"max_rmse": 2.0, "min_r2": None}
@@ -508,7 +513,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run_day(root):
+def run_day(root, warm_python_path):
     """Compiles the pipeline, simulates logs; returns what runs a day in the harness."""
     logs, spec, data = (root / name for name in ("logs", "spec.yaml", "data"))
     write_logs(str(logs), datetime.date(2026, 1, 1), 5, 2000, seed=0)
@@ -525,13 +530,15 @@ def run_day(root):
     def run_day(*overrides, schedule_time=None, **more):
         given = {**parameters, "overrides": json.dumps(overrides), **more}
         options = {"schedule_time": schedule_time, "sleep": lambda seconds: None}
-        return run_package(documents, root, given, **options)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(sys, "executable", warm_python_path)
+            return run_package(documents, root, given, **options)
 
     return run_day
 
 
 @pytest.fixture(scope="module")
-def days(root, run_day):
+def days(root, run_day, warm_python_path):
     """A day from nothing, and a day that starts from it, which the gate blocks.
 
     The second one under BeamDagRunner as well, from a copy of what the first one left.
@@ -541,7 +548,7 @@ def days(root, run_day):
     first = run_day(schedule_time=f"{SECOND}T06:00:00Z")
     assert first.exit_code == 0, first.folder
     shutil.copytree(root / "data" / "serving_dir", workspace / "serving")
-    command = [sys.executable, "-m", "pipeline.cli", "run", SECOND, "--set", UNREACHABLE]
+    command = [warm_python_path, "-m", "pipeline.cli", "run", SECOND, "--set", UNREACHABLE]
     places = {"logs": root / "logs", "spec": root / "spec.yaml", "workspace": workspace}
     where = [text for name, path in places.items() for text in (f"--{name}", str(path))]
     with subprocess.Popen([*command, *where]) as beam:
