@@ -1,8 +1,13 @@
-"""Whole runs through the command line: a day pushed, a day blocked, a day of bad data."""
+"""Whole runs through the command line.
+
+A day pushed, a day blocked, a day of bad data that is taken away, a day pushed over the gap that
+it leaves, a rollback, and that day again with another model.
+"""
 
 import datetime
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +30,13 @@ DIVERGING = (
     "training.warmup_steps=0",
 )
 """Far beyond any stable rate, so that a tiny model diverges for sure."""
-PUSHED, BLOCKED, BAD = "2026-01-03", "2026-01-04", "2026-01-05"
+PUSHED, BLOCKED, BAD, NEXT = "2026-01-03", "2026-01-04", "2026-01-05", "2026-01-06"
+ROLLBACK, AGAIN = "rollback", "again"
+OTHER_MODEL = "model.tower=[6]"
 
 
-def _steadyrank(*arguments):
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+def _steadyrank(python, *arguments):
+    command = [python, "-m", "pipeline.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -51,27 +58,43 @@ def _content(folder):
 
 
 @pytest.fixture(scope="module")
-def days(tmp_path_factory):
-    """Runs three days; returns exit code and output of each, and what was served after it."""
+def days(tmp_path_factory, warm_python_path):
+    """Runs the days; returns exit code and output of each, and what was served after it.
+
+    The first day's processes are those of a user; the others have the libraries imported.
+    """
     root = tmp_path_factory.mktemp("days")
     logs, spec, workspace = root / "logs", root / "spec.yaml", root / "work"
-    write_logs(str(logs), START, 4, 3000, seed=0)
+    write_logs(str(logs), START, 6, 3000, seed=0)
     _write_spec(spec)
     bad = logs / BAD
+    shutil.rmtree(bad)
     bad.mkdir()
     with gzip.open(bad / "part-0.jsonl.gz", "wt") as file:
         file.write('{"event_id": "e1", "user_id": 7\n' * 50)
     where = ("--logs", str(logs), "--spec", str(spec), "--workspace", str(workspace))
     diverging = [argument for item in DIVERGING for argument in ("--set", item)]
-    results = {}
-    for day, extra in ((PUSHED, []), (BLOCKED, diverging), (BAD, [])):
-        code, output = _steadyrank("run", day, *where, *extra)
-        results[day] = (code, output, _content(workspace / "serving"))
-    return results, workspace, where
+    results, runs = {}, {}
+
+    def run(day, *extra, python=warm_python_path, name=None):
+        code, output = _steadyrank(python, "run", day, *where, *extra)
+        store = lineage.open_store(Workspace(str(workspace)).metadata_path)
+        runs[name or day] = lineage.latest_run(store, day)
+        results[name or day] = (code, output, _content(workspace / "serving"))
+
+    run(PUSHED, python=sys.executable)
+    run(BLOCKED, *diverging)
+    run(BAD)
+    shutil.rmtree(bad)
+    run(NEXT)
+    code, output = _steadyrank(sys.executable, "rollback", "1", "--workspace", str(workspace))
+    results[ROLLBACK] = (code, output, _content(workspace / "serving"))
+    run(NEXT, "--set", OTHER_MODEL, name=AGAIN)
+    return results, runs, workspace, where
 
 
 def test_good_day_is_pushed_as_version_1(days):
-    results, workspace, _ = days
+    results, _, workspace, _ = days
     code, output, served = results[PUSHED]
     assert code == 0, output
     assert {path.parts[0] for path in served} == {"1", ".lock"}
@@ -81,11 +104,11 @@ def test_good_day_is_pushed_as_version_1(days):
 
 
 def test_diverged_day_is_blocked_and_the_served_version_is_untouched(days):
-    results, workspace, _ = days
+    results, runs, _, _ = days
     code, output, served = results[BLOCKED]
     assert code == 10, output
     assert served == results[PUSHED][2]
-    run = lineage.latest_run(lineage.open_store(Workspace(str(workspace)).metadata_path), BLOCKED)
+    run = runs[BLOCKED]
     assert run.outcome == "blocked"
     assert "training diverged: attempt 3" in run.reasons[0]
     assert "warm start from version 1" in run.start
@@ -94,19 +117,67 @@ def test_diverged_day_is_blocked_and_the_served_version_is_untouched(days):
 
 
 def test_bad_data_stops_the_run_before_training_and_says_where(days):
-    results, workspace, _ = days
+    results, runs, _, _ = days
     code, output, served = results[BAD]
     assert code == 11, output
     assert "part-0.jsonl.gz:1" in output
     assert served == results[PUSHED][2]
-    run = lineage.latest_run(lineage.open_store(Workspace(str(workspace)).metadata_path), BAD)
+    run = runs[BAD]
     assert run.outcome == "failed"
     assert "Trainer" not in run.components
     assert "malformed" in run.reasons[0]
 
 
+def _version(workspace, number):
+    path = workspace / "serving" / str(number) / "assets.extra" / "version.json"
+    return json.loads(path.read_text())
+
+
+def test_day_after_a_gap_starts_from_version_1_is_compared_with_it_and_pushed_as_2(days):
+    results, runs, workspace, _ = days
+    code, output, served = results[NEXT]
+    assert code == 0, output
+    assert {path.parts[0] for path in served} == {"1", "2", ".lock"}
+    assert _of_version(served, "1") == _of_version(results[PUSHED][2], "1")
+    run = runs[NEXT]
+    assert run.outcome == "pushed"
+    assert "warm start from version 1" in run.start
+    assert run.metrics["baseline"].keys() == run.metrics["candidate"].keys()
+    assert f"DailyExampleGen: {BAD}: no events, a gap in the window" in run.notes
+    assert _version(workspace, 2)["trained_through"] == BLOCKED
+
+
+def test_rollback_serves_version_1_again_as_version_3(days):
+    results, _, _, _ = days
+    code, output, served = results[ROLLBACK]
+    assert code == 0, output
+    assert output == "version 3 serves what version 1 did\n"
+    old, new = (_of_version(served, version) for version in "13")
+    assert old.keys() == new.keys()
+    assert {name for name in old if old[name] != new[name]} <= {"assets.extra/version.json"}
+
+
+def _of_version(served, version):
+    return {
+        "/".join(path.parts[1:]): content
+        for path, content in served.items()
+        if path.parts[0] == version
+    }
+
+
+def test_same_day_with_another_model_starts_cold_and_is_pushed_over_the_rollback(days):
+    results, runs, workspace, _ = days
+    code, output, _ = results[AGAIN]
+    assert code == 0, output
+    assert runs[AGAIN].outcome == "pushed"
+    assert "cold start: the spec's features, tasks or model differ" in runs[AGAIN].start
+    # The tasks are the same, so what is served is still what it has to be as good as.
+    assert runs[AGAIN].metrics["baseline"]
+    assert _version(workspace, 4)["run_date"] == NEXT
+
+
 def test_days_are_encoded_once(days):
-    _, workspace, _ = days
+    _, _, workspace, _ = days
     # Events, and the same events with their history.
     stores = list((workspace / "day_store").iterdir())
     assert len(stores) == 2
@@ -117,54 +188,61 @@ def test_days_are_encoded_once(days):
 
 
 def test_backfill_leaves_out_days_with_a_verdict(days):
-    _, workspace, where = days
+    _, _, workspace, where = days
     before = len(list((workspace / "run_logs").iterdir()))
-    code, _ = _steadyrank("backfill", PUSHED, BLOCKED, *where)
+    code, _ = _steadyrank(sys.executable, "backfill", PUSHED, BLOCKED, *where)
     assert code == 10
     assert len(list((workspace / "run_logs").iterdir())) == before
 
 
 def test_status_shows_days_and_the_served_model(days):
-    _, workspace, _ = days
-    code, output = _steadyrank("status", "--workspace", str(workspace))
+    _, _, workspace, _ = days
+    code, output = _steadyrank(sys.executable, "status", "--workspace", str(workspace))
     assert code == 0
     assert "BLOCKED" in output
-    assert "serving version 1" in output
-    assert f"from the run of {PUSHED}" in output
+    assert "serving version 4" in output
+    assert f"from the run of {NEXT}" in output
     command = [sys.executable, "-m", "pipeline.cli", "status", "-w", str(workspace), "--json"]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    assert [run["outcome"] for run in json.loads(output)] == ["pushed", "blocked", "failed"]
+    assert [run["outcome"] for run in json.loads(output)] == [
+        "pushed",
+        "blocked",
+        "failed",
+        "pushed",
+        "pushed",
+    ]
 
 
 def test_report_shows_the_days_with_the_steps_of_their_trainings(days):
-    _, workspace, _ = days
+    _, _, workspace, _ = days
     found = collect(Workspace(str(workspace)))
     assert found.unread == ()
-    assert [day.outcome for day in found.days] == ["pushed", "blocked", "failed"]
-    pushed, blocked = found.trainings
+    assert [day.outcome for day in found.days] == ["pushed", "blocked", "failed", "pushed"]
+    pushed, blocked, after = found.trainings
     assert [attempt.verdict for attempt in blocked.attempts] == ["diverged"] * 3
-    for training in (pushed, blocked):
+    for training in (pushed, blocked, after):
         assert all(attempt.statistics.step for attempt in training.attempts)
     assert {drift.field for drift in found.drift} >= {"device", "topic", "item_length"}
     page = (workspace / "report.html").read_text("utf-8")
-    assert all(f'id="day-{day}"' in page for day in (PUSHED, BLOCKED, BAD))
+    assert all(f'id="day-{day}"' in page for day in (PUSHED, BLOCKED, BAD, NEXT))
 
 
 def test_run_says_where_it_is_and_names_its_tensorboard_runs_by_day(days):
-    results, workspace, _ = days
+    results, _, workspace, _ = days
     assert f"{PUSHED}: DailyExampleGen, " in results[PUSHED][1]
     assert f"{PUSHED}: Trainer, " in results[PUSHED][1]
     written = (workspace / "artifacts" / "Trainer" / "model_run").glob("*/*/*")
     assert sorted("/".join(path.parts[-2:]) for path in written) == [
         f"{PUSHED}/attempt_1",
         *(f"{BLOCKED}/attempt_{number}" for number in (1, 2, 3)),
+        *[f"{NEXT}/attempt_1"] * 2,
     ]
 
 
 def test_served_model_answers_json_clients(days):
     import tensorflow as tf
 
-    _, workspace, _ = days
+    _, _, workspace, _ = days
     model = tf.saved_model.load(str(workspace / "serving" / "1"))
     answer = model.signatures["raw_features"](
         user_id=tf.constant(["u1", ""]),
