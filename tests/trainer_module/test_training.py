@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -26,6 +27,10 @@ from trainer_module.stability.events import Event
 from trainer_module.stability.verdict import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
 from trainer_module.training_state import save_state
+
+
+# Its seeds are part of the state: a state fits models with dropout, or those without.
+DROPOUT = "model.dropout=0.3"
 
 
 def _train(spec, files, folder, **kwargs):
@@ -62,6 +67,41 @@ def _batches(spec, files):
     return training_batches(files, spec)
 
 
+@pytest.fixture(scope="module")
+def base(train_files, tmp_path_factory):
+    return _with_state(tiny_spec(DROPOUT, "training.epochs=3"), train_files, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def half(train_files, tmp_path_factory):
+    """Trained with float16."""
+    return _with_state(
+        tiny_spec(DROPOUT, "training.mixed_precision=float16"), train_files, tmp_path_factory
+    )
+
+
+def _with_state(spec, files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    trained = _trained(spec, files, folder)
+    save_state(trained.model, trained.optimizer, str(folder / "state"))
+    return SimpleNamespace(
+        spec=spec, model=trained.model, optimizer=trained.optimizer, state=str(folder / "state")
+    )
+
+
+@pytest.fixture(scope="module")
+def healed(train_files, tmp_path_factory):
+    """Diverges at once, and is tried again at a rate at which it does not; and its folder."""
+    folder = tmp_path_factory.mktemp("healed")
+    wild = tiny_spec(
+        "training.optimizer.name=adagrad",
+        "training.learning_rate=1e6",
+        "training.epochs=10",
+        "training.recovery=[{learning_rate: 1e-7}]",
+    )
+    return _trained(wild, train_files, folder), folder
+
+
 def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
     spec = tiny_spec("training.epochs=2", "training.batch_size=700")
     first, second = (
@@ -96,12 +136,13 @@ def test_no_event_is_lost_however_few_are_shuffled_together(together, train_file
     np.testing.assert_array_equal(np.sort(first), np.sort(second))
 
 
-def test_training_learns_and_is_reproducible(train_files, tmp_path):
-    spec = tiny_spec("training.epochs=3")
-    one = _train(spec, train_files, tmp_path / "one")
-    two = _train(spec, train_files, tmp_path / "two")
-    _assert_same(_weights(one), _weights(two))
-    before, after = (_loss(model, spec, train_files) for model in (build_model(spec), one))
+@pytest.mark.slow
+def test_training_learns_and_is_reproducible(base, train_files, tmp_path):
+    again = _train(base.spec, train_files, tmp_path)
+    _assert_same(_weights(base.model), _weights(again))
+    before, after = (
+        _loss(model, base.spec, train_files) for model in (build_model(base.spec), again)
+    )
     assert after < 0.9 * before
 
 
@@ -122,11 +163,10 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_training_killed_between_checkpoints_resumes_to_the_same_weights(
-    train_files, tmp_path, monkeypatch
+    base, train_files, tmp_path, monkeypatch
 ):
-    spec = tiny_spec("training.epochs=2", "model.dropout=0.3")
-    whole = _trained(spec, train_files, tmp_path / "whole")
     save = Checkpoints.save
 
     def save_then_die(self, progress, *args):
@@ -136,26 +176,22 @@ def test_training_killed_between_checkpoints_resumes_to_the_same_weights(
 
     monkeypatch.setattr(Checkpoints, "save", save_then_die)
     with pytest.raises(KilledError):
-        _trained(spec, train_files, tmp_path / "killed")
+        _trained(base.spec, train_files, tmp_path)
     monkeypatch.setattr(Checkpoints, "save", save)
-    resumed = _trained(spec, train_files, tmp_path / "killed")
-    _assert_same(_weights(whole.model), _weights(resumed.model))
+    resumed = _trained(base.spec, train_files, tmp_path)
+    _assert_same(_weights(base.model), _weights(resumed.model))
     _assert_same(
-        [np.asarray(v) for v in whole.optimizer.variables],
+        [np.asarray(v) for v in base.optimizer.variables],
         [np.asarray(v) for v in resumed.optimizer.variables],
     )
 
 
+@pytest.mark.slow
 def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_steps(
-    train_files, tmp_path
+    base, train_files, tmp_path
 ):
-    spec = tiny_spec()
-    base = _trained(spec, train_files, tmp_path / "base")
-    save_state(base.model, base.optimizer, str(tmp_path / "state"))
-    frozen = tiny_spec("training.learning_rate=1e-30")
-    warm = _trained(
-        frozen, train_files[:1], tmp_path / "warm", warm_start_from=str(tmp_path / "state")
-    )
+    frozen = tiny_spec(DROPOUT, "training.learning_rate=1e-30")
+    warm = _trained(frozen, train_files[:1], tmp_path, warm_start_from=base.state)
     _assert_same(_weights(base.model), _weights(warm.model))
     steps = len(list(_batches(frozen, train_files[:1])))
     assert int(warm.optimizer.iterations) == steps
@@ -168,25 +204,21 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
     assert all((growth >= 0).all() for growth in grown)
 
 
-@pytest.mark.parametrize(("before", "after"), [("float16", "none"), ("none", "float16")])
-def test_precision_may_change_between_warm_starts(before, after, train_files, tmp_path):
-    def spec(precision):
-        return tiny_spec(f"training.mixed_precision={precision}", "training.learning_rate=1e-30")
-
-    base = _trained(spec(before), train_files, tmp_path / "base")
-    state = str(tmp_path / "state")
-    save_state(base.model, base.optimizer, state)
-    warm = _trained(spec(after), train_files[:1], tmp_path / "warm", warm_start_from=state)
-    for one, other in zip(_weights(base.model), _weights(warm.model), strict=True):
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("half", "none"), ("base", "float16")])
+def test_precision_may_change_between_warm_starts(before, after, request, train_files, tmp_path):
+    trained = request.getfixturevalue(before)
+    spec = tiny_spec(DROPOUT, f"training.mixed_precision={after}", "training.learning_rate=1e-30")
+    warm = _trained(spec, train_files[:1], tmp_path, warm_start_from=trained.state)
+    for one, other in zip(_weights(trained.model), _weights(warm.model), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-20)
 
 
-def test_state_of_another_architecture_is_refused(train_files, tmp_path):
-    trained = _trained(tiny_spec(), train_files, tmp_path / "a")
-    save_state(trained.model, trained.optimizer, str(tmp_path / "state"))
-    other = tiny_spec("model.shared=[32, 8]")
+@pytest.mark.slow
+def test_state_of_another_architecture_is_refused(base, train_files, tmp_path):
+    other = tiny_spec(DROPOUT, "model.shared=[32, 8]")
     with pytest.raises(TrainingError, match="cannot be restored"):
-        _train(other, train_files, tmp_path / "b", warm_start_from=str(tmp_path / "state"))
+        _train(other, train_files, tmp_path, warm_start_from=base.state)
 
 
 def test_absent_state_is_a_clear_error(train_files, tmp_path):
@@ -206,16 +238,10 @@ def test_no_example_to_train_on_is_a_clear_error(tmp_path):
         _train(tiny_spec(), [str(empty)], tmp_path)
 
 
-def test_tensorboard_scalars_are_written_for_each_attempt(train_files, tmp_path):
-    spec = tiny_spec(
-        "training.optimizer.name=adagrad",
-        "training.learning_rate=1e6",
-        "training.epochs=10",
-        "training.recovery=[{learning_rate: 1e-7}]",
-    )
-    _train(spec, train_files, tmp_path)
+@pytest.mark.slow
+def test_tensorboard_scalars_are_written_for_each_attempt(healed):
     for attempt in ("attempt_1", "attempt_2"):
-        written = EventAccumulator(str(tmp_path / "tensorboard" / attempt))
+        written = EventAccumulator(str(healed[1] / "tensorboard" / attempt))
         written.Reload()
         names = set(written.Tags()["scalars"])
         assert {"loss", "auc/click", "gradient_norm", "skipped_layers"} <= names
@@ -290,6 +316,7 @@ def test_attempt_killed_while_it_goes_back_leaves_nothing_of_the_failed_one(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{0:012d}", f"{10:012d}"]
 
 
+@pytest.mark.slow
 def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_files, tmp_path):
     """Two steps in all, both of them left out after they diverged."""
     spec = tiny_spec(
@@ -312,6 +339,7 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
     assert load_verdict(str(tmp_path / "stability")) == trained.stability
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recovery", ["[]", "[{learning_rate: 0.5}, {skip_batches: true}]"])
 def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, tmp_path):
     spec = tiny_spec(
@@ -327,21 +355,26 @@ def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, t
     assert steps < len(list(_batches(spec, train_files)))
 
 
-def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(train_files, tmp_path):
-    overrides = ["training.optimizer.name=adagrad", "training.epochs=10"]
-    wild = tiny_spec(
-        *overrides, "training.learning_rate=1e6", "training.recovery=[{learning_rate: 1e-7}]"
-    )
-    healed = _trained(wild, train_files, tmp_path / "healed")
+@pytest.mark.slow
+def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(
+    healed, train_files, tmp_path
+):
+    healed, folder = healed
     assert healed.stability.verdict == "recovered"
-    report = tmp_path / "healed" / "stability"
+    report = folder / "stability"
     assert load_verdict(str(report)) == healed.stability
     # The attempt that failed is shown to the step at which it was given up.
     rows = pq.read_table(report / "statistics.parquet")
     failed = rows.filter(pa.compute.equal(rows["attempt"], 0))
     assert failed["step"].to_pylist() == list(range(healed.stability.attempts[0].steps))
     assert (report / "event.png").exists()
-    tame = _trained(tiny_spec(*overrides, "training.learning_rate=0.1"), train_files, tmp_path)
+    tame = _trained(
+        tiny_spec(
+            "training.optimizer.name=adagrad", "training.epochs=10", "training.learning_rate=0.1"
+        ),
+        train_files,
+        tmp_path,
+    )
     # It diverges before the first checkpoint, so it goes back to the start.
     _assert_same(_weights(tame.model), _weights(healed.model))
 
@@ -364,10 +397,15 @@ def test_clippy_bounds_what_a_step_moves_and_leaves_embeddings_alone():
     assert np.abs(1 - np.asarray(table)).max() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_mixed_precision_keeps_float32_weights_and_outputs(precision, train_files, tmp_path):
-    spec = tiny_spec(f"training.mixed_precision={precision}")
-    model = _train(spec, train_files, tmp_path)
+def test_mixed_precision_keeps_float32_weights_and_outputs(
+    precision, request, train_files, tmp_path
+):
+    if precision == "float16":
+        model = request.getfixturevalue("half").model
+    else:
+        model = _train(tiny_spec(f"training.mixed_precision={precision}"), train_files, tmp_path)
     assert {str(w.dtype) for w in model.trainable_weights} == {"float32"}
     assert all(np.isfinite(np.asarray(w)).all() for w in model.trainable_weights)
     assert keras.config.dtype_policy().name == "float32"
