@@ -22,7 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 
 CHIEF = textwrap.dedent("""
     import json, logging, sys
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.INFO, force=True)
     from types import SimpleNamespace
     from trainer_module.run import run_fn
     run_fn(SimpleNamespace(**json.loads(sys.argv[1])))
@@ -87,8 +87,9 @@ def free_port():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_training_killed_at_any_moment_resumes_to_the_same_weights(data, tmp_path):
-    settings = ("training.epochs=40", "training.checkpoint_steps=24", "model.dropout=0.2")
+    settings = ("training.epochs=12", "training.checkpoint_steps=24", "model.dropout=0.2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_fn(SimpleNamespace(**arguments(data, whole, *settings)))
     command = ["-c", CHIEF, json.dumps(arguments(data, killed, *settings))]

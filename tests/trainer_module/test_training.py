@@ -28,7 +28,6 @@ from trainer_module.stability.verdict import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer, train
 from trainer_module.training_state import save_state
 
-
 # Its seeds are part of the state: a state fits models with dropout, or those without.
 DROPOUT = "model.dropout=0.3"
 
