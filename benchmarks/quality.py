@@ -5,7 +5,8 @@ the next day, over 2022-05-03 to 2022-05-08 or other days (`--days`): AUC (or RM
 AUC within each user's events of a day.
 
 * `ours`: the product's preprocessing, model, optimizer and loop, day after day in memory: a cold
-  start on 04-25 to 04-28, then a warm start on each day.
+  start on 04-25 to 04-28, then a warm start on each day; with `--set training.warm_start=false`, a
+  cold start for each day on the days of its window.
 * `lightgbm`: one model a task, trained anew for each day on all days from 04-26 on, with the same
   features and their history but for raw ids and lists. `--search N` chooses each task's settings
   out of N, and its number of trees, on 05-01 and 05-02.
@@ -126,7 +127,7 @@ def scores(
 def ours(
     columns: Columns, spec: RankingSpec, days: Mapping[int, pd.Timestamp], seed: int
 ) -> dict[pd.Timestamp, Predictions]:
-    """Trains from day to day, as a backfill does.
+    """Trains from day to day, as a backfill does; or anew for each day, where nothing starts warm.
 
     Args:
         columns: of `arrays.transformed`.
@@ -137,10 +138,16 @@ def ours(
     Returns:
         Predictions of those days, each by the model that was trained through the day before.
     """
+    found = {}
+    if not spec.training.warm_start:
+        for number, day in days.items():
+            ranker = Ranker(spec, columns, seed)
+            ranker.train(range(max(0, number - spec.training.window_days), number))
+            found[day] = ranker.predict(number)
+        return found
     ranker = Ranker(spec, columns, seed)
     window = list(range(COLD))
     ranker.train(window)
-    found = {}
     for number in range(COLD, max(days) + 1):
         if number in days:
             found[days[number]] = ranker.predict(number)
