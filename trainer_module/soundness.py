@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from schemas.spec import RankingSpec
-from trainer_module.model import EMBEDDING, HEAD, task_of_layer
+from trainer_module.model import EMBEDDING, HEAD, WIDE, task_of_layer
 from trainer_module.training_state import slots
 
 
@@ -37,8 +37,8 @@ def faults(
       and not on the one that serves, and a row of an embedding may be of an id to come.
     * A row of an embedding, or a layer, has a weight beyond `training.max_weight`.
     * A kernel or an embedding is where it was at the start. A task without any label has an
-      excuse, which its head's bias tells, and so has an embedding that no gradient reached:
-      none of its ids occurred.
+      excuse, which its head's bias tells, and so have an embedding that no gradient reached, since
+      none of its ids occurred, and a linear model of numbers that are all constant.
 
     Args:
         model: of `build_model`, trained.
@@ -96,7 +96,7 @@ def _frozen(
             continue
         task = task_of_layer(layer)
         unlabelled = task is not None and f"{HEAD}{task}/bias" not in reached
-        unseen = layer.startswith(EMBEDDING)
+        unseen = layer.startswith((EMBEDDING, WIDE))
         if not (unlabelled or unseen):
             found.append(f"{path} is where it was before the training: no gradient reaches it")
     return found

@@ -12,7 +12,7 @@ from trainer_module.training_state import inner_optimizer
 
 pytestmark = pytest.mark.slow
 
-SPEC = tiny_spec("training.epochs=2")
+SPEC = tiny_spec("training.epochs=2", "model.wide=true")
 
 
 def trained(spec, files, folder, **changes):
@@ -163,6 +163,11 @@ def weights(layer):
             [*weights("embedding-hour/embedding"), *slots("embedding-hour/embedding")],
             [],
             id="embedding of which no id occurred",
+        ),
+        pytest.param(
+            [*weights("wide-click"), *slots("wide-click")],
+            [],
+            id="linear model of constant numbers",
         ),
         pytest.param(
             weights("embedding-hour/embedding"),
