@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -350,12 +351,15 @@ def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_fo
         "lenient": True,
     }
     change = verdicts["sure"]["intervals"]["change"]["all events"]["click"]["auc"]
-    low = change["value"] - 3.225 * change["standard_error"]  # Student's t, 63 degrees
     (reason,) = verdicts["sure"]["reasons"]
-    assert reason == (
-        f"click: auc change against the served model is {change['value']:.4f}, at worst "
-        f"{low:.4f} with confidence 0.999, must be at least -0.005 (all events)"
+    found = re.fullmatch(
+        r"click: auc change against the served model is (.*), at worst (.*) with confidence "
+        r"0\.999, must be at least -0\.005 \(all events\)",
+        reason,
     )
+    assert found, reason
+    low = change["value"] - 3.225 * change["standard_error"]  # Student's t, 63 degrees
+    assert [float(x) for x in found.groups()] == pytest.approx([change["value"], low], abs=1e-4)
     assert change["low"] < change["value"] < change["high"]
 
 
