@@ -57,7 +57,7 @@ def run(request: Request) -> None:
     from pipeline.dag import RunParameters, create_pipeline
     from pipeline.dag_runner import DagRunner
 
-    _keep_what_is_imported()
+    _freeze()
     workspace = Workspace(request.workspace)
     DagRunner().run(
         create_pipeline(
@@ -78,7 +78,7 @@ def run(request: Request) -> None:
     )
 
 
-def _keep_what_is_imported() -> None:
+def _freeze() -> None:
     """Takes what is there out of garbage collection for good, and turns that on."""
     gc.freeze()
     gc.enable()
@@ -119,7 +119,7 @@ def main(request_file: str) -> None:
         sys.exit(told.exit_code)
     finally:
         # Or Python walks them all once more as it ends: seconds.
-        gc.freeze()
+        _freeze()
 
 
 if __name__ == "__main__":
