@@ -14,6 +14,7 @@ from components.daily_example_gen.day_store import list_logs
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import reading, sizes
 from pipeline.onboarding.columns import Column
+from pipeline.onboarding.histories import worth_a_history
 from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
 from schemas.errors import BadDataError
 from schemas.features import RESERVED_FEATURES
@@ -26,9 +27,7 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 5000
 _MALFORMED = 0.005
-_HISTORIES = 5
-_HISTORY_VALUES = 50
-_HISTORY_REPEATS = 1.5
+_CROSSED_VALUES = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +187,7 @@ class _Writer:
             yield self._feature(guess, _categorical(guess, shared, self._names))
         for guess in self._draft.of(Role.DENSE):
             yield self._feature(guess, _dense(guess))
-        yield from self._histories()
+        yield from self._histories(table)
         yield from self._left_out()
 
     def _feature(self, guess: Guess, content: dict[str, object]) -> str:
@@ -198,9 +197,8 @@ class _Writer:
         comment = f"    # {guess.why}" if guess.why else ""
         return f"  {name}: {_flow(content)}{comment}"
 
-    def _histories(self) -> Iterator[str]:
-        ids = [g for g in self._draft.of(Role.CATEGORICAL) if _comes_back(g)]
-        ids = sorted(ids, key=lambda g: -_distinct(g))[:_HISTORIES]
+    def _histories(self, table: pa.Table) -> Iterator[str]:
+        ids = worth_a_history(table, self._draft.guesses)
         if not ids:
             return
         yield "  # How often an id came up on the days before, and how it did at each task. The"
@@ -209,13 +207,14 @@ class _Writer:
             name = self._names[guess.field.source]
             stem = name.removesuffix("_id")
             yield f"  {self._new.of(stem + '_history')}: {{type: history, of: {name}}}"
+        largest = max(ids, key=_distinct)
         categories = [
             g
             for g in self._draft.of(Role.CATEGORICAL)
-            if not g.field.multivalued and 2 < _distinct(g) < _HISTORY_VALUES
+            if g is not largest and not g.field.multivalued and 2 < _distinct(g) < _CROSSED_VALUES
         ]
         if categories:
-            pair = f"{self._names[ids[0].field.source]}, {self._names[categories[0].field.source]}"
+            pair = f"{self._names[largest.field.source]}, {self._names[categories[0].field.source]}"
             yield f"  # Two ids together: {{type: history, of: [{pair}]}}"
 
     def _left_out(self) -> Iterator[str]:
@@ -273,17 +272,6 @@ class _Writer:
 
 def _distinct(guess: Guess) -> int:
     return guess.column.distinct if guess.column else 0
-
-
-def _comes_back(guess: Guess) -> bool:
-    """Whether it is an id whose past days are worth knowing: of many values, each several times."""
-    column = guess.column
-    return (
-        column is not None
-        and not guess.field.multivalued
-        and column.distinct >= _HISTORY_VALUES
-        and column.repeats >= _HISTORY_REPEATS
-    )
 
 
 def _task_name(source: str) -> str:

@@ -10,14 +10,20 @@ MIN_POSITIVES = 50
 
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
+_ROOM = 32
+_ROOMY = 1 << 16
+"""Rows up to which a table is given room."""
 
 
 def buckets(values: int) -> int:
-    """Rows of the table of a feature with so many values: twice as many, a power of two.
+    """Rows of the table of a feature with so many values, a power of two.
 
-    At that load two in five values share a row with another one, most of them rare.
+    32 times as many up to 65,536 rows, and twice as many beyond. A new id that shares the row of
+    one that was trained is taken for that one, and new ids come every day: room costs memory,
+    sharing costs quality. With twice as many rows two values in five share one.
     """
-    return min(max(1 << max(2 * values - 1, 0).bit_length(), _MIN_BUCKETS), _MAX_BUCKETS)
+    room = max(2 * values, min(_ROOM * values, _ROOMY))
+    return min(max(1 << max(room - 1, 0).bit_length(), _MIN_BUCKETS), _MAX_BUCKETS)
 
 
 def width(values: int) -> int:

@@ -250,12 +250,22 @@ def test_words_of_a_name(name, expected):
     assert words(name) == expected
 
 
-@pytest.mark.parametrize("values", [1, 2, 20, 1000, 65_537])
-def test_tables_have_two_rows_a_value(values):
-    buckets = sizes.buckets(values)
-    assert buckets >= 2 * values
-    assert buckets & (buckets - 1) == 0
-    assert buckets <= max(16, 4 * values)
+@pytest.mark.parametrize(
+    ("values", "buckets"),
+    [
+        (0, 16),
+        (1, 32),
+        (20, 1024),
+        (366, 16_384),
+        (2048, 65_536),
+        (30_000, 65_536),
+        (40_000, 131_072),
+        (65_537, 262_144),
+        (10**9, 1 << 22),
+    ],
+)
+def test_small_tables_have_room_for_ids_to_come_and_large_ones_two_rows_a_value(values, buckets):
+    assert sizes.buckets(values) == buckets
 
 
 def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):

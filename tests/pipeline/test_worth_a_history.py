@@ -1,0 +1,86 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from components.daily_example_gen.fields import Field
+from pipeline.onboarding import columns
+from pipeline.onboarding.histories import worth_a_history
+from pipeline.onboarding.roles import Guess, Role
+
+EVENTS = 8000
+KINDS = {Role.CATEGORICAL: "int", Role.BINARY: "binary", Role.REGRESSION: "number"}
+
+
+def chosen(**of_role):
+    """What is chosen of columns, given as `<role>_<name>=values`."""
+    table, guesses = {}, []
+    for key, values in of_role.items():
+        role = next(role for role in Role if key.startswith(role.name.lower()))
+        name = key.removeprefix(role.name.lower() + "_")
+        table[name] = pa.chunked_array([pa.array(values, from_pandas=True)])
+        field = Field(name, KINDS[role])
+        guesses.append(Guess(field, role, "", columns.describe(table[name])))
+    return [guess.field.name for guess in worth_a_history(pa.table(table), guesses)]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def clicks(rng, logit):
+    return (rng.random(EVENTS) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+def test_a_category_of_few_values_that_tells_the_label_is_chosen_and_noise_is_not(rng):
+    tab, noise = rng.integers(6, size=(2, EVENTS))
+    click = clicks(rng, np.array([-2, -1, 0, 0, 1, 2])[tab])
+    assert chosen(
+        categorical_noise=noise, categorical_tab=tab, categorical_flag=tab // 3, binary_click=click
+    ) == ["tab"]
+
+
+def test_what_only_repeats_a_chosen_id_is_not_chosen(rng):
+    author, tab = rng.integers(20, size=EVENTS), rng.integers(5, size=EVENTS)
+    effect = rng.normal(size=20)
+    click = clicks(rng, 2 * effect[author] + 0.5 * (tab - 2))
+    assert chosen(
+        categorical_author=author,
+        categorical_channel=19 - author,
+        categorical_tab=tab,
+        binary_click=click,
+    ) in (["author", "tab"], ["channel", "tab"])
+
+
+def test_large_ids_that_come_back_join_even_if_a_sample_shows_nothing_of_them(rng):
+    user, item, once = (
+        rng.integers(2000, size=EVENTS),
+        rng.integers(300, size=EVENTS),
+        range(EVENTS),
+    )
+    click = clicks(rng, np.zeros(EVENTS))
+    assert chosen(
+        categorical_item=item, categorical_user=user, categorical_once=once, binary_click=click
+    ) == ["user", "item"]
+
+
+def test_a_tail_of_single_events_does_not_choose(rng):
+    tab, lucky = rng.integers(4, size=EVENTS), rng.integers(40, size=EVENTS)
+    seconds = tab + rng.normal(size=EVENTS)
+    seconds[np.flatnonzero(lucky == 3)[:4]] = 1e6
+    assert chosen(categorical_lucky=lucky, categorical_tab=tab, regression_seconds=seconds) == [
+        "tab"
+    ]
+
+
+def test_labels_that_many_events_lack_count_where_they_are(rng):
+    tab = rng.integers(4, size=EVENTS)
+    stars = np.where(rng.random(EVENTS) < 0.1, tab + rng.normal(size=EVENTS), np.nan)
+    assert chosen(categorical_tab=tab, regression_stars=stars) == ["tab"]
+
+
+def test_at_most_six_are_chosen(rng):
+    ids = rng.integers(8, size=(9, EVENTS))
+    seconds = ids.sum(axis=0) + rng.normal(size=EVENTS)
+    given = {f"categorical_id{number}": values for number, values in enumerate(ids)}
+    assert len(chosen(**given, regression_seconds=seconds)) == 6
