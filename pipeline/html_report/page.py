@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import datetime
 import functools
+import importlib.metadata
 import itertools
 import json
 import math
+import os
+import pathlib
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -119,11 +123,28 @@ def _asset(environment: jinja2.Environment, name: str) -> markupsafe.Markup:
 
 @functools.cache
 def vega_script() -> markupsafe.Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
+    """Vega, Vega-Lite and Vega-Embed as one script.
+
+    Joining them takes nearly two seconds of each run's end, so the script is kept in the user's
+    cache folder where that can be written.
+    """
     import vl_convert
 
-    # Its stub asks for an argument that has a default.
-    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    # Without a home, as a container's user may be, the path stays as it is and names no folder.
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    version = importlib.metadata.version("vl-convert-python")
+    kept = pathlib.Path(folder) / "steadyrank" / f"vega-{version}.js"
+    try:
+        script = kept.read_text("utf-8")
+    except OSError:
+        # Its stub asks for an argument that has a default.
+        script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+        if kept.is_absolute():
+            with contextlib.suppress(OSError):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = kept.with_suffix(f".{os.getpid()}")
+                unfinished.write_text(script, "utf-8")
+                unfinished.replace(kept)
     # Nothing in a script may look like its end.
     return markupsafe.Markup(script.replace("</script", "<\\/script"))
 

@@ -246,6 +246,23 @@ def test_page_names_no_address(text):
     assert not re.findall(r"<(?:link|img|script|iframe)[^>]+(?:src|href)=\"(?!data:)", shown)
 
 
+@pytest.mark.parametrize("cache", ["writable", "a file", "no home"])
+def test_scripts_are_joined_once_where_they_can_be_kept(cache, tmp_path, monkeypatch):
+    joined = []
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: joined.append(1) or "</script")
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "cache"
+    if cache == "a file":
+        place.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", "" if cache == "no home" else str(place))
+    if cache == "no home":
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for _ in range(2):
+        assert page.vega_script.__wrapped__() == "<\\/script"
+    assert len(joined) == (1 if cache == "writable" else 2)
+    assert not (tmp_path / "~").exists()
+
+
 def test_page_before_the_first_run_says_so(tmp_path):
     shown = page.render(collect(Workspace(str(tmp_path))))
     assert "No day has been run yet" in shown
