@@ -273,7 +273,7 @@ class Training(SpecPart):
     warmup_steps: int = Field(default=20, ge=0)
     embedding_learning_rate: float | None = Field(default=None, gt=0.0)
     optimizer: OptimizerSettings = OptimizerSettings()
-    averaging: float = Field(default=0.0, ge=0.0)
+    averaging: float = Field(default=3.0, ge=0.0)
     accumulators: Accumulators = Accumulators()
     steps_per_execution: int = Field(default=64, ge=1)
     checkpoint_steps: int = Field(default=1000, ge=1)

@@ -321,6 +321,7 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
     spec = tiny_spec(
         "training.optimizer.name=adagrad",
         "training.learning_rate=1e30",
+        "training.averaging=0",
         "training.epochs=10",
         "training.recovery=[{skip_batches: true}, {learning_rate: 1e-31}]",
     )
