@@ -345,7 +345,7 @@ def run(options: argparse.Namespace) -> str:
     days = list(numbers.values())
     if not days:
         raise BadDataError(f"{options.source}: no impressions of {_period(options.days)}")
-    columns = arrays.transformed(events, plain) if "ours" in options.rankers else {}
+    columns = arrays.transformed(events, spec) if "ours" in options.rankers else {}
     for ranker in options.rankers:
         started = time.process_time()
         settings: list[str] = []

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,3 +37,55 @@ def test_a_measurement_joins_those_that_were_kept(tmp_path):
     measured = json.loads(results.read_text())["results"]
     assert measured.keys() == {"kept", "ours_csv_history"}
     assert measured["ours_csv_history"]["events_per_second"] > 0
+
+
+def test_a_first_model_of_any_logs_is_held_against_the_alternatives(tmp_path):
+    rng = np.random.default_rng(3)
+    for day in range(6):
+        folder = tmp_path / f"2026-03-{day + 1:02d}"
+        folder.mkdir()
+        shop = rng.integers(8, size=600)
+        bought = rng.random(600) < 0.1 + 0.1 * shop
+        lines = [
+            {"eventId": n, "shop": f"s{s}", "price": float(s), "bought": int(b)}
+            for n, (s, b) in enumerate(zip(shop, bought, strict=True))
+        ]
+        (folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    printed = run("first_model", str(tmp_path), "--seeds", "1")
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in printed.splitlines()[2:]}
+    auc = {ranker: float(cell) for ranker, cell in rows.items()}
+    assert auc["constant"] == 0.5
+    assert 0.72 < auc["rates"] < 0.80
+    assert 0.70 < auc["ours"] < 0.80
+    assert "lightgbm" not in auc or 0.70 < auc["lightgbm"] < 0.80
+
+
+def test_movielens_becomes_days_of_equal_size_in_the_order_of_time(tmp_path):
+    source, logs = tmp_path / "source", tmp_path / "logs"
+    source.mkdir()
+    ratings = [f"{n % 3}\t{n % 2}\t{n % 5 + 1}\t{1000 - n}" for n in range(24)]
+    tables = {
+        "inter": ["user_id:token\titem_id:token\trating:float\ttimestamp:float", *ratings],
+        "user": [
+            "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token",
+            *(f"{user}\t30\tF\twriter\t0" for user in range(3)),
+        ],
+        "item": [
+            "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+            "0\tA\t1995\tComedy Crime",
+            "1\tB\t\tDrama",
+        ],
+    }
+    for kind, lines in tables.items():
+        (source / f"ml-100k.{kind}").write_text("\n".join(lines))
+    assert "24 events of 12 days" in run(
+        "small_logs", "movielens", "--source", str(source), "--logs", str(logs)
+    )
+    days = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(logs.glob("*/events.jsonl"))
+    ]
+    assert [len(day) for day in days] == [2] * 12
+    first = days[0][0]
+    assert (first["rating"], first["liked"]) == (4, 1)  # the newest line is the earliest rating
+    assert (first["genres"], first["releaseYear"]) == (["Drama"], None)
