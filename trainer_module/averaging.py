@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ import tensorflow as tf
 
 _STEPS = 8
 _SHARE = 64
-"""Weights are taken in every so many steps, and rarer once that is less than 1 / 64 of them: an
-embedding table is large, and a long training needs no more samples than a short one."""
+"""Weights are taken in every so many steps, and rarer once that is less than 1 / 64 of them: a
+long training needs no more samples than a short one."""
+_WEIGHTS = 1 << 20
+"""For each so many weights again as many steps lie between: a step touches few rows of a large
+table, the average all of them, and it must not cost more than the steps."""
 
 
 class WeightAverage(tf.Module):
@@ -39,6 +43,8 @@ class WeightAverage(tf.Module):
         self._weights = [weight.value for weight in weights]
         self._exponent = exponent
         self._strategy = strategy
+        count = sum(math.prod(weight.shape) for weight in self._weights)
+        self._between = _STEPS * max(1, math.ceil(count / _WEIGHTS))
         with strategy.scope():
             self._averages = [tf.Variable(value, trainable=False) for value in self._weights]
             self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -52,7 +58,7 @@ class WeightAverage(tf.Module):
     def after_step(self) -> None:
         """Counts a step, and takes its weights in if it is their turn; runs in a graph."""
         self._step.assign_add(1)
-        due = self._taken + tf.maximum(tf.constant(_STEPS, tf.int64), self._taken // _SHARE)
+        due = self._taken + tf.maximum(tf.constant(self._between, tf.int64), self._taken // _SHARE)
         tf.cond(self._step >= due, self._take, lambda: None)
 
     def assign(self) -> None:

@@ -49,12 +49,24 @@ class PooledEmbedding(keras.layers.Layer):
     def call(self, ids: Any, pooling: str = "mean") -> Any:
         """Looks up and pools; `pooling` is `mean`, `sum` or `sqrtn`."""
         present = ops.cast(ops.not_equal(ids, PADDING), self.compute_dtype)
-        rows = self.table(ops.maximum(ids, 0)) * ops.expand_dims(present, -1)
+        rows = self._look_up(ops.maximum(ids, 0)) * ops.expand_dims(present, -1)
         total = ops.sum(rows, axis=1)
         if pooling == "sum":
             return total
         count = ops.maximum(ops.sum(present, axis=1, keepdims=True), 1.0)
         return total / (count if pooling == "mean" else ops.sqrt(count))
+
+    def _look_up(self, ids: Any) -> Any:
+        """Rows of the table, as its own call returns them.
+
+        Keras's layer reads the table and gathers from what it read. TensorFlow copies a variable
+        that is stepped by rows whenever it is read: a copy of the whole table a step.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return self.table(ids)
+        import tensorflow as tf
+
+        return ops.cast(tf.gather(self.table.embeddings.value, ids), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
         """Returns [batch, width]."""

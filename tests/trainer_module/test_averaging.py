@@ -97,3 +97,11 @@ def test_samples_grow_rarer_so_that_a_long_training_takes_few(monkeypatch):
     averaged(np.zeros((20_000, 1)), 3.0)
     # One in eight up to 512 steps; then each is a 64th later than the one before.
     assert 64 < int(taken) < 64 + 64 * np.log(20_000 / 512) + 10
+
+
+def test_large_tables_are_taken_more_rarely(monkeypatch):
+    monkeypatch.setattr("trainer_module.averaging._WEIGHTS", 2)
+    path = np.random.default_rng(4).normal(size=(64, 7))
+    # Seven weights are four times two, so one in 32 steps is taken, not one in eight.
+    expected = path[63] + (32 / 64) ** 4 * (path[31] - path[63])
+    np.testing.assert_allclose(averaged(path, 3.0), expected, rtol=1e-5)

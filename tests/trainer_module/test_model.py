@@ -23,6 +23,27 @@ def _batch(spec, count=64):
     return features, labels, weights
 
 
+def test_a_training_step_gathers_rows_and_reads_no_whole_table():
+    """Or each step would copy the table, since a variable that is stepped by rows is copied."""
+    layer = PooledEmbedding(10, 3)
+    layer.build((None, 4))
+
+    @tf.function
+    def gradient(ids):
+        with tf.GradientTape() as tape:
+            pooled = layer(ids)
+        return tape.gradient(pooled, layer.table.embeddings.value)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([None, 4], tf.int64)).graph
+    on_the_table = {
+        operation.type
+        for operation in graph.get_operations()
+        if any(tensor.dtype == tf.resource for tensor in operation.inputs)
+    }
+    assert on_the_table == {"ResourceGather"}
+    assert isinstance(gradient(tf.constant([[1, 4, 9, PADDING]], tf.int64)), tf.IndexedSlices)
+
+
 @pytest.mark.parametrize(
     ("pooling", "reference"),
     [
