@@ -78,9 +78,10 @@ def run(files, folder, *overrides, eval_files):
 
 @pytest.fixture(scope="module")
 def evaluated(files, tmp_path_factory):
-    """A training that is evaluated on its way, and its folder."""
+    """A training that is evaluated on its way, and its folder; it ends with its last weights."""
     folder = tmp_path_factory.mktemp("evaluated")
-    return run(files, folder, "training.evaluation_steps=8", eval_files=files[1]), folder
+    settings = ("training.evaluation_steps=8", "training.averaging=0")
+    return run(files, folder, *settings, eval_files=files[1]), folder
 
 
 @pytest.mark.slow
@@ -101,8 +102,14 @@ def test_a_training_reports_it_every_so_many_steps_and_at_its_end(files, evaluat
 @pytest.mark.slow
 def test_it_is_off_without_files_or_steps_and_changes_no_weight(files, evaluated, tmp_path):
     on, _ = evaluated
-    off = run(files, tmp_path / "off", "training.evaluation_steps=0", eval_files=files[1])
-    none = run(files, tmp_path / "none", eval_files=())
+    off = run(
+        files,
+        tmp_path / "off",
+        "training.evaluation_steps=0",
+        "training.averaging=0",
+        eval_files=files[1],
+    )
+    none = run(files, tmp_path / "none", "training.averaging=0", eval_files=())
     for folder in ("off", "none"):
         attempt = load_verdict(str(tmp_path / folder / "stability")).attempts[-1]
         assert attempt.evaluations == ()
