@@ -93,15 +93,16 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
             name: [label.explained_by(codes[name]) for label in labels]
             for name in candidates.keys() - chosen
         }
-        best = max(sorted(told), key=lambda name: np.mean([share for share, _ in told[name]]))
-        if np.mean([share for share, _ in told[best]]) < _LEAST:
+        shares = {name: sum(share for share, _ in parts) for name, parts in told.items()}
+        best = max(sorted(shares), key=lambda name: shares[name])
+        if not labels or shares[best] < _LEAST * len(labels):
             break
         chosen.append(best)
         labels = [
             dataclasses.replace(label, unexplained=label.unexplained - predicted)
             for label, (_, predicted) in zip(labels, told[best], strict=True)
         ]
-    distinct = {name: len(np.unique(numbers)) for name, numbers in codes.items()}
+    distinct = {name: int(numbers.max()) + 1 for name, numbers in codes.items()}
     large = [name for name in candidates if name not in chosen and distinct[name] >= _MANY]
     large.sort(key=lambda name: -distinct[name])
     chosen += large[: max(0, _LARGE - len(chosen))]
