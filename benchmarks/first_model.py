@@ -24,19 +24,19 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.daily import metric
-from benchmarks.quality import Predictions, interval, label_of, ours
+from benchmarks.quality import Predictions, label_of, ours, rates, table
 from components.daily_example_gen.day_store import list_logs
 from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.sampling import list_days, read_sample
 from examples.kuairand import arrays
 from pipeline.onboarding.draft import draft_spec
 from schemas.errors import BadDataError, RankerError
-from schemas.features import history_column
 from schemas.loading import load_spec, parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
@@ -102,19 +102,6 @@ def constant(events: pd.DataFrame, spec: RankingSpec, days: Days) -> Found:
     return found
 
 
-def rates(events: pd.DataFrame, spec: RankingSpec, days: Days, of: Sequence[str]) -> Found:
-    """Sums the rates of some history features, of binary tasks."""
-    found = {}
-    for day in days.values():
-        today = events[events["date"] == day]
-        found[day] = {
-            name: today[[history_column(feature, name) for feature in of]].sum(axis=1).to_numpy()
-            for name, task in spec.tasks.items()
-            if isinstance(task, BinaryTask)
-        }
-    return found
-
-
 def trees(
     events: pd.DataFrame, spec: RankingSpec, days: Days, settings: Mapping[str, float]
 ) -> Found:
@@ -163,24 +150,19 @@ def compare(logs: str, spec: RankingSpec, overrides: Sequence[str], seeds: int) 
     days = {number: day for number, day in enumerate(every) if number >= COLD}
     if not days:
         raise BadDataError(f"{logs}: has {len(every)} days; {COLD + 1} are needed")
-    heads = [
-        f"{n} ({'AUC' if isinstance(t, BinaryTask) else 'RMSE'})" for n, t in spec.tasks.items()
-    ]
-    lines = [f"| {len(days)} next days | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    entries: list[dict[str, Any]] = []
+    kind = f"{len(days)} next days"
 
     def add(title: str, results: Sequence[Mapping[str, float]]) -> None:
-        cells = []
-        for name in spec.tasks:
-            values = [result[name] for result in results if name in result]
-            cell = f"{np.mean(values):.4f}" if values else ""
-            cells.append(f"{cell} ± {interval(values):.4f}" if len(values) > 1 else cell)
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-        print(lines[-1], file=sys.stderr, flush=True)
+        seeds = [{kind: result} for result in results]
+        entries.append({"ranker": title, "settings": [], "seeds": seeds})
+        print(table(spec, entries[-1:], kind).splitlines()[-1], file=sys.stderr, flush=True)
 
     add("constant", [scores(events, spec, constant(events, spec, days))])
     features = list(spec.history)
     some = [features, *itertools.combinations(features, 2)] if features else []
-    add("rates", [best(spec, [scores(events, spec, rates(events, spec, days, of)) for of in some])])
+    tried = [scores(events, spec, rates(events, spec, list(days.values()), of)) for of in some]
+    add("rates", [best(spec, tried)])
     if importlib.util.find_spec("lightgbm"):
         tried = [scores(events, spec, trees(events, spec, days, settings)) for settings in TREES]
         add("lightgbm", [best(spec, tried)])
@@ -189,7 +171,7 @@ def compare(logs: str, spec: RankingSpec, overrides: Sequence[str], seeds: int) 
     columns = arrays.transformed(events, spec)
     trainings = [scores(events, spec, ours(columns, spec, days, seed)) for seed in range(seeds)]
     add(" ".join(["ours", *overrides]), trainings)
-    return "\n".join(lines)
+    return table(spec, entries, kind)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -248,14 +248,14 @@ class Trees:
 
 
 def rates(
-    events: pd.DataFrame, spec: RankingSpec, days: Sequence[pd.Timestamp]
+    events: pd.DataFrame, spec: RankingSpec, days: Sequence[pd.Timestamp], of: Sequence[str] = RATES
 ) -> dict[pd.Timestamp, Predictions]:
-    """Sums the smoothed rates of user, video, author and tab, as logits; of no regression."""
+    """Sums the smoothed rates of some history features, as logits; of no regression."""
     found: dict[pd.Timestamp, Predictions] = {}
     for day in days:
         today = events[events["date"] == day]
         found[day] = {
-            name: today[[history_column(entity, name) for entity in RATES]].sum(axis=1).to_numpy()
+            name: today[[history_column(feature, name) for feature in of]].sum(axis=1).to_numpy()
             for name, task in spec.tasks.items()
             if isinstance(task, BinaryTask)
         }
