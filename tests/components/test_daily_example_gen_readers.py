@@ -339,13 +339,67 @@ SETTINGS = settings(
 )
 
 
+def among(good, lines):
+    """Lists of lines, each behind as many good ones as make a parser stop in their middle."""
+    return st.builds(
+        lambda drawn, count: [line for one in drawn for line in [*[good] * count, one]],
+        st.lists(lines, max_size=8),
+        st.sampled_from([0, 40]),
+    )
+
+
 @SETTINGS
-@given(lines=st.lists(JSON_LINES, max_size=8))
+@given(lines=among(json.dumps(GOOD).encode(), JSON_LINES))
 def test_fate_of_a_json_line_does_not_depend_on_its_neighbours(scratch, lines):
     assert_fate_of_each_line_is_its_own(scratch, lines, "h.jsonl", None)
 
 
 @SETTINGS
-@given(lines=st.lists(CSV_LINES, max_size=8))
+@given(lines=among(as_csv_line(GOOD.values()), CSV_LINES))
 def test_fate_of_a_csv_line_does_not_depend_on_its_neighbours(scratch, lines):
     assert_fate_of_each_line_is_its_own(scratch, lines, "h.csv", as_csv_line(GOOD))
+
+
+BROKEN_JSON = [
+    json.dumps(GOOD)[:20],
+    json.dumps(event(0, age="n/a")),
+    json.dumps({name: value for name, value in GOOD.items() if name != "user"}),
+    json.dumps(GOOD).replace(",", "", 1),
+]
+BROKEN_CSV = [
+    ",".join(["x"] * 3),
+    as_csv_line(event(0, age="n/a").values()).decode(),
+    as_csv_line(event(0, user="").values()).decode(),
+]
+
+
+@pytest.mark.parametrize(
+    "kind, good, broken, header",
+    [
+        (JsonLines, json.dumps(GOOD), BROKEN_JSON, None),
+        (CsvLines, as_csv_line(GOOD.values()).decode(), BROKEN_CSV, as_csv_line(GOOD)),
+    ],
+    ids=["json", "csv"],
+)
+def test_one_broken_line_in_a_thousand_keeps_the_others_at_full_speed(
+    tmp_path, monkeypatch, kind, good, broken, header
+):
+    lines = [good.encode()] * 20_000
+    places = range(500, 20_000, 1000)
+    for number, place in enumerate(places):
+        lines[place] = broken[number % len(broken)].encode()
+    alone = 0
+    parse_line = kind._parse_line
+
+    def counted(self, line):
+        nonlocal alone
+        alone += 1
+        return parse_line(self, line)
+
+    monkeypatch.setattr(kind, "_parse_line", counted)
+    name = "a.jsonl" if header is None else "a.csv"
+    rows, malformed, _ = read_lines(tmp_path, lines, name, header)
+    first = 1 if header is None else 2
+    assert [bad.line for bad in malformed] == [first + place for place in places]
+    assert len(rows) == len(lines) - len(places)
+    assert alone <= 3 * len(places)

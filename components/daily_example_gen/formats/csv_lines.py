@@ -20,6 +20,7 @@ from components.daily_example_gen.formats.checked import bounded
 from components.daily_example_gen.formats.lines import (
     CARRIAGE_RETURN,
     Lines,
+    StoppedError,
     columns_of,
     valid_utf8,
 )
@@ -34,6 +35,9 @@ _BESIDE_QUOTE = np.isin(np.arange(256), list(b',"\r\n'))
 
 class CsvLines(Lines):
     """CSV, of which `header` is the first line of the file."""
+
+    _stopped = re.compile(r"Row #(\d+)")
+    _first_row = 1
 
     def __init__(self, fields: tuple[Field, ...], header: bytes) -> None:
         """Makes a parser of the fields that the header names."""
@@ -66,10 +70,10 @@ class CsvLines(Lines):
             if name in self._by_name
         }
 
-    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array]:
         data, lines = block.data, block.lines
         if self.bad_header:
-            return None
+            raise StoppedError
         # A lone \r ends a line for Arrow; a quote left open swallows newlines, or ends
         # with the block: the number of rows tells the one, the last line the other. Where
         # a cell does not begin with a quote, Arrow takes one within it for text.
@@ -81,7 +85,7 @@ class CsvLines(Lines):
             or not _quotes_in_place(data)
             or not valid_utf8(data)
         ):
-            return None
+            raise StoppedError
         present = [name for name in self._names if name in self._by_name]
         # Names that repeat are of fields that nothing reads.
         unique = [name if name in self._by_name else f"\0{i}" for i, name in enumerate(self._names)]
@@ -102,7 +106,7 @@ class CsvLines(Lines):
             ),
         )
         if table.num_rows != lines:
-            return None
+            raise StoppedError
         return {
             name: self._split(self._by_name[name], column)
             for name, column in columns_of(table).items()

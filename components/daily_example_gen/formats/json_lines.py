@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from components.daily_example_gen.formats.checked import of_fields
 from components.daily_example_gen.formats.lines import (
     CARRIAGE_RETURN,
     Lines,
+    StoppedError,
     columns_of,
     valid_utf8,
 )
@@ -25,6 +27,9 @@ from components.daily_example_gen.formats.text import Block
 
 class JsonLines(Lines):
     """JSON lines; what the objects hold beside the fields is ignored."""
+
+    _stopped = re.compile(r"in row (\d+)$")
+    _first_row = 0
 
     def _parse_line(self, line: bytes) -> Mapping[str, Any]:
         try:
@@ -45,13 +50,15 @@ class JsonLines(Lines):
             _refuse_repeated(event, field.path)
         return event
 
-    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array]:
         data, lines = block.data, block.lines
         # Arrow takes objects as they come, several a line or one over several lines. Where
         # each line begins with { and ends with }, no object can span two, and the number
         # of rows tells that none holds several.
-        if not _lines_in_braces(data) or not valid_utf8(data):
-            return None
+        if (line := _first_without_braces(data)) is not None:
+            raise StoppedError(line)
+        if not valid_utf8(data):
+            raise StoppedError
         table = pa.json.read_json(
             pa.BufferReader(data),
             read_options=pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
@@ -59,7 +66,9 @@ class JsonLines(Lines):
                 explicit_schema=self._schema(), unexpected_field_behavior="ignore"
             ),
         )
-        return of_fields(self.fields, columns_of(table)) if table.num_rows == lines else None
+        if table.num_rows != lines:
+            raise StoppedError
+        return of_fields(self.fields, columns_of(table))
 
     def _schema(self) -> pa.Schema:
         objects: dict[str, Any] = {}
@@ -113,13 +122,12 @@ def _struct(node: Any) -> pa.DataType:
     return pa.struct([(name, _struct(child)) for name, child in node.items()])
 
 
-def _lines_in_braces(data: bytes) -> bool:
+def _first_without_braces(data: bytes) -> int | None:
+    """Number of the first line, none of them blank, that does not begin with { and end with }."""
     codes = np.frombuffer(data, dtype=np.uint8)
     newlines = np.flatnonzero(codes == ord("\n"))
-    if newlines[0] == 0:
-        return False
+    first = codes[np.append(0, newlines[:-1] + 1)]
     last = codes[newlines - 1]
-    if (last == ord("\r")).any():
-        last = np.where(last == ord("\r"), codes[np.maximum(newlines - 2, 0)], last)
-    opens = codes[0] == ord("{") and (codes[newlines[:-1] + 1] == ord("{")).all()
-    return bool(opens and (last == ord("}")).all())
+    last = np.where(last == ord("\r"), codes[np.maximum(newlines - 2, 0)], last)
+    without = np.flatnonzero((first != ord("{")) | (last != ord("}")))
+    return int(without[0]) if len(without) else None

@@ -1,12 +1,14 @@
 """Formats with an event a line.
 
-The lines go through Arrow's parsers a block at a time. Where a block is not parsed whole, its
-lines are parsed one by one: Arrow's readers neither say which line it was nor go on after it.
+The lines go through Arrow's parsers a block at a time. Where a parser stops at a line, it goes on
+before and after that line, which is parsed by itself. Where it does not say at which line it
+stopped, or stops too often, the lines are parsed one by one.
 """
 
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,17 +28,36 @@ from components.daily_example_gen.formats.checked import Checked, Malformed, bou
 from components.daily_example_gen.formats.text import Block
 
 CARRIAGE_RETURN = "carriage returns within the line; end lines in \\n or \\r\\n"
-CHUNK_LINES = 512
+CHUNK_LINES = 2048
+_FEW_LINES = 32
+"""So many lines are parsed one by one as fast as by Arrow."""
+_MAX_STOPS = 16
+"""In a chunk; with more of them, to parse around each takes longer than to parse line by line."""
+
+
+class StoppedError(Exception):
+    """A block that was not parsed whole.
+
+    Attributes:
+        line: the line at which the parser stopped, from 0; None if it does not say.
+    """
+
+    def __init__(self, line: int | None = None) -> None:
+        super().__init__(line)
+        self.line = line
 
 
 class Lines(abc.ABC):
     """A format with an event a line.
 
     `_hints` holds, for fields that a log may write in several types, the one seen last:
-    Arrow wants it beforehand.
+    Arrow wants it beforehand. `_stopped` finds the row in a message of Arrow's parser, whose
+    first row is `_first_row`.
     """
 
     header = bad_header = ""
+    _stopped: re.Pattern[str]
+    _first_row: int
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         self.fields = fields
@@ -47,17 +68,20 @@ class Lines(abc.ABC):
         """Parses a line, or raises `MalformedError`."""
 
     @abc.abstractmethod
-    def _parse_block(self, block: Block) -> Mapping[str, pa.Array] | None:
-        """Parses a block, or returns None unless each line gave just one event."""
+    def _parse_block(self, block: Block) -> Mapping[str, pa.Array]:
+        """Parses a block; raises `StoppedError` unless each line gives just one event."""
 
-    def check_block(self, block: Block) -> Checked | None:
-        """Checks a block at C++ speed, or returns None where it takes `check_lines`."""
+    def check_block(self, block: Block) -> Checked:
+        """Checks a block at C++ speed.
+
+        Raises:
+            StoppedError: some of its lines take `check_lines`.
+        """
         try:
             columns = self._parse_block(block)
-        except pa.ArrowInvalid:
-            return None
-        if columns is None:
-            return None
+        except pa.ArrowInvalid as error:
+            row = self._stopped.search(str(error))
+            raise StoppedError(int(row[1]) - self._first_row if row else None) from None
         batch, bad = check_columns(self.fields, columns, block.lines)
         malformed = []
         if bad.any():
@@ -69,7 +93,7 @@ class Lines(abc.ABC):
                     raw = bounded(lines[row])
                     malformed.append(Malformed.of(block.number(row), error, raw))
                 else:
-                    return None
+                    raise StoppedError(row)
             batch = batch.filter(pa.array(~bad))
         return Checked(batch, malformed, block.lines)
 
@@ -130,17 +154,32 @@ def read_text(
 def _parts(parser: Lines, block: Block) -> Iterator[Checked]:
     if not block.lines:
         return
-    part = parser.check_block(block)
-    if part is not None:
-        yield part
-        return
-    lines = block.data.split(b"\n")[:-1]
-    for first in range(0, len(lines), CHUNK_LINES):
-        chunk = lines[first : first + CHUNK_LINES]
-        numbers = np.array([block.number(first + i) for i in range(len(chunk))])
-        data = b"\n".join(chunk) + b"\n"
-        part = parser.check_block(Block(data, len(chunk), block.first_line, numbers=numbers))
-        yield part if part is not None else parser.check_lines(chunk, numbers.tolist())
+    try:
+        yield parser.check_block(block)
+    except StoppedError:
+        for chunk in block.cut(range(0, block.lines, CHUNK_LINES)):
+            yield from _around_stops(parser, chunk)
+
+
+def _around_stops(parser: Lines, chunk: Block) -> Iterator[Checked]:
+    """Checks a chunk at C++ speed but for the lines at which the parser stops."""
+    parts, stops = [chunk], 0
+    while parts:
+        part = parts.pop()
+        line = None
+        if part.lines > _FEW_LINES:
+            try:
+                yield parser.check_block(part)
+                continue
+            except StoppedError as stopped:
+                line = stopped.line
+        stops += 1
+        # Whatever a message says of a row, each part is checked again, and smaller.
+        if line is None or line >= part.lines or stops > _MAX_STOPS:
+            lines = part.data.split(b"\n")[:-1]
+            yield parser.check_lines(lines, [part.number(row) for row in range(part.lines)])
+        else:
+            parts += reversed(part.cut([0, line, line + 1]))
 
 
 def columns_of(table: pa.Table) -> dict[str, pa.Array]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -43,6 +44,21 @@ class Block:
     def number(self, line: int) -> int:
         """Number of the block's `line`-th one, from 0."""
         return self.first_line + line if self.numbers is None else int(self.numbers[line])
+
+    def cut(self, starts: Iterable[int]) -> list[Block]:
+        """Cuts it into blocks that begin with these lines, from 0 on, ascending."""
+        newlines = np.flatnonzero(np.frombuffer(self.data, dtype=np.uint8) == ord("\n"))
+        begins = np.append(0, newlines + 1)
+        return [
+            Block(
+                self.data[begins[first] : begins[end]],
+                end - first,
+                self.first_line + first,
+                numbers=None if self.numbers is None else self.numbers[first:end],
+            )
+            for first, end in itertools.pairwise([*starts, self.lines])
+            if end > first
+        ]
 
 
 def without_blank_lines(block: Block) -> Block:
