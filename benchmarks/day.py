@@ -1,4 +1,4 @@
-"""CPU and wall time of a day by component: a cold start on three days, and the warm day after it.
+"""Time and memory of a day by component: a cold start on three days, and the warm day after it.
 
 Each day is a `steadyrank run` of the demo's spec on simulated logs, in a process of its own.
 Its processes are watched from outside; ML Metadata says when each component ran. What comes
@@ -38,13 +38,11 @@ class Watched:
 
     Attributes:
         exit_code: of the process.
-        peak_mb: most memory that they held together, with what they share counted for each.
     """
 
     def __init__(self, command: list[str], output: pathlib.Path):
         """Runs the command to its end."""
-        self._samples = [(time.time(), 0.0)]
-        self.peak_mb = 0.0
+        self._samples = [(time.time(), 0.0, 0.0)]
         with output.open("ab") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)
             while True:
@@ -52,10 +50,9 @@ class Watched:
                 if pid:
                     break
                 cpu, memory = _usage(process.pid)
-                self._samples.append((time.time(), max(cpu, self._samples[-1][1])))
-                self.peak_mb = max(self.peak_mb, memory)
+                self._samples.append((time.time(), max(cpu, self._samples[-1][1]), memory))
                 time.sleep(_SAMPLE_SECONDS)
-        self._samples.append((time.time(), usage.ru_utime + usage.ru_stime))
+        self._samples.append((time.time(), usage.ru_utime + usage.ru_stime, 0.0))
         self.exit_code = os.waitstatus_to_exitcode(status)
 
     @property
@@ -70,9 +67,14 @@ class Watched:
 
     def cpu(self, start: float, end: float) -> float:
         """CPU seconds used between two times."""
-        times, cpu = np.transpose(self._samples)
+        times, cpu, _ = np.transpose(self._samples)
         before, after = np.interp([start, end], times, cpu)
         return float(after - before)
+
+    def peak_mb(self, start: float, end: float) -> float:
+        """Most memory held between two times, what processes share counted for each, in MB."""
+        times, _, memory = np.transpose(self._samples)
+        return float(memory[(start <= times) & (times <= end)].max(initial=0.0))
 
 
 def _usage(pid: int) -> tuple[float, float]:
@@ -121,22 +123,28 @@ def run_day(date: datetime.date, root: pathlib.Path) -> dict[str, dict[str, floa
     bounds = [run.start, *starts, last, run.end]
     names = ["before the first", *(name for name, _, _ in components), "after the last"]
     parts = {
-        name: {"cpu_s": run.cpu(start, end), "wall_s": end - start}
+        name: _used(run, start, end)
         for name, start, end in zip(names, bounds, bounds[1:], strict=False)
     }
-    total = {"cpu_s": run.cpu(run.start, run.end), "wall_s": run.end - run.start}
-    return {**parts, "total": total | {"peak_mb": run.peak_mb}}
+    return {**parts, "total": _used(run, run.start, run.end)}
+
+
+def _used(run: Watched, start: float, end: float) -> dict[str, float]:
+    return {
+        "cpu_s": run.cpu(start, end),
+        "wall_s": end - start,
+        "peak_mb": run.peak_mb(start, end),
+    }
 
 
 def print_table(days: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Prints CPU and wall seconds, a line for each part and a column pair for each day."""
-    print("| | " + " | ".join(f"{name}: CPU s | wall s" for name in days) + " |")
-    print("| --- |" + " ---: | ---: |" * len(days))
+    """Prints CPU and wall seconds and memory, a line for each part, three columns for each day."""
+    print("| | " + " | ".join(f"{name}: CPU s | wall s | peak MB" for name in days) + " |")
+    print("| --- |" + " ---: | ---: | ---: |" * len(days))
     for part in next(iter(days.values())):
-        cells = [f"{day[part][key]:.1f}" for day in days.values() for key in ("cpu_s", "wall_s")]
+        used = [day[part] for day in days.values()]
+        cells = [f"{u['cpu_s']:.1f} | {u['wall_s']:.1f} | {u['peak_mb']:.0f}" for u in used]
         print(f"| {part} | " + " | ".join(cells) + " |")
-    for name, day in days.items():
-        print(f"{name}: peak memory {day['total']['peak_mb']:.0f} MB")
 
 
 def main() -> None:

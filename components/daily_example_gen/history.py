@@ -13,8 +13,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -39,12 +38,15 @@ from components.daily_example_gen.shards import (
 from components.daily_example_gen.splits import put
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
+from schemas.features import HistoryFeature
 from schemas.spec import RankingSpec
 from schemas.tfdv_schema import tfdv_schema
 from trainer_module.signatures import ABSENT_ID
 
 _FORMAT = 1  # Raise it when the same days are to be joined differently.
 _BEFORE = b"before"
+_FILES_AT_ONCE = 8
+"""Totals that are added up at once: each time, all ids so far are gone through again."""
 
 Days = Mapping[datetime.date, StoredDay]
 
@@ -86,7 +88,7 @@ def days_of_run(
     if not spec.history:
         return days
     try:
-        _count_days(spec, days, make_pipeline)
+        _count_days(spec, days, day_store, make_pipeline)
         return {**days, **_join_days(spec, dates, days, day_store, make_pipeline, tables_dir)}
     except FileNotFoundError as error:
         raise BadDataError(
@@ -106,7 +108,9 @@ def _totals_path(spec: RankingSpec, name: str, day: StoredDay) -> str:
     return os.path.join(day.directory, f"totals-{key}.parquet")
 
 
-def _count_days(spec: RankingSpec, days: Days, make_pipeline: Callable[[], beam.Pipeline]) -> None:
+def _count_days(
+    spec: RankingSpec, days: Days, day_store: str, make_pipeline: Callable[[], beam.Pipeline]
+) -> None:
     """Makes the totals that the days lack."""
     shards = []
     for day in days.values():
@@ -119,30 +123,47 @@ def _count_days(spec: RankingSpec, days: Days, make_pipeline: Callable[[], beam.
         ]
     if not shards:
         return
-    with make_pipeline() as pipeline:
+    with (
+        DayStore(day_store, spec.events_fingerprint()).work_dir() as work_dir,
+        make_pipeline() as pipeline,
+    ):
         _ = (
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Count" >> beam.FlatMap(_count_shard, spec)
+            | "Count" >> beam.FlatMap(_count_shard, spec, work_dir)
             | "ByDay" >> beam.GroupByKey()
             | "Store" >> beam.Map(_store_totals, spec)
         )
 
 
 def _count_shard(
-    shard: tuple[str, dict[str, str]], spec: RankingSpec
-) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+    shard: tuple[str, dict[str, str]], spec: RankingSpec, work_dir: str
+) -> Iterator[tuple[tuple[str, str], str]]:
     path, targets = shard
     events = _ids_and_labels(path, spec)
     for name, target in sorted(targets.items()):
         totals = history.count_events(events, spec.history[name], spec.history_tasks(name))
-        yield (name, target), totals
+        # In files: those of many days together are more than a worker's memory holds.
+        counted = os.path.join(work_dir, f"counted-{uuid.uuid4().hex}.parquet")
+        write_table(counted, totals)
+        yield (name, target), counted
 
 
-def _store_totals(of_day: tuple[tuple[str, str], Any], spec: RankingSpec) -> None:
-    (name, path), totals = of_day
-    write_table(path, history.merge(list(totals), spec.history[name]))
+def _store_totals(of_day: tuple[tuple[str, str], Iterable[str]], spec: RankingSpec) -> None:
+    (name, path), counted = of_day
+    write_table(path, _added_up([], list(counted), spec.history[name]))
+
+
+def _added_up(
+    tables: Sequence[pa.Table], paths: Sequence[str], feature: HistoryFeature
+) -> pa.Table:
+    """Adds up totals, those in files a few at a time: memory is that of the ids."""
+    for start in range(0, len(paths), _FILES_AT_ONCE):
+        some = [read_table(path) for path in paths[start : start + _FILES_AT_ONCE]]
+        tables = [history.merge([*tables, *some], feature)]
+    (table,) = tables
+    return table
 
 
 def _ids_and_labels(shard: str, spec: RankingSpec) -> pa.Table:
@@ -213,26 +234,58 @@ def _join_days(
     made_of = {date: _fingerprint(spec, date, days) for date in dates}
     joined = {date: store.find_content(date, made_of[date]) for date in dates}
     with store.work_dir() as work_dir:
-        tables, shards, staged = [], [], {}
+        tables = {
+            (date, name): _stored_table(spec, name, date, days, work_dir)
+            for date in [*(date for date in dates if joined[date] is None), after]
+            if date != after or tables_dir is not None
+            for name in spec.history
+        }
+        shards, staged = [], {}
         for date in dates:
             if joined[date] is not None:
                 continue
-            own = {name: os.path.join(work_dir, f"{date}-{name}.parquet") for name in spec.history}
-            tables += [(date, name, path) for name, path in own.items()]
+            own = {name: tables[date, name] for name in spec.history}
             staged[date] = store.staging(date, made_of[date], work_dir)
             put(days[date].quarantine, os.path.join(staged[date], QUARANTINE))
             count = len(days[date].manifest.shards)
             for number in range(count):
                 target = os.path.join(staged[date], shard_name(number, count))
                 shards.append((date, days[date].shard(number), target, own))
-        if tables_dir is not None:
-            tables += [(after, name, table_path(tables_dir, name)) for name in spec.history]
-        if tables:
-            _run(spec, tables, shards, days, make_pipeline)
+        _run(spec, tables, shards, days, make_pipeline)
         for date, directory in staged.items():
             manifest = dataclasses.replace(days[date].manifest, fingerprint=made_of[date])
             joined[date] = store.publish(directory, manifest)
+        if tables_dir is not None:
+            for name in spec.history:
+                put(tables[after, name], table_path(tables_dir, name))
     return {date: day for date, day in joined.items() if day is not None}
+
+
+def _stored_table(
+    spec: RankingSpec, name: str, date: datetime.date, days: Days, work_dir: str
+) -> str:
+    """Where a history table for events of a date is kept: beside the newest day that it is of.
+
+    A run makes the table for the day after its own, to serve with; the next day's run joins
+    that day's events with it.
+    """
+    past = _past(spec, name, date, days)
+    content = [
+        *(_FORMAT, spec.history_fingerprint(), name, str(date)),
+        *((str(day), days[day].manifest.fingerprint) for day in past),
+    ]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    directory = days[past[-1]].directory if past else work_dir
+    return os.path.join(directory, f"history-{name}-{key}.parquet")
+
+
+def _past(spec: RankingSpec, name: str, date: datetime.date, days: Days) -> list[datetime.date]:
+    """The days with events that a history feature of events of a date is of, oldest first."""
+    return [
+        day
+        for day in _days_before(date, spec.history[name].days)
+        if day in days and days[day].manifest.events
+    ]
 
 
 def table_path(directory: str, name: str) -> str:
@@ -252,20 +305,21 @@ def _fingerprint(spec: RankingSpec, date: datetime.date, days: Days) -> str:
 
 def _run(
     spec: RankingSpec,
-    tables: Sequence[tuple[datetime.date, str, str]],
+    tables: Mapping[tuple[datetime.date, str], str],
     shards: Sequence[tuple[datetime.date, str, str, dict[str, str]]],
     days: Days,
     make_pipeline: Callable[[], beam.Pipeline],
 ) -> None:
-    jobs = []
-    for date, name, path in tables:
-        past = _days_before(date, spec.history[name].days)
-        totals = [
-            _totals_path(spec, name, days[day])
-            for day in past
-            if day in days and days[day].manifest.events
-        ]
-        jobs.append((date, name, path, totals))
+    jobs = [
+        (
+            *(date, name, path),
+            [_totals_path(spec, name, days[day]) for day in _past(spec, name, date, days)],
+        )
+        for (date, name), path in tables.items()
+        if not FileSystems.exists(path)
+    ]
+    if not (jobs or shards):
+        return
     with make_pipeline() as pipeline:
         written = (
             pipeline
@@ -286,10 +340,7 @@ def _make_table(job: tuple[datetime.date, str, str, list[str]], spec: RankingSpe
     date, name, path, totals = job
     feature, tasks = spec.history[name], spec.history_tasks(name)
     nothing = _columns([], spec, _names(spec))
-    merged = history.count_events(nothing, feature, tasks)
-    # Day by day: memory is that of the ids, not of the ids of every day.
-    for total in totals:
-        merged = history.merge([merged, read_table(total)], feature)
+    merged = _added_up([history.count_events(nothing, feature, tasks)], totals, feature)
     table = history.history_table(merged, name, feature, tasks)
     write_table(path, table.replace_schema_metadata({_BEFORE: str(date)}))
     return path

@@ -83,7 +83,7 @@ def request_of(
 ) -> Request:
     """Says what to run on a day, with absolute paths."""
     from pipeline.beam_run import Request
-    from pipeline.daily import DEFAULT_BEAM_ARGS
+    from pipeline.daily import beam_args_for
 
     def absolute(path: str) -> str:
         return path if "://" in path else os.path.abspath(path)
@@ -95,7 +95,7 @@ def request_of(
         overrides=tuple(overrides),
         run_date=str(date),
         logs_root=absolute(logs),
-        beam_args=tuple(beam_args) or DEFAULT_BEAM_ARGS,
+        beam_args=tuple(beam_args) or beam_args_for(absolute(logs), str(date)),
     )
 
 

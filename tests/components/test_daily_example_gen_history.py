@@ -228,7 +228,7 @@ def test_labels_that_only_their_own_day_knows_are_not_foretold(tmp_path):
 
 def test_each_day_is_counted_and_joined_once(root, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in (root / "store").rglob("*") if p.is_file()}
-    forbid(monkeypatch, "_count_shard", "_join_shard")
+    forbid(monkeypatch, "_count_shard", "_make_table", "_join_shard")
     run(root)
     after = {p: p.stat().st_mtime_ns for p in (root / "store").rglob("*") if p.is_file()}
     assert after == before
@@ -305,6 +305,21 @@ def test_the_next_runs_events_have_what_the_models_table_holds(root):
             row = rows[name].get(tuple(events[number][key] for key in feature.of), {})
             for column in spec.history_columns(name):
                 assert values[column] == (row.get(column, 0.0),)
+
+
+def test_the_next_runs_events_are_joined_with_the_tables_that_were_made_to_serve_with(root):
+    def tables():
+        return {p: p.stat().st_mtime_ns for p in (root / "store").rglob("history-*.parquet")}
+
+    tomorrow = RUN_DATE + datetime.timedelta(days=1)
+    write_day(root / "logs", tomorrow, make_events(6))
+    before = tables()
+    run(root, plan(tomorrow))
+    new = dict(tables().items() - before.items())
+    assert before.items() <= tables().items()
+    assert {pq.read_schema(path).metadata[b"before"] for path in new} == {
+        str(tomorrow + datetime.timedelta(days=1)).encode()
+    }
 
 
 def test_settings_of_history_parse_no_log_again(root, monkeypatch):

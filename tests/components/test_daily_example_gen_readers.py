@@ -374,7 +374,7 @@ BROKEN_CSV = [
 
 
 @pytest.mark.parametrize(
-    "kind, good, broken, header",
+    ("kind", "good", "broken", "header"),
     [
         (JsonLines, json.dumps(GOOD), BROKEN_JSON, None),
         (CsvLines, as_csv_line(GOOD.values()).decode(), BROKEN_CSV, as_csv_line(GOOD)),

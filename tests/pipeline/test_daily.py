@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from planted_runs import Store
 
 from pipeline import daily, failure, lineage
 from pipeline.beam_run import Request
-from pipeline.daily import DayResult, backfill, locked
+from pipeline.daily import DEFAULT_BEAM_ARGS, DayResult, backfill, beam_args_for, locked
 from pipeline.workspace import Workspace
 from schemas.errors import ExitCode, RankerError
 
@@ -303,3 +304,17 @@ def test_run_does_not_write_into_folders_of_a_history_that_is_lost(tmp_path, con
     with pytest.raises(RankerError, match="Restore it from a backup"):
         run_in(tmp_path)
     assert left.exists()
+
+
+def test_a_large_day_is_worked_on_by_all_cores(tmp_path):
+    (tmp_path / "2026-01-03").mkdir()
+    (tmp_path / "2026-01-03" / "part-0.jsonl").write_bytes(b" " * 1000)
+    with open(tmp_path / "2026-01-03" / "part-1.jsonl", "wb") as file:
+        assert beam_args_for(str(tmp_path), "2026-01-03") == DEFAULT_BEAM_ARGS
+        file.truncate(100_000_000)
+    large = PipelineOptions(list(beam_args_for(str(tmp_path), "2026-01-03")))
+    options = large.view_as(DirectOptions)
+    assert options.direct_running_mode == "multi_threading"
+    assert 1 <= options.direct_num_workers <= len(os.sched_getaffinity(0))
+    assert beam_args_for(str(tmp_path), "2026-01-04") == DEFAULT_BEAM_ARGS
+    assert beam_args_for("gs://bucket/logs", "2026-01-03") != DEFAULT_BEAM_ARGS
