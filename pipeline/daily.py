@@ -27,7 +27,7 @@ DEFAULT_BEAM_ARGS = ("--direct_running_mode=in_memory",)
 """Runs Beam in the component's own thread: it needs no start."""
 
 _MAX_THREADS = 4
-"""For Beam on a large day; reading, packing and counting let other threads run, the rest does not."""
+"""For Beam on a large day: while one reads, packs or counts, another can run; else none can."""
 
 _LARGE_DAY_BYTES = 16_000_000
 """Of log files, gzip perhaps; about where the threads save more than they cost."""
