@@ -28,6 +28,7 @@ _DAYS_READ = 3
 _RAW_EVENTS = 5000
 _MALFORMED = 0.005
 _CROSSED_VALUES = 50
+_LIFT_SLACK = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +239,7 @@ class _Writer:
             if column.present < column.rows:
                 share = 1 - column.present / column.rows
                 yield f"    optional: true    # {share:.1%} of the events have none"
-            yield from _gate(guess, column)
+            yield from _gate(guess, column, self._least_day)
 
     def _rest(self) -> Iterator[str]:
         sliced = [self._names[name] for name in surfaces(self._draft.guesses)]
@@ -248,15 +249,19 @@ class _Writer:
             yield ""
         yield "model: {preset: laptop}"
         yield ""
-        least = min(sample.day_events for sample in self._draft.samples)
         yield "validation:"
-        yield f"  min_events: {_rounded(least / 2)}    # half of the smallest day that was read"
+        least = _rounded(self._least_day / 2)
+        yield f"  min_events: {least}    # half of the smallest day that was read"
         yield ""
         yield "# What candidates are sorted by. Other tasks weigh in by arithmetic on their names:"
         binary = [self._tasks[g.field.source] for g in self._labels if g.role is Role.BINARY]
         others = [name for name in binary if name != self._main_task()]
         yield f"# {' + 2 * '.join([self._main_task(), *others[:2]])}"
         yield f"serving: {{score: {self._main_task()}}}"
+
+    @property
+    def _least_day(self) -> int:
+        return min(sample.day_events for sample in self._draft.samples)
 
     def _main_task(self) -> str:
         """The task with the most of both labels; it is learnt best."""
@@ -331,14 +336,28 @@ def _shared_tables(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, str]:
     return shared
 
 
-def _gate(guess: Guess, column: Column) -> Iterator[str]:
+def _gate(guess: Guess, column: Column, day_events: int) -> Iterator[str]:
     if guess.role is Role.BINARY:
+        rate = float(column.numbers.mean())
+        rarer = min(rate, 1 - rate) * column.present / column.rows * day_events
+        slack = _visible_lift(rarer)
         yield "    # A coin has an AUC of 0.5. The lift is over smoothed rates of the ids."
-        yield "    gate: {min_auc: 0.55, min_auc_lift: -0.01}"
+        if slack > _LIFT_SLACK:
+            yield f"    # A day with {rarer:.0f} labels of the rarer kind tells no more of it."
+        yield f"    gate: {{min_auc: 0.55, min_auc_lift: -{slack:g}}}"
         return
     if _heavy_tailed(column):
         yield "    transform: log1p    # a heavy tail"
     yield "    gate: {min_r2: 0.01}    # of the labels' variance; a constant explains none"
+
+
+def _visible_lift(rarer: float) -> float:
+    """How far below zero the lift of a model that is as good may fall on a day, at most.
+
+    Two standard errors of an AUC of 0.7, about 0.3 / sqrt(labels of the rarer kind): Hanley and
+    McNeil 1982, Radiology.
+    """
+    return max(_LIFT_SLACK, round(0.6 / math.sqrt(max(rarer, 4.0)), 2))
 
 
 def _rounded(number: float) -> int:

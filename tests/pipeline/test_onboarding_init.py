@@ -1,6 +1,7 @@
 import csv
 import datetime
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from components.daily_example_gen.fields import Field
 from pipeline.cli import app
 from pipeline.onboarding import sizes
 from pipeline.onboarding.check import check_logs
-from pipeline.onboarding.draft import draft_spec
-from pipeline.onboarding.roles import Role, words
+from pipeline.onboarding.columns import describe
+from pipeline.onboarding.draft import _gate, draft_spec
+from pipeline.onboarding.roles import Guess, Role, words
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 
@@ -287,3 +290,32 @@ def test_command_says_that_there_are_no_logs(tmp_path):
     assert result.exit_code == 11
     assert "holds no day" in result.output
     assert not (tmp_path / "a.yaml").exists()
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(30, 2000), (120, 4000), (1500, 1500)])
+def test_a_model_as_good_as_smoothed_rates_is_rarely_blocked_for_its_lift(positives, negatives):
+    rng = np.random.default_rng(positives)
+    draws = 300
+    # Two scores of each event, both with an AUC of 0.7, that agree in half of their variance.
+    both = rng.normal(size=(draws, positives + negatives)) * np.sqrt(0.5)
+    own = rng.normal(size=(2, draws, positives + negatives)) * np.sqrt(0.5)
+    scores = both + own
+    scores[:, :, :positives] += 0.742
+    ranks = scores.argsort(axis=2).argsort(axis=2)[:, :, :positives] + 1
+    aucs = (ranks.sum(axis=2) - positives * (positives + 1) / 2) / (positives * negatives)
+    assert aucs.mean() == pytest.approx(0.7, abs=0.01)
+    (gate,) = lift_bounds(positives, positives + negatives)
+    blocked = (aucs[0] - aucs[1] < gate).mean()
+    assert blocked < 0.05
+    assert gate > -0.15
+
+
+def lift_bounds(positives, events):
+    """What `init` writes for a label with so many positives among a day's events."""
+    labels = np.zeros(events)
+    labels[:positives] = 1
+    column = describe(pa.chunked_array([labels]))
+    guess = Guess(Field("clicked", "binary"), Role.BINARY, "", column)
+    for line in _gate(guess, column, events):
+        if found := re.search(r"min_auc_lift: (-[0-9.]+)", line):
+            yield float(found[1])
