@@ -71,9 +71,10 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
 
 def write_rates(spec: RankingSpec, examples: str, path: str) -> None:
     """Writes the rates that the models are to beat, of a few events."""
-    from components.evaluator.rates import Rates
+    from components.evaluator.rates import MAX_EVENTS, Counter, Rates
 
-    Rates.fit([os.path.join(examples, name) for name in os.listdir(examples)], spec).save(path)
+    files = [os.path.join(examples, name) for name in os.listdir(examples)]
+    Rates.of(Counter(spec).count(files, MAX_EVENTS), spec).save(path)
 
 
 def by_batches(spec: RankingSpec, models: dict[str, str], examples: str, output: str) -> None:

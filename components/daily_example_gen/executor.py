@@ -24,6 +24,7 @@ from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
+from components.daily_example_gen.rated import write_rates
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -33,6 +34,7 @@ from components.daily_example_gen.splits import (
     put_first,
     usual_day,
 )
+from components.evaluator.rates import RATES_FILE
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
@@ -72,6 +74,7 @@ def make_examples(
     make_pipeline: Callable[[], beam.Pipeline],
     history_dir: str | None = None,
     baseline_dir: str = "",
+    rates_path: str | None = None,
 ) -> RunExamples:
     """Ingests a run's days and lays out its splits.
 
@@ -85,6 +88,8 @@ def make_examples(
         history_dir: target directory of the history tables that the model is to carry.
         baseline_dir: folder of the served version that the plan compares with, which judges the
             days that it has not seen; no day is left out of training if not given.
+        rates_path: target file of the smoothed rates of the window, which the model must beat;
+            none if not given.
 
     Returns:
         What the run's examples are.
@@ -118,6 +123,8 @@ def make_examples(
                 put(source, target)
             elif events:
                 put_first(source, target, events)
+        if rates_path is not None:
+            write_rates(plan.spec, [days[day.date] for day in training], rates_path)
         for date, stored in days.items():
             put(stored.quarantine, os.path.join(quarantine_dir, f"{date}.jsonl"))
     except FileNotFoundError as error:
@@ -167,6 +174,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             self._make_beam_pipeline,
             history,
             path_utils.serving_model_dir(inputs.uri("baseline_model")),
+            os.path.join(outputs.uri("examples"), RATES_FILE),
         )
         _describe(examples, run)
 

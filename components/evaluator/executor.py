@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from absl import logging
 from tfx.components.evaluator import constants
@@ -18,12 +17,12 @@ from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
 from components import properties
-from components.channels import EVAL, TRAIN, Channels, Given
+from components.channels import EVAL, Channels, Given
 from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
-from components.evaluator.rates import Rates
+from components.evaluator.rates import RATES_FILE
 from components.evaluator.verdict import (
     CHANGE,
     OVERALL,
@@ -40,7 +39,6 @@ from schemas.spec import RankingSpec
 from trainer_module.stability.verdict import load_verdict
 
 VERDICT_FILE = "verdict.json"
-RATES_FILE = "rates.npz"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -65,9 +63,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if plan.baseline_version is not None:
             models[BASELINE] = inputs.uri("baseline_model")
         evaluation = outputs.uri("evaluation")
-        rates = os.path.join(evaluation, RATES_FILE)
-        training = inputs.split("examples", TRAIN)
-        Rates.fit(tf.io.gfile.glob(os.path.join(training, "*")), plan.spec).save(rates)
         with self._make_beam_pipeline() as pipeline:
             evaluate(
                 pipeline,
@@ -75,7 +70,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 {name: path_utils.serving_model_path(uri) for name, uri in models.items()},
                 inputs.split("examples", EVAL),
                 evaluation,
-                rates,
+                os.path.join(inputs.uri("examples"), RATES_FILE),
             )
         estimates = results.load_estimates(evaluation)
         verdict = decide(results.load_breaches(evaluation, plan.spec), estimates, plan.spec)

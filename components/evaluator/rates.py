@@ -1,9 +1,13 @@
-"""What a model must beat: smoothed rates of ids over the days that it was trained on."""
+"""What a model must beat: smoothed rates of ids over the days of its window.
+
+Events are counted day by day: the counts of a day are kept, and those of a window added up.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +21,92 @@ from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 
+RATES_FILE = "rates.npz"
+"""File of the rates, in the folder of the run's examples."""
+
 MAX_EVENTS = 1_000_000
-"""Training events that are counted; more would not make the rates of frequent ids better."""
+"""Events of a window that are counted; more would not make the rates of frequent ids better."""
 
 PRIOR_EVENTS = 20.0
 """Events at the base rate that are added to those of each id."""
 
 _BASE = "base rates"
+
+Counts = dict[str, npt.NDArray[np.float64]]
+"""Labels, their sum, and for a regression that of their squares, by feature [3, buckets, tasks]; of
+all events, in a bucket of its own."""
+
+
+class Counter:
+    """Counts events by the values of their features."""
+
+    def __init__(self, spec: RankingSpec):
+        """Makes one for the features and tasks of a spec."""
+        self._spec = spec
+        self._sizes = {
+            name: spec.categorical[spec.table_of(name)].buckets or 0
+            for name in rated_features(spec)
+        }
+        self._parse = tf.function(lambda batch: event_buckets(batch, spec), autograph=False)
+
+    def nothing(self) -> Counts:
+        """The counts of no event."""
+        tasks = len(self._spec.tasks)
+        return {n: np.zeros((3, size, tasks)) for n, size in {**self._sizes, _BASE: 1}.items()}
+
+    def count(self, files: Sequence[str], most: int) -> Counts:
+        """Counts events of files.
+
+        Args:
+            files: gzipped TFRecords of encoded events, each a random sample of them; at least one.
+            most: about how many events are counted, as many of each file.
+        """
+        counts = self.nothing()
+        of_file = -(-most // len(files))
+        records = tf.data.Dataset.from_tensor_slices(sorted(files)).flat_map(
+            lambda file: tf.data.TFRecordDataset(file, "GZIP").take(of_file)
+        )
+        batches = records.batch(8192).map(self._parse)
+        for buckets, labels, weights in batches.as_numpy_iterator():
+            for index, (task, declared) in enumerate(self._spec.tasks.items()):
+                columns = [weights[task], weights[task] * labels[task]]
+                if not isinstance(declared, BinaryTask):
+                    columns.append(columns[1] * labels[task])
+                for row, column in enumerate(columns):
+                    counts[_BASE][row, 0, index] += column.sum(dtype=np.float64)
+                    for name, values in buckets.items():
+                        counts[name][row, :, index] += np.bincount(
+                            values, column, self._sizes[name]
+                        )
+        return counts
+
+    def load(self, path: str) -> Counts:
+        """Reads what `save_counts` wrote of the same features and tasks."""
+        counts = self.nothing()
+        with fileio.open(path, "rb") as file:
+            stored = np.load(io.BytesIO(file.read()), allow_pickle=False)
+            for name, of_name in counts.items():
+                of_name[:, stored[f"{name}/rows"]] = stored[f"{name}/counts"]
+        return counts
+
+
+def save_counts(path: str, counts: Counts) -> None:
+    """Writes counts, those of the buckets that have any."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, of_name in counts.items():
+        rows = np.flatnonzero(of_name.any(axis=(0, 2)))
+        arrays |= {f"{name}/rows": rows, f"{name}/counts": of_name[:, rows]}
+    _save(path, arrays)
+
+
+def _save(path: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    fileio.makedirs(os.path.dirname(path))
+    temporary = f"{path}.{uuid.uuid4().hex}"
+    with fileio.open(temporary, "wb") as file:
+        file.write(content.getvalue())
+    fileio.rename(temporary, path, overwrite=True)
 
 
 class Rates:
@@ -37,7 +120,7 @@ class Rates:
     """
 
     def __init__(self, spec: RankingSpec, tables: Mapping[str, npt.NDArray[np.float32]]):
-        """Takes what `fit` counted.
+        """Takes what `of` worked out.
 
         Args:
             spec: the ranking spec.
@@ -66,11 +149,7 @@ class Rates:
 
     def save(self, path: str) -> None:
         """Writes the rates into a file, which may be remote."""
-        content = io.BytesIO()
-        np.savez_compressed(content, **self._tables)
-        fileio.makedirs(os.path.dirname(path))
-        with fileio.open(path, "wb") as file:
-            file.write(content.getvalue())
+        _save(path, self._tables)
 
     @classmethod
     def load(cls, path: str, spec: RankingSpec) -> Rates:
@@ -80,37 +159,9 @@ class Rates:
             return cls(spec, dict(tables))
 
     @classmethod
-    def fit(cls, files: Sequence[str], spec: RankingSpec) -> Rates:
-        """Counts at most `MAX_EVENTS` events.
-
-        Args:
-            files: gzipped TFRecords of encoded events.
-            spec: the ranking spec.
-
-        Returns:
-            The rates.
-        """
-        sizes = {n: spec.categorical[spec.table_of(n)].buckets or 0 for n in rated_features(spec)}
-        # Events, sums of their labels and of the squares; of all events in a bucket of its own.
-        counts = {
-            n: np.zeros((3, size, len(spec.tasks))) for n, size in {**sizes, _BASE: 1}.items()
-        }
-        # A file is a random sample of its day: each day counts by its number of files.
-        of_file = -(-MAX_EVENTS // len(files))
-        records = tf.data.Dataset.from_tensor_slices(sorted(files)).flat_map(
-            lambda file: tf.data.TFRecordDataset(file, "GZIP").take(of_file)
-        )
-        buckets_of = tf.function(lambda batch: event_buckets(batch, spec), autograph=False)
-        batches = records.batch(8192).map(buckets_of)
-        for buckets, labels, weights in batches.as_numpy_iterator():
-            for index, (task, declared) in enumerate(spec.tasks.items()):
-                columns = [weights[task], weights[task] * labels[task]]
-                if not isinstance(declared, BinaryTask):
-                    columns.append(columns[1] * labels[task])
-                for row, column in enumerate(columns):
-                    counts[_BASE][row, 0, index] += column.sum(dtype=np.float64)
-                    for name, values in buckets.items():
-                        counts[name][row, :, index] += np.bincount(values, column, sizes[name])
+    def of(cls, counts: Counts, spec: RankingSpec) -> Rates:
+        """Works out the rates of what was counted."""
+        counts = dict(counts)
         binary = np.array([isinstance(task, BinaryTask) for task in spec.tasks.values()])
         events, total, _ = counts.pop(_BASE)
         base = np.where(binary, (total + 1.0) / (events + 2.0), total / np.maximum(events, 1.0))

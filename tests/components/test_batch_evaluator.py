@@ -14,7 +14,7 @@ from components.evaluator import inference
 from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
 from components.evaluator.executor import evaluate
-from components.evaluator.rates import Rates
+from components.evaluator.rates import Counter, Rates
 from components.evaluator.results import load_breaches
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
@@ -167,7 +167,8 @@ def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     write_examples(examples, columns, absent, files=3)
     evaluate_by_event(models, examples, str(tmp_path / "theirs"))
     rates = str(tmp_path / "rates")
-    Rates.fit([str(path) for path in Path(examples).iterdir()], SPEC).save(rates)
+    counts = Counter(SPEC).count([str(path) for path in Path(examples).iterdir()], 10_000)
+    Rates.of(counts, SPEC).save(rates)
     with beam.Pipeline(argv=OPTIONS) as pipeline:
         evaluate(pipeline, SPEC, models, examples, str(tmp_path / "ours"), rates)
 

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import apache_beam as beam
+import numpy as np
 import pytest
 import tensorflow as tf
 from apache_beam.io.filesystem import FileMetadata
@@ -19,6 +20,7 @@ from components.daily_example_gen.component import DailyExampleGen
 from components.daily_example_gen.day_store import DayStore, list_logs
 from components.daily_example_gen.executor import Executor, make_examples
 from components.daily_example_gen.fields import event_fields
+from components.evaluator.rates import Counter, Rates, event_buckets
 from components.pusher.executor import newest_day
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
@@ -103,7 +105,7 @@ def root(_template, tmp_path):
     return tmp_path / "root"
 
 
-def run(plan, root, out=None, make_pipeline=no_pipeline):
+def run(plan, root, out=None, make_pipeline=no_pipeline, rates=None):
     out = out or root / "out"
     return make_examples(
         plan,
@@ -112,6 +114,7 @@ def run(plan, root, out=None, make_pipeline=no_pipeline):
         {"train": str(out / "Split-train"), "eval": str(out / "Split-eval")},
         str(out / "quarantine"),
         make_pipeline,
+        rates_path=rates and str(rates),
     )
 
 
@@ -690,6 +693,38 @@ def test_corrupt_file_is_an_error_and_other_days_are_kept(root):
         run(plan(), root, make_pipeline=make_pipeline)
     assert stored(root, DAYS[0]) is None
     assert stored(root, DAYS[1]).manifest.events == 50
+
+
+# What the model must beat
+
+
+def predicted(path, spec, records):
+    buckets, _, _ = event_buckets(tf.constant(records), spec)
+    rates = Rates.load(str(path), spec)
+    return rates.predict({name: v.numpy() for name, v in buckets.items()}, len(records))
+
+
+def test_rates_are_of_the_whole_window_whatever_is_trained_on(root, monkeypatch):
+    spec = plan().spec
+    result = run(plan(), root, rates=root / "cold.npz")
+    shards = [str(path) for path in (root / "out/Split-train").iterdir()]
+    assert sum(day.events for day in result.training) == 300
+    Rates.of(Counter(spec).count(shards, 10_000), spec).save(str(root / "all.npz"))
+    events = list(tf.data.TFRecordDataset(shards, "GZIP").as_numpy_iterator())
+    shutil.rmtree(root / "out")
+
+    # A day's events are counted once.
+    def no_count(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(Counter, "count", no_count)
+    warm = run(plan(base_trained_through=DAYS[1]), root, rates=root / "warm.npz")
+    assert sum(day.events for day in warm.training) < 300
+    expected = predicted(root / "all.npz", spec, events)
+    assert np.ptp(expected["click"]) > 0.01
+    for name in ("cold.npz", "warm.npz"):
+        for task, answer in predicted(root / name, spec, events).items():
+            np.testing.assert_allclose(answer, expected[task], rtol=1e-5)
 
 
 # The TFX component

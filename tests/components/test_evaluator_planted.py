@@ -17,6 +17,7 @@ from tfx.utils import io_utils
 
 from components import artifacts
 from components.evaluator.executor import VERDICT_FILE, Executor
+from components.evaluator.rates import RATES_FILE, Counter, Rates
 from components.run_plan import RunPlan
 from pipeline.dag import with_code
 from schemas.loading import parse_spec
@@ -90,7 +91,7 @@ def evaluate(
     compare=False,
     infra_reasons="",
     model=None,
-    training=HEALTHY,
+    stability=HEALTHY,
 ):
     """Runs the executor; returns (blessing artifact, content of the verdict file)."""
     RunPlan(
@@ -111,6 +112,9 @@ def evaluate(
     }
     for split in ("train", "eval"):
         write_examples(str(folder / "examples" / f"Split-{split}"), columns, absent)
+    training = [str(path) for path in (folder / "examples" / "Split-train").iterdir()]
+    counts = Counter(SPEC_OF_TEST).count(training, EVENTS)
+    Rates.of(counts, SPEC_OF_TEST).save(str(folder / "examples" / RATES_FILE))
     examples = artifact(
         standard_artifacts.Examples,
         folder / "examples",
@@ -127,7 +131,7 @@ def evaluate(
         tmp_dir=str(folder / "tmp"),
         unique_id="1",
     )
-    write_stability(folder / "stability", training)
+    write_stability(folder / "stability", stability)
     Executor(context).Do(
         {
             "plan": artifact(artifacts.RunPlan, folder / "plan"),
@@ -380,7 +384,7 @@ def test_model_is_blocked_where_no_task_has_a_label(tmp_path, models):
 
 
 def test_diverged_training_is_not_blessed_however_good_its_model(tmp_path, models):
-    blessing, verdict = evaluate(tmp_path, models, good_events(), training=DIVERGED)
+    blessing, verdict = evaluate(tmp_path, models, good_events(), stability=DIVERGED)
     assert_published(blessing, verdict, blessed=False)
     assert verdict["reasons"] == ["training diverged after 40 steps"]
 
@@ -403,7 +407,7 @@ def test_refused_model_is_a_verdict_and_is_not_loaded_again(
         good_events(),
         infra_reasons=refusal,
         model=tmp_path / "none",
-        training=training,
+        stability=training,
     )
     assert_published(blessing, verdict, blessed=False)
     assert verdict["reasons"] == refusal.splitlines()

@@ -1,15 +1,14 @@
 """The rates that a model must beat, against counting by hand."""
 
+import collections
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from planted_model import write_examples
 
-from components.evaluator import rates
-from components.evaluator.rates import PRIOR_EVENTS, Rates, event_buckets
+from components.evaluator.rates import PRIOR_EVENTS, Counter, Rates, event_buckets, save_counts
 from schemas.loading import parse_spec
 
 SPEC = parse_spec(
@@ -61,8 +60,8 @@ def expected(columns, absent, label, row):
     for name in ("user", "hour"):
         missing = absent.get(name, np.zeros(EVENTS, bool))
         values = [None if missing[i] else columns[name][i] for i in range(EVENTS)]
-        seen = Counter(value for i, value in enumerate(values) if labelled[i])
-        hits = Counter(value for i, value in enumerate(values) if positive[i])
+        seen = collections.Counter(value for i, value in enumerate(values) if labelled[i])
+        hits = collections.Counter(value for i, value in enumerate(values) if positive[i])
         rate = (hits[values[row]] + PRIOR_EVENTS * base) / (seen[values[row]] + PRIOR_EVENTS)
         answer += log_odds(rate) - log_odds(base)
     return 1 / (1 + math.exp(-answer))
@@ -70,7 +69,7 @@ def expected(columns, absent, label, row):
 
 def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_path):
     files, columns, absent = day
-    Rates.fit(files, SPEC).save(str(tmp_path / "rates"))
+    fit(files).save(str(tmp_path / "rates"))
     loaded = Rates.load(str(tmp_path / "rates"), SPEC)
     records = list(tf.data.TFRecordDataset(files[1], "GZIP").as_numpy_iterator())
     buckets, _, _ = event_buckets(tf.constant(records), SPEC)
@@ -104,10 +103,13 @@ def smoothed_means(columns, absent):
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day, monkeypatch):
+def fit(files, spec=SPEC, most=EVENTS):
+    return Rates.of(Counter(spec).count(files, most), spec)
+
+
+def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day):
     files, columns, _ = day
-    monkeypatch.setattr(rates, "MAX_EVENTS", 30)
-    few = Rates.fit(files, SPEC).predict({}, 1)["click"]
+    few = fit(files, most=30).predict({}, 1)["click"]
     counted = [row for row in range(EVENTS) if row // 3 < 10]
     assert few[0] == pytest.approx((columns["clicked"][counted].sum() + 1) / 32, rel=1e-5)
 
@@ -115,7 +117,19 @@ def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day, mo
 def test_spec_without_such_features_has_base_rates(day):
     files, columns, _ = day
     spec = parse_spec(SPEC.to_yaml(), "spec", ["features={age: {type: dense}}"])
-    answer = Rates.fit(files, spec).predict({}, 4)["click"]
+    answer = fit(files, spec).predict({}, 4)["click"]
     np.testing.assert_allclose(
         answer, np.full(4, (columns["clicked"].sum() + 1) / (EVENTS + 2)), rtol=1e-5
     )
+
+
+def test_counts_of_days_that_were_kept_add_up_to_those_of_all(day, tmp_path):
+    files, _, _ = day
+    counter = Counter(SPEC)
+    for number, file in enumerate(files):
+        save_counts(str(tmp_path / f"{number}.npz"), counter.count([file], EVENTS))
+    kept = [Counter(SPEC).load(str(tmp_path / f"{number}.npz")) for number in range(len(files))]
+    together = counter.count(files, EVENTS)
+    for name, counts in together.items():
+        np.testing.assert_allclose(sum(of_day[name] for of_day in kept), counts)
+        assert counts.any()
