@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
+import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 
 from components.daily_example_gen.day_store import StoredDay
@@ -36,7 +38,10 @@ def write_rates(spec: RankingSpec, days: Sequence[StoredDay], path: str) -> None
             counts = counter.load(kept)
         else:
             shards = [day.shard(n) for n, events in enumerate(day.manifest.shards) if events]
-            counts = counter.count(shards, most)
+            try:
+                counts = counter.count(shards, most)
+            except tf.errors.NotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "gone", day.directory) from error
             save_counts(kept, counts)
         for name, of_name in counts.items():
             total[name] += of_name

@@ -301,6 +301,7 @@ JSON_LINES = st.one_of(
 )
 CELLS = st.one_of(
     st.sampled_from(["", "1", "0", "true", "False", "1.", ".5", "-0", "1e5", "0x1F", " 2", "5.0"]),
+    st.sampled_from(["Row #0", "Row #3", "Row #99", "in row 3"]),
     st.sampled_from(["[a]", "[a|b]", "{1,2}", "(", "[1", "()|a"]),
     st.sampled_from(["007", "1e400", "-", "+1", "nan", "a|b", "1|2", '"', '"a"b', 'a"b', "\t3"]),
     st.text(st.characters(blacklist_characters="\n\0", blacklist_categories=["Cs"]), max_size=4),
@@ -358,6 +359,15 @@ def test_fate_of_a_json_line_does_not_depend_on_its_neighbours(scratch, lines):
 @given(lines=among(as_csv_line(GOOD.values()), CSV_LINES))
 def test_fate_of_a_csv_line_does_not_depend_on_its_neighbours(scratch, lines):
     assert_fate_of_each_line_is_its_own(scratch, lines, "h.csv", as_csv_line(GOOD))
+
+
+@pytest.mark.parametrize("cell", ["Row #0", "Row #2", "Row #99"])
+def test_a_cell_that_looks_like_part_of_the_parsers_message_is_only_malformed(tmp_path, cell):
+    lines = [as_csv_line(GOOD.values())] * 40
+    lines[7] = as_csv_line({**GOOD, "hour": cell}.values())
+    rows, malformed, _ = read_lines(tmp_path, lines, "a.csv", as_csv_line(GOOD))
+    assert len(rows) == 39
+    assert [bad.line for bad in malformed] == [9]
 
 
 BROKEN_JSON = [

@@ -175,7 +175,7 @@ def _around_stops(parser: Lines, chunk: Block) -> Iterator[Checked]:
                 line = stopped.line
         stops += 1
         # Whatever a message says of a row, each part is checked again, and smaller.
-        if line is None or line >= part.lines or stops > _MAX_STOPS:
+        if line is None or not 0 <= line < part.lines or stops > _MAX_STOPS:
             lines = part.data.split(b"\n")[:-1]
             yield parser.check_lines(lines, [part.number(row) for row in range(part.lines)])
         else:
