@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except jars.NotHereError as error:
         print(f"skipped: {error}")
         return 0
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # What was started is stopped then, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with (
