@@ -34,6 +34,8 @@ from schemas.errors import ExitCode
 
 START = datetime.date(2026, 1, 5)
 WINDOW = 1
+_BASE_GB, _WORKER_GB = 4, 3
+"""Of the run, the JobManager and the job server; of a TaskManager and its worker of Beam."""
 
 
 class Killer(threading.Thread):
@@ -128,6 +130,16 @@ def hold_against_direct(cluster: Cluster, folder: str) -> tuple[Table, bool]:
     return table, same
 
 
+def _check_memory(workers: int) -> None:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    free, needed = kilobytes["MemAvailable"] / 1e6, _BASE_GB + workers * _WORKER_GB
+    if free < needed:
+        raise jars.NotHereError(
+            f"{workers} workers take {needed:.0f} GB of memory, and {free:.0f} GB are free"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -137,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kill", action="store_true", help="kill a TaskManager in ingestion")
     options = parser.parse_args(arguments)
     try:
+        _check_memory(options.workers)
         folder = jars.fetch()
     except jars.NotHereError as error:
         print(f"skipped: {error}")
