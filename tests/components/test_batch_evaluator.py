@@ -158,6 +158,7 @@ def metrics_of(output):
     }
 
 
+@pytest.mark.slow
 def test_metrics_slices_and_failures_are_those_of_tfma_event_by_event(
     models, tmp_path, monkeypatch
 ):

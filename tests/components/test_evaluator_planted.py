@@ -333,6 +333,7 @@ def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
     assert verdict["reasons"] == ["click: auc_lift is 0.0000, must be at least 0.01 (all events)"]
 
 
+@pytest.mark.slow
 def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_for(
     tmp_path, models, monkeypatch
 ):

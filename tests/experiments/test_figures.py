@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from experiments import figures
 
@@ -22,6 +23,7 @@ np.savez(sys.argv[2], layers=watch.layers, **watch.columns())
 """In a process of its own: the experiments run on Keras's JAX back end, the tests do not."""
 
 
+@pytest.mark.slow
 def test_a_watch_records_the_factors_of_both_orders_of_the_accumulator(tmp_path):
     rng = np.random.default_rng(0)
     steps, rate = 4, 0.5

@@ -65,6 +65,7 @@ def test_both_stages_start_from_one_exact_base():
     assert [stage[0][1].split()[0] for stage in stages()] == ["${BASE}", "${BASE}"]
 
 
+@pytest.mark.slow
 def test_health_check_imports_here():
     program, *arguments = healthcheck()
     assert program == "python"

@@ -109,6 +109,7 @@ def logs(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("serving", ["table", "request"])
 def test_training_evaluation_and_serving_see_the_same_history(serving, logs, tmp_path):
     names = ("user_history", "author_history", "pair_history")

@@ -197,6 +197,7 @@ def test_sharpness_is_that_of_weights_and_accumulators_on_the_way(batches):
     assert points[1].ratio == pytest.approx(spec.training.learning_rate * exact / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_each_seed_is_a_training_of_its_own_at_the_rate_of_the_step_to_come(batches):
     spec = tiny_spec("training.warmup_steps=4", "training.learning_rate=0.2")
     points = measure_sharpness(spec, batches, steps=4, seeds=2)

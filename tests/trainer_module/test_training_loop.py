@@ -40,6 +40,7 @@ def files(tmp_path_factory):
     return write_events(make_events(300), tmp_path_factory.mktemp("train"))
 
 
+@pytest.mark.slow
 def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
     spec = tiny_spec("training.batch_size=16", "tasks.watch.loss_weight=0.3")
 
@@ -66,6 +67,7 @@ def test_loop_takes_the_steps_and_losses_of_keras_fit(files):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_regression_learns_alike_in_whatever_unit_its_label_is(files):
     """In a unit a thousand times smaller: the same losses, and predictions in that unit."""
     spec = tiny_spec("training.batch_size=32")
