@@ -37,7 +37,7 @@ class DailyExampleGen(base_beam_component.BaseBeamComponent):
 
     Outputs:
         examples: split `eval`, all events of the run date; split `train`, of each window
-            day the share that the plan asks for.
+            day the share that the plan asks for. Beside them lie the smoothed rates of the window.
         quarantine: the malformed lines of these days, a JSON lines file a day.
         history: for each history feature the table for events after the run date, as Parquet.
     """

@@ -24,7 +24,6 @@ from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
-from components.daily_example_gen.rated import write_rates
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -34,6 +33,7 @@ from components.daily_example_gen.splits import (
     put_first,
     usual_day,
 )
+from components.daily_example_gen.window_rates import write_rates
 from components.evaluator.rates import RATES_FILE
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
