@@ -255,6 +255,9 @@ def _join_days(
         for date, directory in staged.items():
             manifest = dataclasses.replace(days[date].manifest, fingerprint=made_of[date])
             joined[date] = store.publish(directory, manifest)
+        # A day is joined once: only the tables to serve with are read again.
+        used = {path for (date, _), path in tables.items() if date in staged}
+        FileSystems.delete([path for path in used if FileSystems.exists(path)])
         if tables_dir is not None:
             for name in spec.history:
                 put(tables[after, name], table_path(tables_dir, name))

@@ -7,6 +7,7 @@ import shutil
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -309,17 +310,24 @@ def test_the_next_runs_events_have_what_the_models_table_holds(root):
 
 def test_the_next_runs_events_are_joined_with_the_tables_that_were_made_to_serve_with(root):
     def tables():
-        return {p: p.stat().st_mtime_ns for p in (root / "store").rglob("history-*.parquet")}
+        return {p: pq.read_table(p) for p in (root / "store").rglob("history-*.parquet")}
+
+    def days(found):
+        return {table.schema.metadata[b"before"].decode() for table in found.values()}
 
     tomorrow = RUN_DATE + datetime.timedelta(days=1)
+    assert days(tables()) == {str(tomorrow)}
+    column = next(iter(plan().spec.history_columns("user_history")))
+    for path, table in tables().items():
+        if column in table.column_names:
+            marked = pa.array([7.25] * len(table), table.schema.field(column).type)
+            place = table.column_names.index(column)
+            pq.write_table(table.set_column(place, table.schema.field(column), marked), path)
     write_day(root / "logs", tomorrow, make_events(6))
-    before = tables()
     run(root, plan(tomorrow))
-    new = dict(tables().items() - before.items())
-    assert before.items() <= tables().items()
-    assert {pq.read_schema(path).metadata[b"before"] for path in new} == {
-        str(tomorrow + datetime.timedelta(days=1)).encode()
-    }
+    assert (7.25,) in {values[column] for values in encoded(root, "eval").values()}
+    # What was used is gone; the newest is kept for the day after.
+    assert days(tables()) == {str(tomorrow + datetime.timedelta(days=1))}
 
 
 def test_settings_of_history_parse_no_log_again(root, monkeypatch):
