@@ -116,6 +116,9 @@ class OptimizerSettings(SpecPart):
         relative_threshold: Clippy's lambda_rel: how far a coordinate may move in a step, as a
             share of its weight.
         absolute_threshold: Clippy's lambda_abs: how far it may move on top of that.
+        unit_threshold: what Clippy's absolute thresholds of one unit's weights may add up to:
+            the absolute threshold of a layer is at most this divided by its number of inputs.
+            null sets no limit, as in the paper.
         thresholds: thresholds of another rule that differ from its defaults, by name.
         initial_accumulator: value at which Adagrad's accumulators start; `auto` is
             8 / batch_size^2.
@@ -128,6 +131,7 @@ class OptimizerSettings(SpecPart):
     name: OptimizerName = "clippy_adagrad"
     relative_threshold: float = Field(default=0.5, ge=0.0)
     absolute_threshold: float = Field(default=1e-2, ge=0.0)
+    unit_threshold: float | None = Field(default=None, ge=0.0)
     thresholds: dict[Name, Annotated[float, Field(ge=0.0)]] = Field(default={})
     initial_accumulator: AutoNumber = Field(default=AUTO, validate_default=True)
     epsilon: float = Field(default=1e-12, gt=0.0)
@@ -160,27 +164,26 @@ class OptimizerSettings(SpecPart):
         return self.name.rpartition("_")[0]
 
     @property
-    def rule_thresholds(self) -> dict[str, float]:
+    def rule_thresholds(self) -> dict[str, float | None]:
         """All thresholds of the rule, by name."""
         if self.rule in _CLIPPY:
             return {
                 "relative_threshold": self.relative_threshold,
                 "absolute_threshold": self.absolute_threshold,
+                "unit_threshold": self.unit_threshold,
             }
         return {**RULE_THRESHOLDS.get(self.rule, {}), **self.thresholds}
 
     def tightened(self, factor: float) -> OptimizerSettings:
         """The same with the rule's thresholds multiplied by a factor."""
-        own = RULE_THRESHOLDS.get(self.rule, {})
-        scaled = {
-            name: self.rule_thresholds[name] * factor
-            for name in own
-            if factor != 1.0 and name in _SCALED
-        }
+        own = {**RULE_THRESHOLDS.get(self.rule, {}), **self.thresholds}
+        scaled = {n: v * factor for n, v in own.items() if factor != 1.0 and n in _SCALED}
+        unit = self.unit_threshold
         return self.model_copy(
             update={
                 "relative_threshold": self.relative_threshold * factor,
                 "absolute_threshold": self.absolute_threshold * factor,
+                "unit_threshold": None if unit is None else unit * factor,
                 "thresholds": {**self.thresholds, **scaled},
             }
         )

@@ -43,14 +43,19 @@ _COLD_START_SAMPLE = 200_000
 """Events that normalisation and base rates are estimated from."""
 
 
+def _clippy(rule: type[optimizers.Clippy]) -> Callable[..., optimizers.Rule]:
+    def make(
+        relative_threshold: float, absolute_threshold: float, unit_threshold: float | None
+    ) -> optimizers.Rule:
+        return rule(relative_threshold, absolute_threshold, unit_threshold=unit_threshold)
+
+    return make
+
+
 _RULES: Mapping[str, Callable[..., optimizers.Rule]] = {
     "": optimizers.NoClipping,
-    "clippy": lambda relative_threshold, absolute_threshold: optimizers.Clippy(
-        relative_threshold, absolute_threshold
-    ),
-    "global_clippy": lambda relative_threshold, absolute_threshold: optimizers.GlobalClippy(
-        relative_threshold, absolute_threshold
-    ),
+    "clippy": _clippy(optimizers.Clippy),
+    "global_clippy": _clippy(optimizers.GlobalClippy),
     "gc": optimizers.GradientClipping,
     "global_gc": optimizers.GlobalNormClipping,
     "agc": optimizers.AdaptiveGradientClipping,

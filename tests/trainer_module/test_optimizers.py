@@ -512,3 +512,17 @@ def test_bad_settings_are_refused(bad):
         ClippedAdagrad(accumulator_update="sometimes")
     with pytest.raises(ValueError, match="non-negative"):
         ClippedAdagrad(epsilon=-1.0)
+
+
+@pytest.mark.parametrize(("shape", "fan_in"), [((200, 4), 200), ((3, 50, 2), 150), ((400,), 1)])
+def test_the_unit_threshold_is_shared_by_the_inputs_of_a_unit(shape, fan_in):
+    rule = Clippy(0.0, absolute_threshold=0.5, unit_threshold=2.0)
+    gradient = np.random.default_rng(0).normal(size=shape).astype("float32")
+    layer = keras.Variable(np.zeros(shape, "float32"), name="kernel")
+    table = keras.Variable(np.zeros((200, 4), "float32"), name="embeddings")
+    optimizer = ClippedAdagrad(10.0, rule=rule, exclude=())
+    optimizer.build([layer, table])
+    optimizer.apply([keras.ops.convert_to_tensor(g) for g in (gradient, np.ones((200, 4)))])
+    assert np.abs(layer.numpy()).max() == pytest.approx(min(0.5, 2.0 / fan_in), rel=1e-5)
+    # Of an embedding one row is read at a time.
+    assert np.abs(table.numpy()).max() == pytest.approx(0.5, rel=1e-5)

@@ -30,7 +30,8 @@ def units(x):
     return tuple(range(x.ndim - 1)) if x.ndim == 4 else (0,)
 
 
-def clippy(s, relative=0.5, absolute=1e-2, accumulator=0.0):
+def clippy(s, relative=0.5, absolute=1e-2, accumulator=0.0, unit=np.inf):
+    absolute = np.minimum(absolute, unit / s.fan_in)
     bound = relative * np.abs(s.w) + absolute + accumulator * s.p
     move = s.eta * np.abs(s.r)
     return np.min(ratio(bound, move), initial=1.0)
@@ -60,6 +61,7 @@ REFERENCES = {
     ),
     "clippy": (optimizers.Clippy(), clippy),
     "clippy zero threshold": (optimizers.Clippy(0.0, 0.0), lambda s: clippy(s, 0.0, 0.0)),
+    "clippy by unit": (optimizers.Clippy(unit_threshold=1.0), lambda s: clippy(s, unit=1.0)),
     "clippy of tfrs": (optimizers.Clippy(0.1, 1e-7, 1e-3), lambda s: clippy(s, 0.1, 1e-7, 1e-3)),
 }
 
@@ -80,7 +82,8 @@ def steps(draw):
     w, g, r = tensor(30), tensor(30), tensor(30)
     p = np.abs(tensor(3)) + np.asarray(1e-3, dtype)
     eta = np.asarray(10.0 ** draw(st.integers(-6, 1)), dtype)
-    return Step(w, g, r, p, eta, np.abs(g).max() * np.asarray(2.0, dtype))
+    fan_in = np.asarray(draw(st.sampled_from([1, 100, 4096])), dtype)
+    return Step(w, g, r, p, eta, np.abs(g).max() * np.asarray(2.0, dtype), fan_in)
 
 
 @pytest.mark.parametrize("name", REFERENCES)

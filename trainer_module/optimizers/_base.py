@@ -41,11 +41,13 @@ class _Layer:
         rule: The rule that applies to it.
         excluded: Whether the optimizer's own rule does not.
         weight_decay: Share of a weight that decays at learning rate 1; None decays nothing.
+        fan_in: As in `Step`.
     """
 
     rule: Rule
     excluded: bool
     weight_decay: float | None
+    fan_in: float
 
 
 class _State(NamedTuple):
@@ -233,7 +235,9 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     def _layer(self, variable: Any) -> _Layer:
         excluded = self.is_excluded(variable)
         decay = self.weight_decay if self._use_weight_decay(variable) else None
-        return _Layer(NoClipping() if excluded else self.rule, excluded, decay)
+        embedding = any(re.search(pattern, variable.path) for pattern in EMBEDDINGS)
+        fan_in = 1.0 if embedding else float(math.prod(variable.shape[:-1]))
+        return _Layer(NoClipping() if excluded else self.rule, excluded, decay, fan_in)
 
     def _add_vector(self, shape: tuple[int, ...], name: str, dtype: str) -> Any:
         return self.add_variable(
@@ -418,7 +422,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             model_norm = ops.cast(model_norm, dtype)
         decayed = w if layer.weight_decay is None else w - w * layer.weight_decay * eta
         r, p, slots_after = self.direction_and_slots(g, slots, ops.cast(scalars.iteration, dtype))
-        step = Step(decayed, g, r, p, eta, model_norm)
+        step = Step(decayed, g, r, p, eta, model_norm, layer.fan_in)
         return _Unclipped(step, slots_after, *layer.rule.factor_and_state(step, state.rule))
 
     def _step(

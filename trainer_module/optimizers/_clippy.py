@@ -76,9 +76,11 @@ class ClippyAdagrad(ClippedAdagrad):
         config = super().get_config()
         del config["rule"]
         update = config.pop("accumulator_update")
+        thresholds = self.rule.get_config()
+        del thresholds["unit_threshold"]
         return {
             **config,
-            **self.rule.get_config(),
+            **thresholds,
             "clip_accumulator_update": update == "delayed_clipped",
             "use_standard_accumulator_update": update == "standard",
         }

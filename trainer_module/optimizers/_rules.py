@@ -30,6 +30,8 @@ class Step(NamedTuple):
         eta: Learning rate, a scalar.
         model_norm: L2 norm of the gradient over every layer that the rule applies to, a scalar;
             None unless the rule is `model_wide`.
+        fan_in: Number of weights of one output unit; 1 for an embedding, whose rows are read
+            one at a time.
     """
 
     w: Tensor
@@ -38,6 +40,7 @@ class Step(NamedTuple):
     p: Tensor
     eta: Tensor
     model_norm: Tensor = None
+    fan_in: float = 1.0
 
 
 LARGEST_BITS = {
@@ -295,23 +298,31 @@ class Clippy(Rule):
     """sigma = min{1, min_i bound_i / (eta * |r_i|)} (arXiv:2302.09178, Algorithm 1).
 
     With bound = variable_relative_threshold * |w| + accumulator_relative_threshold * p
-    + absolute_threshold, no coordinate moves further than its bound. A coordinate with a zero
-    update constrains nothing; one with a zero bound and a non-zero update stops its layer.
+    + min{absolute_threshold, unit_threshold / fan_in}, no coordinate moves further than its
+    bound. A coordinate with a zero update constrains nothing; one with a zero bound and a
+    non-zero update stops its layer.
 
     Attributes:
         variable_relative_threshold: The paper's lambda_rel.
         absolute_threshold: The paper's lambda_abs.
         accumulator_relative_threshold: Weight of the preconditioner in the bound, an addition
             of TensorFlow Recommenders.
+        unit_threshold: What the absolute parts of a unit's weights may add up to, so that the
+            bound knows the layer's width; an addition of this project
+            (docs/results/widths.md). None: any sum, as in the paper.
     """
 
     variable_relative_threshold: float = 0.5
     absolute_threshold: float = 1e-2
     accumulator_relative_threshold: float = 0.0
+    unit_threshold: float | None = None
 
     def factor(self, step: Step) -> Tensor:
         """Returns a scalar."""
-        bound = self.variable_relative_threshold * ops.abs(step.w) + self.absolute_threshold
+        absolute = self.absolute_threshold * ops.ones_like(step.eta)
+        if self.unit_threshold is not None:
+            absolute = ops.minimum(absolute, self.unit_threshold / step.fan_in)
+        bound = self.variable_relative_threshold * ops.abs(step.w) + absolute
         if self.accumulator_relative_threshold:
             bound = bound + self.accumulator_relative_threshold * step.p
         move = step.eta * ops.abs(step.r)
