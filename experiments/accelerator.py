@@ -52,7 +52,7 @@ RULES: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     ),
     "adam_clippy": lambda: optimizers.ClippedAdam(0.001, optimizers.Clippy()),
 }
-WHOLE = ("adagrad", "clippy", "gc", "lamb")
+WHOLE = ("adagrad", "clippy", "gc", "agc", "lamb")
 
 
 def spec_of(model: str) -> RankingSpec:
@@ -224,7 +224,7 @@ def main() -> None:
             whole, alone = {}, {}
             for name in options.rules:
                 apply, state = case.optimizer(name)
-                if name in WHOLE and model == "large":
+                if name in WHOLE:
                     step = jax.jit(case.whole(apply), donate_argnums=(0, 1))
                     lowered = step.lower(case.weights, state, *data)
                     whole[name] = (pool.submit(lowered.compile), state)

@@ -27,9 +27,10 @@ from schemas.training import Architecture
 from trainer_module import optimizers
 from trainer_module.metrics import auc, rmse
 from trainer_module.optimizers import Rule
+from trainer_module.signatures import label_key
 
 DAYS = {"search": 11, "report": 13}
-WINDOW = 3
+SHIFT_DAY, SHIFTED = 7, "play_time"
 SMOOTHED = 16
 """Steps that a row's curve has the largest loss of."""
 COMPILERS = 4
@@ -45,7 +46,7 @@ GRIDS: dict[str, list[Rule]] = {
     ],
     "fan_in_move": [rules.FanInMove(x) for x in (0.1, 0.3, 1.0, 3.0)],
     "relative_move": [rules.RelativeMove(x) for x in (1e-3, 3e-3, 1e-2, 3e-2)],
-    "fan_in_clippy": [rules.FanInClippy(x) for x in (1.0, 3.0, 10.0, 30.0)],
+    "unit_clippy": [optimizers.Clippy(unit_threshold=x) for x in (1.0, 3.0, 10.0, 30.0)],
     "coordinate_clippy": [rules.CoordinateClippy(x) for x in (1e-2, 3e-3, 1e-3, 3e-4)],
 }
 RIVALS = ("gc", "agc", "lamb")
@@ -68,6 +69,11 @@ class Protocol:
         grids: names of `GRIDS` whose thresholds are searched.
         unsearched: models that candidates are not searched on, for their cost.
         overrides: of the example's spec.
+        without: inputs that the model does not get.
+        base: the base optimizer, of `replicas.BASES`.
+        window: days in the window that batches are drawn from.
+        warm_up: steps over which the learning rate rises.
+        shift: what is added to the labels of `SHIFTED` from day `SHIFT_DAY` on.
     """
 
     models: Mapping[str, Architecture]
@@ -77,6 +83,11 @@ class Protocol:
     grids: Sequence[str] = tuple(GRIDS)
     unsearched: Sequence[str] = ()
     overrides: Sequence[str] = ()
+    without: Sequence[str] = ()
+    base: str = "adagrad"
+    window: int = 3
+    warm_up: int = 0
+    shift: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +103,8 @@ class Cell:
 def spec_of(protocol: Protocol, model: str) -> RankingSpec:
     """Returns the example's spec with one of the protocol's models."""
     spec = load_spec("examples/kuairand/spec.yaml", protocol.overrides)
-    return spec.model_copy(update={"model": protocol.models[model]})
+    features = {n: f for n, f in spec.features.items() if n not in protocol.without}
+    return spec.model_copy(update={"model": protocol.models[model], "features": features})
 
 
 def cells_of(
@@ -247,11 +259,13 @@ class Bench:
             arrays = dict(stored.items())
         self.protocol, self.n, self.path = protocol, replicas, output
         self.day = arrays["day"]
+        arrays[label_key(SHIFTED)][self.day >= SHIFT_DAY] += protocol.shift
         specs = {name: spec_of(protocol, name) for name in protocol.models}
         log = Log(arrays, next(iter(specs.values())))
-        sample = np.flatnonzero(self.day < WINDOW)
+        sample = np.flatnonzero(self.day < protocol.window)
         self.trainings = {
-            name: Trainings(spec, log, replicas, sample, arrays) for name, spec in specs.items()
+            name: Trainings(spec, log, replicas, sample, arrays, protocol.base)
+            for name, spec in specs.items()
         }
         self.rows: list[dict[str, Any]] = []
         if os.path.exists(self.path):
@@ -263,7 +277,8 @@ class Bench:
     def do(self, cells: Sequence[Cell], until: float = float("inf")) -> None:
         """Does cells until so many seconds after the start; says which it has no time for."""
         known = {_key(row) for row in self.rows}
-        cells = [c for c in cells if not all(_key_of(c, s) in known for s in c.settings)]
+        base = self.protocol.base
+        cells = [c for c in cells if not all(_key_of(c, s, base) in known for s in c.settings)]
         # On a CPU compiling ahead would only hold up the first results.
         if jax.default_backend() != "cpu":
             for cell in cells:
@@ -282,7 +297,7 @@ class Bench:
                 eval_rows = np.flatnonzero(self.day == days)
                 eval_rows = eval_rows[: len(eval_rows) // CHUNKS * CHUNKS]
                 orders = {s.seed: self.order(days, s.seed) for s in cell.settings}
-                done = own.train(cell.settings, orders, eval_rows)
+                done = own.train(cell.settings, orders, eval_rows, self.protocol.warm_up)
                 whole = time.perf_counter() - self.started - now
                 slowest[cell.preset] = done["seconds"] + 1.0
                 writing.append(pool.submit(self._write, cell, done, eval_rows))
@@ -299,27 +314,31 @@ class Bench:
         if (days, seed) not in self._orders:
             log = next(iter(self.trainings.values())).log
             own = self.protocol
-            order = log.order(days, own.steps_a_day, own.batch, WINDOW, seed)
+            order = log.order(days, own.steps_a_day, own.batch, own.window, seed)
             self._orders[days, seed] = order
         return self._orders[days, seed]
 
     def _write(self, cell: Cell, done: dict[str, Any], eval_rows: np.ndarray) -> None:
         own = self.trainings[cell.preset]
-        window = (self.day < DAYS[cell.stage]) & (self.day >= DAYS[cell.stage] - WINDOW)
+        days = DAYS[cell.stage]
+        window = (self.day < days) & (self.day >= days - self.protocol.window)
         rows = rows_of(cell, own, done, eval_rows, own.base_loss(np.flatnonzero(window)))
+        device, base = jax.devices()[0].device_kind, self.protocol.base
+        head = {"device": device, "jax": jax.__version__, "base": base}
         known = {_key(row) for row in self.rows}
-        rows = [row for row in rows if _key(row) not in known]
-        head = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        rows = [new for row in rows if _key(new := {**head, **row}) not in known]
         with open(self.path, "a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps({**head, **row}) + "\n")
+                file.write(json.dumps(row) + "\n")
         self.rows += rows
 
 
 def _key(row: dict[str, Any]) -> str:
-    return json.dumps([row[n] for n in ("stage", "model", "name", "rule", "rate", "seed")])
+    base = row.get("base", "adagrad")  # older rows have none
+    return json.dumps([base, *(row[n] for n in ("stage", "model", "name", "rule", "rate", "seed"))])
 
 
-def _key_of(cell: Cell, setting: Setting) -> str:
+def _key_of(cell: Cell, setting: Setting, base: str) -> str:
     rule = dataclasses.asdict(setting.rule)
-    return json.dumps([cell.stage, cell.preset, cell.name, rule, setting.rate, setting.seed])
+    own = (cell.stage, cell.preset, cell.name, rule, setting.rate, setting.seed)
+    return json.dumps([base, *own])

@@ -2,8 +2,8 @@
 
     python -m experiments.causes --data FILE.npz --output ROWS.jsonl
 
-One thing at a time is changed about `table2`'s Large+DCN without treatment: its rate, its tasks,
-its size, its cross layer. The rate that all others share is where about half of the trainings
+One thing at a time is changed about `table2`'s Large+DCN without treatment: its rate, tasks, size,
+inputs, batches, days. The rate that all others share is where about half of the trainings
 diverge, found on days and seeds of its own.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.bench import FIXED, Bench, cells_of
+from experiments.bench import FIXED, Bench, Protocol, cells_of, spec_of
 from experiments.table2 import CPU, count
+from schemas.features import CategoricalFeature, HistoryFeature
 from schemas.training import Architecture
 
 RATES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28)
@@ -28,30 +29,55 @@ WHOLE = "7 tasks, 4 x 256, cross layer"
 _CROSS = CPU.models["large_dcn"]
 
 
-def _without(*tasks: str) -> tuple[str, ...]:
+def _change(model: Architecture = _CROSS, overrides: Sequence[str] = (), **rest: Any) -> Protocol:
+    """Returns the protocol of a change; its model is still to be named."""
+    overrides = (*CPU.overrides, *overrides)
+    return dataclasses.replace(CPU, models={"": model}, overrides=overrides, **rest)
+
+
+def _without(*tasks: str) -> Protocol:
     # The tasks' histories stay inputs, so that nothing but the loss differs.
-    return tuple(f"tasks.{task}.loss_weight=1.0e-30" for task in tasks)
+    return _change(overrides=[f"tasks.{task}.loss_weight=1.0e-30" for task in tasks])
 
 
-def _shared(*units: int) -> Architecture:
-    return _CROSS.model_copy(update={"shared": units})
+def _shared(*units: int) -> Protocol:
+    return _change(_CROSS.model_copy(update={"shared": units}))
+
+
+def _inputs(kind: type) -> Sequence[str]:
+    features = spec_of(CPU, "large_dcn").features
+    return [name for name, feature in features.items() if isinstance(feature, kind)]
 
 
 _REST = ("profile_enter", "open_comment", "watch_ratio")
-CHANGES: Mapping[str, tuple[Architecture, Sequence[str]]] = {
-    WHOLE: (_CROSS, ()),
-    "4 tasks": (_CROSS, _without(*_REST)),
-    "2 tasks": (_CROSS, _without(*_REST, "like", "long_view")),
-    "5 tasks, no regression": (_CROSS, _without("play_time", "watch_ratio")),
-    "1 task": (_CROSS, _without(*_REST, "like", "long_view", "play_time")),
-    "4 x 128": (_shared(128, 128, 128, 128), ()),
-    "4 x 64": (_shared(64, 64, 64, 64), ()),
-    "2 x 256": (_shared(256, 256), ()),
-    "2 x 64": (_shared(64, 64), ()),
-    "no cross layer": (CPU.models["large"], ()),
+CHANGES: Mapping[str, Protocol] = {
+    WHOLE: _change(),
+    "4 tasks": _without(*_REST),
+    "2 tasks": _without(*_REST, "like", "long_view"),
+    "5 tasks, no regression": _without("play_time", "watch_ratio"),
+    "1 task": _without(*_REST, "like", "long_view", "play_time"),
+    "4 x 128": _shared(128, 128, 128, 128),
+    "4 x 64": _shared(64, 64, 64, 64),
+    "2 x 256": _shared(256, 256),
+    "2 x 64": _shared(64, 64),
+    "no cross layer": _change(CPU.models["large"]),
+    "no histories": _change(without=_inputs(HistoryFeature)),
+    "no ids or categories": _change(without=_inputs(CategoricalFeature)),
+    "warm-up of 16 steps": _change(warm_up=16),
+    "warm-up of 64 steps": _change(warm_up=64),
+    "window of 1 day": _change(window=1),
+    "window of all days": _change(window=14),
+    "batches of 32": _change(batch=32),
+    "batches of 512": _change(batch=512),
+    "play time x 2.7 from day 8 on": _change(shift=1.0),
+    "play time x 20 from day 8 on": _change(shift=3.0),
+    "the same, warm-up of 64 steps": _change(shift=3.0, warm_up=64),
+    "1 task, batches of 2048": dataclasses.replace(
+        _without(*_REST, "like", "long_view", "play_time"), batch=2048
+    ),
 }
-"""Model and overrides of the spec by what is changed; the four tasks are the click, a long view,
-a like and the play time, the two the click and the play time, the one the click."""
+"""Protocols by what is changed; the four tasks are the click, a long view, a like and the play
+time, the two the click and the play time, the one the click. The days are numbered from 1."""
 
 
 def shared_rate(rows: Sequence[dict[str, Any]]) -> float:
@@ -112,15 +138,14 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON lines; added to")
     parser.add_argument("--seeds", type=int, default=20, help="of every cell")
     parser.add_argument("--replicas", type=int, default=10, help="trained together")
+    parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     options = parser.parse_args()
 
     def train(
         change: str, stage: str, rates: Sequence[float], seeds: Sequence[int]
     ) -> Sequence[dict[str, Any]]:
-        model, overrides = CHANGES[change]
-        protocol = dataclasses.replace(
-            CPU, models={change: model}, overrides=(*CPU.overrides, *overrides)
-        )
+        own = CHANGES[change]
+        protocol = dataclasses.replace(own, models={change: own.models[""]})
         bench = Bench(protocol, options.data, options.output, options.replicas)
         bench.do(cells_of(change, "none", [FIXED["none"]], stage, rates, seeds, bench.n))
         return bench.rows
@@ -129,7 +154,7 @@ def main() -> None:
         rows = train(WHOLE, "search", RATES, SEARCH_SEEDS)
         shared = shared_rate(rows)
         seeds = range(1, options.seeds + 1)
-        for change in CHANGES:
+        for change in options.changes:
             train(change, "report", [shared], seeds)
     with open(options.output, encoding="utf-8") as file:
         print(table([json.loads(line) for line in file]))

@@ -155,7 +155,7 @@ class Watched:
         settings = [Setting(rule, rate, self._seed)]
         self._own.prepare(settings, self._bench.compiling)
         order = self._bench.order(DAY, self._seed)
-        done = self._own.train(settings, {self._seed: order}, self._rows, watch)
+        done = self._own.train(settings, {self._seed: order}, self._rows, watch=watch)
         return [float(x) for x in done["loss"][:, 0]]
 
     def factors(self, rule: Rule, rate: float) -> dict[str, Any]:

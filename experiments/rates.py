@@ -18,9 +18,21 @@ from matplotlib.figure import Figure
 from experiments.bench import FIXED, Bench, Protocol, cells_of
 from experiments.table2 import CPU, MODELS
 
-RATES = (0.05, 0.1, 0.2, 0.5, 1.0)
-PROTOCOL = Protocol(models=CPU.models, rates={"search": RATES}, batch=256, steps_a_day=32)
+ADAGRAD = (0.05, 0.1, 0.2, 0.5, 1.0)
+RATES = {
+    "adagrad": ADAGRAD,
+    "delayed": ADAGRAD,
+    "adam": (0.001, 0.003, 0.01, 0.03, 0.1),
+}
+"""By base optimizer."""
+TITLES = {"adagrad": "Adagrad", "delayed": "Adagrad, delayed", "adam": "Adam"}
 RULES = {"none": ("no treatment", "#d55e00"), "clippy_paper": ("Clippy", "#0072b2")}
+
+
+def protocol_of(base: str) -> Protocol:
+    """Returns what is trained with a base optimizer."""
+    rates = {"search": RATES[base]}
+    return Protocol(models=CPU.models, rates=rates, batch=256, steps_a_day=32, base=base)
 
 
 def chosen(rows: Sequence[dict[str, Any]], model: str, rule: str, rate: float) -> list[Any]:
@@ -29,11 +41,11 @@ def chosen(rows: Sequence[dict[str, Any]], model: str, rule: str, rate: float) -
     return sorted(found, key=lambda row: row["seed"])
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> str:
     """Returns each training's AUC of the click as Markdown; a star marks a diverged one."""
     lines = [
-        "| model | rule | " + " | ".join(f"rate {rate}" for rate in RATES) + " |",
-        "| --- | --- |" + " ---: |" * len(RATES),
+        "| model | rule | " + " | ".join(f"rate {rate}" for rate in rates) + " |",
+        "| --- | --- |" + " ---: |" * len(rates),
     ]
     for model, model_name in MODELS.items():
         for rule, (rule_name, _) in RULES.items():
@@ -42,21 +54,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                     f"{row['metrics']['click']:.4f}{'*' * row['diverged']}"
                     for row in chosen(rows, model, rule, rate)
                 )
-                for rate in RATES
+                for rate in rates
             ]
             if any(cells):
                 lines.append(f"| {model_name} | {rule_name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def picture(rows: Sequence[dict[str, Any]]) -> Figure:
+def picture(rows: Sequence[dict[str, Any]], rates: Sequence[float], base: str) -> Figure:
     """Draws AUC against the rate, a point for each training and a line through the means."""
     shown = {m: title for m, title in MODELS.items() if any(r["model"] == m for r in rows)}
     figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (model, title) in zip(axes, shown.items(), strict=True):
         for rule, (label, color) in RULES.items():
-            cells = {rate: chosen(rows, model, rule, rate) for rate in RATES}
+            cells = {rate: chosen(rows, model, rule, rate) for rate in rates}
             points = [(x, r["metrics"]["click"]) for x, cell in cells.items() for r in cell]
             if not points:
                 continue
@@ -69,11 +81,11 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
             ax.plot(*zip(*means, strict=True), color=color, label=label)
         ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
         ax.set(xscale="log", title=title, xlabel="learning rate")
-        ax.set_xticks(RATES, [str(rate) for rate in RATES])
+        ax.set_xticks(rates, [str(rate) for rate in rates])
         ax.minorticks_off()
     axes[0].set(ylabel="AUC of the click, next day")
     axes[0].legend(frameon=False, loc="lower left")
-    figure.suptitle("KuaiRand-Pure, Adagrad")
+    figure.suptitle(f"KuaiRand-Pure, {TITLES[base]}")
     return figure
 
 
@@ -83,11 +95,14 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON lines; added to")
     parser.add_argument("--data", help="of examples.kuairand.arrays; without it nothing is trained")
     parser.add_argument("--picture", help="PNG file to write")
+    parser.add_argument("--base", default="adagrad", choices=RATES)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[101, 102])
     options = parser.parse_args()
+    rates = RATES[options.base]
     if options.data:
-        bench = Bench(PROTOCOL, options.data, options.output, replicas=len(RATES))
+        protocol = protocol_of(options.base)
+        bench = Bench(protocol, options.data, options.output, replicas=len(rates))
         bench.do(
             [
                 cell
@@ -95,15 +110,16 @@ def main() -> None:
                 for model in options.models
                 for rule in RULES
                 for cell in cells_of(
-                    model, rule, [FIXED[rule]], "search", RATES, [seed], len(RATES)
+                    model, rule, [FIXED[rule]], "search", rates, [seed], len(rates)
                 )
             ]
         )
     with open(options.output, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    print(table(rows))
+    rows = [row for row in rows if row.get("base", "adagrad") == options.base]
+    print(table(rows, rates))
     if options.picture:
-        picture(rows).savefig(options.picture, dpi=110)
+        picture(rows, rates, options.base).savefig(options.picture, dpi=110)
 
 
 if __name__ == "__main__":

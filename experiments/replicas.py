@@ -23,12 +23,18 @@ from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.model import build_model, initialise_from_data, label_deviations
-from trainer_module.optimizers import ClippedAdagrad, Rule
+from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, Rule
 
 Tree = Any
 
 CHUNKS = 8
 """Parts that the evaluation events are predicted in."""
+BASES = {
+    "adagrad": ClippedAdagrad,
+    "delayed": functools.partial(ClippedAdagrad, accumulator_update="delayed"),
+    "adam": ClippedAdam,
+}
+"""Base optimizers; `delayed` is Adagrad whose step knows the accumulator of the step before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +124,10 @@ class Trainings:
         replicas: int,
         sample: np.ndarray,
         arrays: Mapping[str, np.ndarray],
+        base: str = "adagrad",
     ) -> None:
         """Makes the model; `sample` are the events of a cold start's statistics."""
-        self.spec, self.log, self.replicas = spec, log, replicas
+        self.spec, self.log, self.replicas, self._base = spec, log, replicas, BASES[base]
         self._arrays, self._sample = arrays, sample
         self._weights: dict[int, list[Any]] = {}
         self._model = self._new_model(0)
@@ -198,7 +205,7 @@ class Trainings:
 
     def _compiled_step(self, rule: Rule, names: tuple[str, ...]) -> tuple[list[Any], int, Any]:
         """The optimizer's initial state, where in it the rate is, and the step of all replicas."""
-        optimizer = ClippedAdagrad(1.0, rule=rule)
+        optimizer = self._base(1.0, rule=rule)
         variables = self._model.trainable_variables
         optimizer.build(variables)
         state = [v.value for v in optimizer.variables]
@@ -224,6 +231,7 @@ class Trainings:
         settings: Sequence[Setting],
         orders: Mapping[int, np.ndarray],
         eval_rows: np.ndarray,
+        warm_up: int = 0,
         watch: Callable[[int, Tree, Tree], None] | None = None,
     ) -> dict[str, Any]:
         """Trains one model for each setting; all have rules of one class, which is `prepare`d.
@@ -232,6 +240,7 @@ class Trainings:
             settings: `replicas` of them.
             orders: batches by seed, as `Log.order`.
             eval_rows: events to predict at the end, whose number `CHUNKS` divides.
+            warm_up: steps over which the rate rises, from its share of the first.
             watch: called before each step with its number, the weights and their gradients.
 
         Returns:
@@ -244,7 +253,7 @@ class Trainings:
             stack(parts) for parts in zip(*(self.initial(s.seed) for s in settings), strict=True)
         ]
         states = [stack([value] * self.replicas) for value in state]
-        states[rate] = jnp.asarray([s.rate for s in settings], jnp.float32)
+        rates = np.asarray([s.rate for s in settings], np.float32)
         thresholds = tuple(
             jnp.asarray([getattr(s.rule, name) for s in settings], jnp.float32)
             for name in _program(settings)[1]
@@ -256,6 +265,8 @@ class Trainings:
             loss, gradients = self._gradients(weights, rows, self.log.columns)
             if watch is not None:
                 watch(number, weights, gradients)
+            if number <= warm_up:
+                states[rate] = jnp.asarray(rates * min(1.0, (number + 1) / max(warm_up, 1)))
             weights, states = step(weights, states, gradients, thresholds)
             losses.append(loss)
         curve = np.asarray(jnp.stack(losses))
@@ -290,15 +301,12 @@ class Trainings:
 def _program(settings: Sequence[Setting]) -> tuple[type[Rule], tuple[str, ...], tuple[str, ...]]:
     """Which program steps these: class of the rule, thresholds that are arguments, and the rest."""
     rule = settings[0].rule
+    values = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
     # What is zero everywhere is switched off, not small.
     names = tuple(
-        field.name
-        for field in dataclasses.fields(rule)
-        if field.type in (float, "float") and any(getattr(s.rule, field.name) for s in settings)
+        name
+        for name, value in values.items()
+        if isinstance(value, float) and any(getattr(s.rule, name) for s in settings)
     )
-    flags = tuple(
-        f"{field.name}={getattr(rule, field.name)}"
-        for field in dataclasses.fields(rule)
-        if field.type not in (float, "float")
-    )
+    flags = tuple(f"{n}={v}" for n, v in values.items() if not isinstance(v, float))
     return type(rule), names, flags

@@ -49,21 +49,6 @@ class LayerClippy(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class FanInClippy(Rule):
-    """Clippy whose absolute threshold is `scale` / fan-in, but not over the paper's."""
-
-    scale: float = 3.0
-    absolute: float = 1e-2
-    relative: float = 0.5
-
-    def factor(self, step: Step) -> Tensor:
-        """Returns a scalar."""
-        absolute = ops.minimum(self.scale / fan_in(step.w), self.absolute)
-        bound = self.relative * ops.abs(step.w) + absolute
-        return least_ratio(bound, step.eta * ops.abs(step.r))
-
-
-@dataclasses.dataclass(frozen=True)
 class CoordinateClippy(Rule):
     """Clippy coordinate by coordinate: each moves no further than its own bound."""
 

@@ -31,8 +31,16 @@ from experiments.bench import (
 )
 from schemas.tasks import BinaryTask
 from schemas.training import Architecture
-from trainer_module.optimizers import AdaptiveGradientClipping, GradientClipping, Lamb, Rule
-from trainer_module.risk.stable_rate import wilson_interval
+from trainer_module.optimizers import (
+    AdaGC,
+    AdaptiveGradientClipping,
+    Clippy,
+    GlobalClippy,
+    GradientClipping,
+    Lamb,
+    Rule,
+    ZClip,
+)
 
 CPU = Protocol(
     models={
@@ -52,8 +60,12 @@ DEFAULTS: dict[str, Rule] = {
     "gc_default": GradientClipping(),
     "agc_default": AdaptiveGradientClipping(),
     "lamb_default": Lamb(),
+    "global_clippy": GlobalClippy(),
+    "adagc": AdaGC(),
+    "zclip": ZClip(),
+    "unit_clippy": Clippy(unit_threshold=1.0),
 }
-"""The rivals as the product has them by default: like Clippy, they had no search."""
+"""Rules as the product has them by default: like Clippy, they had no search."""
 SEARCH_SEED = 101
 CLAIMED = ("none", "clippy_paper", "gc", "agc", "lamb", "fan_in_move", *DEFAULTS)
 """Rules of which a claim is made at the higher rate."""
@@ -68,6 +80,10 @@ SHOWN = {
     "gc_default": "GC 0.1",
     "agc_default": "AGC 0.01",
     "lamb_default": "LAMB 0.01",
+    "global_clippy": "one Clippy factor for all layers",
+    "adagc": "AdaGC",
+    "zclip": "ZClip",
+    "unit_clippy": "Clippy by unit",
 }
 """What the page calls the rules."""
 MODELS = {"small": "Small", "large": "Large", "large_dcn": "Large+DCN"}
@@ -113,8 +129,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def count(cell: Sequence[dict[str, Any]], what: str) -> str:
     """Returns how many of the trainings diverged or jumped, with the Wilson interval in percent."""
     found = sum(row[what] for row in cell)
-    low, high = wilson_interval(found, len(cell))
-    return f"{found} ({100 * low:.0f} to {100 * high:.0f})"
+    low, high = 100 * np.array(stats.binomtest(found, len(cell)).proportion_ci(method="wilson"))
+    return f"{found} ({low:.0f} to {high:.0f})"
 
 
 def task_means(rows: Sequence[dict[str, Any]]) -> str:
@@ -293,6 +309,7 @@ def main() -> None:
         "--claimed-seeds", type=int, default=32, help="of most rules at the higher rate"
     )
     parser.add_argument("--replicas", type=int, default=8, help="trained together")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--picture", help="PNG file of AUCs without treatment and with Clippy")
     parser.add_argument("--losses", help="PNG file of their losses")
     options = parser.parse_args()
@@ -318,9 +335,11 @@ def main() -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Does the trainings that the output lacks."""
-    bench = Bench(CPU, options.data, options.output, options.replicas)
+    models = {name: CPU.models[name] for name in options.models}
+    protocol = dataclasses.replace(CPU, models=models)
+    bench = Bench(protocol, options.data, options.output, options.replicas)
     if options.search:
-        bench.do(search_cells(CPU, [SEARCH_SEED], bench.n))
+        bench.do(search_cells(protocol, [SEARCH_SEED], bench.n))
 
     def rules_of(model: str) -> Mapping[str, Rule]:
         return chosen(bench.rows, model)
@@ -330,9 +349,9 @@ def train(options: argparse.Namespace) -> None:
         return {name: known[name] for name in CLAIMED if name in known}
 
     seeds = range(1, options.claimed_seeds + 1)
-    bench.do(report_cells(CPU, rules_of, seeds[: options.seeds], bench.n))
+    bench.do(report_cells(protocol, rules_of, seeds[: options.seeds], bench.n))
     for part in (seeds[: options.seeds], seeds[options.seeds :]):
-        bench.do(report_cells(CPU, claimed, part, bench.n, [HIGHER]))
+        bench.do(report_cells(protocol, claimed, part, bench.n, [HIGHER]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from trainer_module.optimizers import Step
 
 RULES = [
     rules.LayerClippy(),
-    rules.FanInClippy(),
     rules.CoordinateClippy(),
     rules.RelativeMove(),
     rules.FanInMove(),
@@ -58,7 +57,6 @@ def test_bounds_are_those_of_float64():
     expected = {
         rules.LayerClippy(0.1, 1e-4): most(0.5 * np.abs(w) + 0.1 * rms),
         rules.LayerClippy(0.1, 0.05): most(0.5 * np.abs(w) + 0.05),
-        rules.FanInClippy(0.32): most(0.5 * np.abs(w) + 0.005),
         rules.CoordinateClippy(): 0.5 * np.abs(w) + 1e-3,
         rules.RelativeMove(0.1): 0.1 * rms * np.abs(r) / np.sqrt(np.mean(r**2)),
         rules.FanInMove(0.32): 0.005 * np.abs(r) / np.sqrt(np.mean(r**2)),
