@@ -1,4 +1,4 @@
-"""Figures 3 to 6 and 8 of arXiv:2302.09178: `python -m experiments.figures --help`.
+"""Figures 1, 3 to 6 and 8 of arXiv:2302.09178: `python -m experiments.figures --help`.
 
 Figure 3 needs no data. The others train one of `table2`'s models (KuaiRand-Pure) and watch it.
 """
@@ -49,6 +49,8 @@ COLORS = {
 }
 SHOWN_LAYERS = ("shared-0/kernel", "head-click/kernel", "head-play_time/kernel")
 """Of Figure 8: the bottom layer, the head of a binary task and that of a regression."""
+DIVERGES = 9
+"""Seed of Figure 1, whose training without treatment comes back at the lower rate."""
 DAY = 13
 """The day that is evaluated on; the last."""
 
@@ -165,7 +167,10 @@ class Watched:
         return {"loss": loss, "layers": watch.layers, **watch.columns()}
 
     def auc_over_training(self, rule: Rule, rate: float, every: int) -> dict[str, list[float]]:
-        """Trains; returns the AUC of the click on the last day before every so many steps."""
+        """Trains; returns each step's loss, and the AUC of the click on the last day.
+
+        The AUC is that before every so many steps.
+        """
         found: dict[str, list[float]] = {"step": [], "auc": []}
         task = self._own.log.tasks.index("click")
 
@@ -175,8 +180,26 @@ class Watched:
                 found["step"].append(number)
                 found["auc"].append(auc(self._click, output.astype(np.float64)))
 
-        self.train(rule, rate, watch)
-        return found
+        return {**found, "loss": self.train(rule, rate, watch)}
+
+
+def draw_divergences(found: dict[str, dict[str, dict[str, list[float]]]], title: str) -> Figure:
+    """Draws loss and next-day AUC over training, by rate and rule (Fig. 1)."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, len(found), sharex=True, sharey="row", squeeze=False)
+    for column, (rate, curves) in enumerate(found.items()):
+        for name, curve in curves.items():
+            own = {"color": COLORS[name], "label": name}
+            axes[0, column].plot(1 + np.arange(len(curve["loss"])), curve["loss"], **own)
+            axes[1, column].plot(curve["step"], curve["auc"], **own)
+        axes[0, column].set(yscale="log", title=f"rate {rate}")
+        axes[1, column].axhline(0.5, color="#999999", lw=0.8, ls=":")
+        axes[1, column].set(xlabel="step")
+    axes[0, 0].set(ylabel="loss")
+    axes[1, 0].set(ylabel="AUC of the click, last day")
+    axes[1, 0].legend(frameon=False, loc="lower right")
+    figure.suptitle(title)
+    return figure
 
 
 def draw_factors(seen: dict[str, Any], title: str) -> Figure:
@@ -267,6 +290,13 @@ def main() -> None:
     keep("figure-3", descents, draw_quadratic(descents))
     if not options.data:
         return
+    small = Watched(options.data, "small", DIVERGES)
+    pair = {"none": FIXED["none"], "Clippy": FIXED["clippy_paper"]}
+    curves = {
+        str(rate): {n: small.auc_over_training(rule, rate, every=4) for n, rule in pair.items()}
+        for rate in CPU.rates["report"]
+    }
+    keep("figure-1", curves, draw_divergences(curves, f"{MODELS['small']}, seed {DIVERGES}"))
     watched = Watched(options.data, options.model, options.seed)
     seeded = f"{MODELS[options.model]}, seed {options.seed}"
     title = f"{seeded}, rate {options.rate}"
