@@ -29,6 +29,7 @@ from components.daily_example_gen.parts import (
     printable,
     read_bucket,
 )
+from schemas.errors import BadDataError
 
 _ENCODED_ROWS = 1 << 13
 _GZIP_LEVEL = 1
@@ -116,9 +117,21 @@ def write_table(path: str, table: pa.Table) -> None:
 
 
 def read_table(path: str) -> pa.Table:
-    """Reads a file of `write_table`."""
+    """Reads a file of `write_table`.
+
+    Raises:
+        BadDataError: it is damaged.
+    """
     with open_stored(path) as file:
-        return pq.ParquetFile(pa.BufferReader(file.read())).read(use_threads=False)
+        content = file.read()
+    try:
+        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    # Of a page that does not unpack, Arrow raises an OSError.
+    except (pa.ArrowException, OSError) as error:
+        raise BadDataError(
+            f"{path}: damaged ({error}). It was made of the day's events; remove it, and the next "
+            f"run makes it again"
+        ) from error
 
 
 def _repeated(

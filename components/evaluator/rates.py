@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import uuid
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tfx.dsl.io import fileio
 
+from schemas.errors import BadDataError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
@@ -81,12 +84,23 @@ class Counter:
         return counts
 
     def load(self, path: str) -> Counts:
-        """Reads what `save_counts` wrote of the same features and tasks."""
+        """Reads what `save_counts` wrote of the same features and tasks.
+
+        Raises:
+            BadDataError: the file is damaged.
+        """
         counts = self.nothing()
         with fileio.open(path, "rb") as file:
-            stored = np.load(io.BytesIO(file.read()), allow_pickle=False)
+            content = file.read()
+        try:
+            stored = np.load(io.BytesIO(content), allow_pickle=False)
             for name, of_name in counts.items():
                 of_name[:, stored[f"{name}/rows"]] = stored[f"{name}/counts"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadDataError(
+                f"{path}: damaged ({error}). It was made of the day's events; remove it, and the "
+                f"next run makes it again"
+            ) from error
         return counts
 
 

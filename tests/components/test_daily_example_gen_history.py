@@ -339,3 +339,18 @@ def test_settings_of_history_parse_no_log_again(root, monkeypatch):
     forbid(monkeypatch, "_count_shard")
     run(root, changed)
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*.gz")} == before
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:40] + b"x" * 60])
+def test_damaged_totals_are_named_and_made_again_once_they_are_gone(root, damage):
+    tomorrow = RUN_DATE + datetime.timedelta(days=1)
+    write_day(root / "logs", tomorrow, make_events(6))
+    day = root / "store" / plan().spec.events_fingerprint() / str(RUN_DATE)
+    totals = sorted(day.rglob("totals-*.parquet"))[0]
+    kept = totals.read_bytes()
+    totals.write_bytes(damage(kept))
+    with pytest.raises(Exception, match=f"{totals.name}: damaged .*remove it"):
+        run(root, plan(tomorrow))
+    totals.unlink()
+    run(root, plan(tomorrow))
+    assert pq.read_table(totals).equals(pq.read_table(pa.BufferReader(kept)))

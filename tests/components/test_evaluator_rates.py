@@ -9,6 +9,7 @@ import tensorflow as tf
 from planted_model import write_examples
 
 from components.evaluator.rates import PRIOR_EVENTS, Counter, Rates, event_buckets, save_counts
+from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 
 SPEC = parse_spec(
@@ -133,3 +134,13 @@ def test_counts_of_days_that_were_kept_add_up_to_those_of_all(day, tmp_path):
     for name, counts in together.items():
         np.testing.assert_allclose(sum(of_day[name] for of_day in kept), counts)
         assert counts.any()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:40] + b"x" * 60])
+def test_damaged_counts_are_named(tmp_path, damage):
+    counter, path = Counter(SPEC), tmp_path / "counts.npz"
+    save_counts(str(path), counter.nothing())
+    counter.load(str(path))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BadDataError, match=r"counts.npz: damaged .*remove it"):
+        counter.load(str(path))
