@@ -95,17 +95,22 @@ def test_causes_are_compared_at_the_rate_at_which_half_of_the_searched_trainings
     assert float(one[6]) == pytest.approx(1.0, abs=0.01)
 
 
-def test_every_change_is_a_spec_and_differs_from_the_whole_in_one_thing():
-    whole = causes.CHANGES[causes.WHOLE][0]
-    seen = set()
-    for change, (model, overrides) in causes.CHANGES.items():
-        protocol = dataclasses.replace(
-            table2.CPU, models={change: model}, overrides=(*table2.CPU.overrides, *overrides)
-        )
-        spec = table2.spec_of(protocol, change)
+TWO_THINGS = ("the same, warm-up of 64 steps", "1 task, batches of 2048")
+
+
+def test_every_change_is_a_spec_and_differs_from_the_whole_in_what_it_names():
+    whole, seen = causes.CHANGES[causes.WHOLE], []
+    names = [f.name for f in dataclasses.fields(whole) if f.name not in ("models", "overrides")]
+    for change, protocol in causes.CHANGES.items():
+        spec = table2.spec_of(protocol, "")
         told = sum(task.loss_weight > 1e-9 for task in spec.tasks.values())
-        assert (told != len(TASKS)) + (model != whole) == (change != causes.WHOLE)
+        changed = {name for name in names if getattr(protocol, name) != getattr(whole, name)}
+        changed |= {"tasks"} if told != len(TASKS) else set()
+        changed |= {"model"} if protocol.models != whole.models else set()
+        assert len(changed) == (change != causes.WHOLE) + (change in TWO_THINGS), change
         if "task" in change:
             assert told == int(change.split()[0])
-        seen.add((told, model.shared, model.cross_layers))
-    assert len(seen) == len(causes.CHANGES)
+        assert not set(protocol.without) & spec.inputs.keys()
+        assert ("without" in changed) == (len(spec.inputs) < len(table2.spec_of(whole, "").inputs))
+        seen.append((told, protocol))
+    assert all(seen.count(one) == 1 for one in seen)
