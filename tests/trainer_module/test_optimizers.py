@@ -514,7 +514,7 @@ def test_bad_settings_are_refused(bad):
         ClippedAdagrad(epsilon=-1.0)
 
 
-@pytest.mark.parametrize(("shape", "fan_in"), [((200, 4), 200), ((3, 50, 2), 150), ((400,), 1)])
+@pytest.mark.parametrize(("shape", "fan_in"), [((200, 4), 200), ((3, 50, 2), 50), ((400,), 1)])
 def test_the_unit_threshold_is_shared_by_the_inputs_of_a_unit(shape, fan_in):
     rule = Clippy(0.0, absolute_threshold=0.5, unit_threshold=2.0)
     gradient = np.random.default_rng(0).normal(size=shape).astype("float32")

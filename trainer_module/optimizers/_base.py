@@ -236,7 +236,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         excluded = self.is_excluded(variable)
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         embedding = any(re.search(pattern, variable.path) for pattern in EMBEDDINGS)
-        fan_in = 1.0 if embedding else float(math.prod(variable.shape[:-1]))
+        fan_in = 1.0 if embedding or len(variable.shape) < 2 else float(variable.shape[-2])
         return _Layer(NoClipping() if excluded else self.rule, excluded, decay, fan_in)
 
     def _add_vector(self, shape: tuple[int, ...], name: str, dtype: str) -> Any:

@@ -30,8 +30,9 @@ class Step(NamedTuple):
         eta: Learning rate, a scalar.
         model_norm: L2 norm of the gradient over every layer that the rule applies to, a scalar;
             None unless the rule is `model_wide`.
-        fan_in: Number of weights of one output unit; 1 for an embedding, whose rows are read
-            one at a time.
+        fan_in: Number of inputs of an output unit, the last axis but one: a kernel of more axes is
+            a stack of matrices. 1 for vectors, and for an embedding, whose rows are read one at
+            a time.
     """
 
     w: Tensor
