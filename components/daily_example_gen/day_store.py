@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from components import storage
 from components.daily_example_gen.parts import Part, create, open_stored, printable
 from components.daily_example_gen.readers import SUFFIXES
 from components.daily_example_gen.shards import Shard
@@ -127,7 +128,9 @@ def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
     """
     directory = FileSystems.join(logs_root, date.isoformat())
     files, notes = [], []
-    entries = _local_entries(directory) if is_local(directory) else _remote_entries(directory)
+    entries = (
+        _local_entries(directory) if storage.is_local(directory) else _remote_entries(directory)
+    )
     for name, metadata in entries:
         if name.startswith((".", "_")):
             continue
@@ -190,7 +193,7 @@ def _match(directory: str, pattern: str) -> list[FileMetadata]:
 
 def _paths(directory: str, pattern: str) -> list[str]:
     """Paths under a directory of the store that match a pattern."""
-    if is_local(directory):
+    if storage.is_local(directory):
         return [str(path) for path in pathlib.Path(directory).glob(pattern)]
     return [metadata.path for metadata in _match(directory, pattern)]
 
@@ -234,7 +237,7 @@ class DayStore:
             if stamp < (now - _STALE_WORK).strftime(_TIMESTAMP):
                 _delete_tree(abandoned)
         directory = os.path.join(work, f"{now.strftime(_TIMESTAMP)}-{uuid.uuid4().hex}")
-        if is_local(directory):
+        if storage.is_local(directory):
             os.makedirs(directory)
         try:
             yield directory
@@ -298,7 +301,7 @@ class DayStore:
             work_dir: directory of this run's own, on the same file system.
         """
         final = self._directory(date, fingerprint)
-        if not is_local(final):
+        if not storage.is_local(final):
             return final
         staged = os.path.join(work_dir, date.isoformat())
         os.makedirs(staged)
@@ -340,11 +343,6 @@ class DayStore:
                 with contextlib.suppress(OSError):
                     FileSystems.delete([manifest])
                 _delete_tree(directory)
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is one of the local file system, without a scheme."""
-    return FileSystems.get_scheme(path) is None
 
 
 def _publish(staged: str, final: str) -> None:
@@ -397,7 +395,7 @@ def shard_name(number: int, shards: int) -> str:
 
 
 def _delete_tree(directory: str) -> None:
-    if is_local(directory):
+    if storage.is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
         return
     paths = _paths(directory, "**")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from components import storage
 from components.daily_example_gen.day_store import DayLogs, LogFile
 from components.daily_example_gen.fields import Field, arrow_schema
 from components.daily_example_gen.formats.checked import Malformed
@@ -60,7 +61,7 @@ def list_days(logs_root: str) -> list[datetime.date]:
         BadDataError: there is no such folder, or it holds no day.
     """
     try:
-        if "://" in logs_root:
+        if not storage.is_local(logs_root):
             found = FileSystems.match([FileSystems.join(logs_root, "*/*")])[0].metadata_list
             names = {os.path.basename(os.path.dirname(metadata.path)) for metadata in found}
         else:

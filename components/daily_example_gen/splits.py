@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
-from components.daily_example_gen.day_store import StoredDay, is_local, list_logs
+from components import storage
+from components.daily_example_gen.day_store import StoredDay, list_logs
 from components.daily_example_gen.parts import create, open_stored
 from components.daily_example_gen.shards import compressed, decompressed, first_tf_records
 from components.held_days import HeldDay
@@ -229,7 +230,7 @@ def _quoted(notes: Sequence[str]) -> str:
 
 def put(source: str, target: str) -> None:
     """Puts a stored file into an artifact: by hard link where that is possible."""
-    if is_local(source) and is_local(target):
+    if storage.is_local(source) and storage.is_local(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         try:
             os.link(source, target)
