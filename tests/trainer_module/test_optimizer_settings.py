@@ -66,6 +66,7 @@ def test_a_recovery_tightens_the_thresholds_that_bound_a_step():
 
     assert second("clippy_adam") == optimizers.Clippy(0.25, 0.005)
     assert second("global_clippy_adagrad") == optimizers.GlobalClippy(0.25, 0.005)
+    assert second("clippy_adam", unit_threshold=3.0).unit_threshold == 1.5
     assert second("gc_adagrad", thresholds={"clip_norm": 3.0}).clip_norm == 1.5
     agc = optimizers.AdaptiveGradientClipping(0.005, unit_wise=True)
     assert second("unit_agc_adagrad") == agc
