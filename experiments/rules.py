@@ -17,11 +17,6 @@ from trainer_module.optimizers import Rule, Step, at_most, l2_norm, smallest
 Tensor = Any
 
 
-def fan_in(w: Tensor) -> int:
-    """Number of inputs of each unit of a layer; a bias has one."""
-    return math.prod(w.shape[:-1])
-
-
 def rms(x: Tensor) -> Tensor:
     """Root mean square, a scalar."""
     return l2_norm(x) / math.sqrt(math.prod(x.shape))
@@ -90,7 +85,7 @@ class FanInMove(Rule):
 
     def factor(self, step: Step) -> Tensor:
         """Returns a scalar."""
-        bound = ops.minimum(self.scale / fan_in(step.w), self.cap)
+        bound = ops.minimum(self.scale / step.fan_in, self.cap)
         return at_most(bound, step.eta * rms(step.r))
 
 
@@ -104,6 +99,6 @@ class UnitMove(Rule):
     def factor(self, step: Step) -> Tensor:
         """Returns one factor for each unit of a matrix, a scalar for a vector."""
         axis = (0,) if len(step.w.shape) > 1 else None
-        size = math.sqrt(fan_in(step.w) if axis else math.prod(step.w.shape))
+        size = math.sqrt(step.fan_in if axis else math.prod(step.w.shape))
         norm = ops.maximum(l2_norm(step.w, axis), self.floor * size)
         return at_most(self.share * norm, step.eta * l2_norm(step.r, axis))

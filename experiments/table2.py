@@ -65,7 +65,7 @@ DEFAULTS: dict[str, Rule] = {
     "zclip": ZClip(),
     "unit_clippy": Clippy(unit_threshold=1.0),
 }
-"""Rules as the product has them by default: like Clippy, they had no search."""
+"""Rules that had no search here, like Clippy: with the product's defaults, and Clippy by unit."""
 SEARCH_SEED = 101
 CLAIMED = ("none", "clippy_paper", "gc", "agc", "lamb", "fan_in_move", *DEFAULTS)
 """Rules of which a claim is made at the higher rate."""
@@ -133,16 +133,18 @@ def count(cell: Sequence[dict[str, Any]], what: str) -> str:
     return f"{found} ({low:.0f} to {high:.0f})"
 
 
-def task_means(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns each task's mean AUC, in percent, or RMSE at the higher rate, as Markdown."""
+def task_means(
+    rows: Sequence[dict[str, Any]], shown: Mapping[str, str] = SHOWN, rate: float = HIGHER
+) -> str:
+    """Returns each task's mean AUC, in percent, or RMSE at a rate, as Markdown; `shown` by rule."""
     tasks = spec_of(CPU, "small").tasks
     lines = [
         f"| model | rule | {' | '.join(tasks)} |",
         f"| --- | --- |{' ---: |' * len(tasks)}",
     ]
     for model, model_name in MODELS.items():
-        for rule, rule_name in SHOWN.items():
-            cell = cell_of(rows, model, rule, HIGHER)
+        for rule, rule_name in shown.items():
+            cell = cell_of(rows, model, rule, rate)
             if not cell:
                 continue
             means = [

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.bench import CANDIDATES, Bench, Protocol, chosen, report_cells, search_cells
-from experiments.table2 import MODELS, count
+from experiments.table2 import MODELS, cell_of, count, task_means
 from schemas.training import PRESETS
 from trainer_module.optimizers import Rule
 
@@ -28,12 +28,6 @@ SHOWN = {
 """What the page calls the rules, and their colours."""
 RATES = {"search": (0.1, 0.5), "report": (0.05, 0.1, 0.2, 0.5)}
 CLAIMED_RATE = RATES["report"][-1]
-
-
-def cell_of(rows: Sequence[dict[str, Any]], model: str, rule: str, rate: float) -> list[Any]:
-    """Returns the reported trainings of a model, rule and rate."""
-    wanted = ("report", model, rule, rate)
-    return [r for r in rows if (r["stage"], r["model"], r["name"], r["rate"]) == wanted]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -55,23 +49,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 texts.append(f"{np.mean(auc):.2f} ± {np.std(auc, ddof=1):.2f} ({len(auc)}){lost}")
             claimed = count(cells[-1], "diverged")
             lines.append(f"| {model_name} | {rule_name} | {' | '.join(texts)} | {claimed} |")
-    return "\n".join(lines)
-
-
-def task_means(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns each task's mean AUC, in percent, or RMSE at the highest rate, as Markdown."""
-    first = next(row for row in rows if row["stage"] == "report")
-    tasks = list(first["metrics"])
-    lines = [f"| model | rule | {' | '.join(tasks)} |", f"| --- | --- |{' ---: |' * len(tasks)}"]
-    for model, model_name in MODELS.items():
-        for rule, (rule_name, _) in SHOWN.items():
-            cell = cell_of(rows, model, rule, CLAIMED_RATE)
-            means = [np.mean([row["metrics"][task] for row in cell]) for task in tasks]
-            texts = [
-                f"{100 * m:.2f}" if m < 1 and t != "watch_ratio" else f"{m:.4g}"
-                for t, m in zip(tasks, means, strict=True)
-            ]
-            lines.append(f"| {model_name} | {rule_name} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
@@ -160,7 +137,8 @@ def main() -> None:
     with open(options.output, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     print(f"## Search\n\n{searched(rows)}\n\n## Report\n\n{table(rows)}\n")
-    print(f"## All tasks\n\n{task_means(rows)}")
+    names = {rule: name for rule, (name, _) in SHOWN.items()}
+    print(f"## All tasks\n\n{task_means(rows, names, CLAIMED_RATE)}")
     if options.picture:
         picture(rows).savefig(options.picture, dpi=110)
 

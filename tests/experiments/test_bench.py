@@ -22,7 +22,9 @@ RULES = [
 
 def step(w, r, eta):
     w, r = (ops.convert_to_tensor(np.asarray(x, "float32")) for x in (w, r))
-    return Step(w=w, g=r, r=r, p=ops.ones_like(r), eta=ops.convert_to_tensor(np.float32(eta)))
+    fan_in = float(w.shape[-2]) if len(w.shape) > 1 else 1.0
+    eta = ops.convert_to_tensor(np.float32(eta))
+    return Step(w=w, g=r, r=r, p=ops.ones_like(r), eta=eta, fan_in=fan_in)
 
 
 def moved(rule, w, r, eta):
