@@ -93,7 +93,7 @@ def sum_groups(
                     len(start),
                     first,
                 )
-                columns = {}
+                columns: dict[str, Floats] = {}
                 for name, (value, weight) in found.items():
                     columns[name] = value * weight
                     columns[f"{name}_weight"] = weight

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from scipy.special import expit
 from tfx.dsl.io import fileio
 
 from schemas.errors import BadDataError
@@ -113,7 +114,7 @@ def save_counts(path: str, counts: Counts) -> None:
     _save(path, arrays)
 
 
-def _save(path: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def _save(path: str, arrays: Mapping[str, Any]) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     fileio.makedirs(os.path.dirname(path))
@@ -155,9 +156,7 @@ class Rates:
         for name, values in buckets.items():
             sums += self._tables[name][values]
         return {
-            name: 1.0 / (1.0 + np.exp(-sums[:, index]))
-            if isinstance(task, BinaryTask)
-            else sums[:, index]
+            name: expit(sums[:, index]) if isinstance(task, BinaryTask) else sums[:, index]
             for index, (name, task) in enumerate(self._spec.tasks.items())
         }
 
