@@ -24,6 +24,8 @@ LOCK_SECONDS = 60.0
 _RUN = "pipeline_run"
 _T = TypeVar("_T")
 _STATES = mlmd.Execution.State
+_NEWEST = 100
+"""Contexts among which the newest run is: those of its components come after it, if new."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +156,13 @@ def list_runs(store: MetadataStore) -> list[Run]:
 
 def newest_run(store: MetadataStore) -> Run | None:
     """Returns the run that began last; what it costs does not grow with the number of runs."""
-    newest = ListOptions(
-        limit=1, order_by=OrderByField.ID, is_asc=False, filter_query=f"type = '{_RUN}'"
-    )
-    contexts = store.get_contexts(list_options=newest)
-    return _run(store, contexts[0], _Types(store)) if contexts else None
+    # Newer releases of ML Metadata cannot filter by type.
+    for limit in (1, _NEWEST):
+        newest = ListOptions(limit=limit, order_by=OrderByField.ID, is_asc=False)
+        for context in store.get_contexts(list_options=newest):
+            if context.type == _RUN:
+                return _run(store, context, _Types(store))
+    return None
 
 
 def latest_run(store: MetadataStore, run_date: str) -> Run | None:
