@@ -74,6 +74,7 @@ class Protocol:
         window: days in the window that batches are drawn from.
         warm_up: steps over which the learning rate rises.
         shift: what is added to the labels of `SHIFTED` from day `SHIFT_DAY` on.
+        shift_days: days over which it rises, in equal steps.
     """
 
     models: Mapping[str, Architecture]
@@ -88,6 +89,7 @@ class Protocol:
     window: int = 3
     warm_up: int = 0
     shift: float = 0.0
+    shift_days: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +261,8 @@ class Bench:
             arrays = dict(stored.items())
         self.protocol, self.n, self.path = protocol, replicas, output
         self.day = arrays["day"]
-        arrays[label_key(SHIFTED)][self.day >= SHIFT_DAY] += protocol.shift
+        risen = np.clip((self.day - SHIFT_DAY + 1) / protocol.shift_days, 0.0, 1.0)
+        arrays[label_key(SHIFTED)] += (protocol.shift * risen).astype(np.float32)[:, None]
         specs = {name: spec_of(protocol, name) for name in protocol.models}
         log = Log(arrays, next(iter(specs.values())))
         sample = np.flatnonzero(self.day < protocol.window)

@@ -72,6 +72,8 @@ CHANGES: Mapping[str, Protocol] = {
     "play time x 2.7 from day 8 on": _change(shift=1.0),
     "play time x 20 from day 8 on": _change(shift=3.0),
     "the same, warm-up of 64 steps": _change(shift=3.0, warm_up=64),
+    "play time x 20, a sixth of it a day": _change(shift=3.0, shift_days=6),
+    "the same, gradual, warm-up of 64 steps": _change(shift=3.0, shift_days=6, warm_up=64),
     "1 task, batches of 2048": dataclasses.replace(
         _without(*_REST, "like", "long_view", "play_time"), batch=2048
     ),

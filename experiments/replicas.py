@@ -21,6 +21,7 @@ from keras import ops
 
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
+from schemas.training import Training
 from trainer_module import signatures
 from trainer_module.model import build_model, initialise_from_data, label_deviations
 from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, Rule
@@ -29,12 +30,21 @@ Tree = Any
 
 CHUNKS = 8
 """Parts that the evaluation events are predicted in."""
+_SHIPPED = Training(batch_size=512).fitted(day_events=0, warm=True)
 BASES = {
     "adagrad": ClippedAdagrad,
     "delayed": functools.partial(ClippedAdagrad, accumulator_update="delayed"),
     "adam": ClippedAdam,
+    "product": functools.partial(
+        ClippedAdagrad,
+        initial_accumulator_value=_SHIPPED.optimizer.initial_accumulator,
+        epsilon=_SHIPPED.optimizer.epsilon,
+        excluded_learning_rate=_SHIPPED.embedding_rate / _SHIPPED.learning_rate,
+    ),
 }
-"""Base optimizers; `delayed` is Adagrad whose step knows the accumulator of the step before."""
+"""Base optimizers, at a learning rate of 1. `delayed` is Adagrad whose step knows the accumulator
+of the step before; `product` has the accumulators and the faster embeddings that a spec gives
+batches of 512 by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Setting:
 
     Attributes:
         rule: the clipping rule.
-        rate: the learning rate, of embeddings too.
+        rate: the learning rate; that of the embeddings is as many times it as the base says.
         seed: seed of the initial weights and of the order of the data.
     """
 
@@ -203,13 +213,16 @@ class Trainings:
         if key not in self._steps:
             self._steps[key] = pool.submit(self._compiled_step, settings[0].rule, key[1])
 
-    def _compiled_step(self, rule: Rule, names: tuple[str, ...]) -> tuple[list[Any], int, Any]:
-        """The optimizer's initial state, where in it the rate is, and the step of all replicas."""
+    def _compiled_step(
+        self, rule: Rule, names: tuple[str, ...]
+    ) -> tuple[list[Any], list[int], Any]:
+        """The optimizer's initial state, where in it the rates are, and the step of all."""
         optimizer = self._base(1.0, rule=rule)
         variables = self._model.trainable_variables
         optimizer.build(variables)
         state = [v.value for v in optimizer.variables]
-        rate = [v.path for v in optimizer.variables].index(optimizer._learning_rate.path)
+        paths = [v.path for v in optimizer.variables]
+        rates = [i for i, path in enumerate(paths) if path.endswith("learning_rate")]
 
         def step(weights: Tree, state: Tree, gradients: Tree, thresholds: Any) -> Any:
             optimizer.rule = dataclasses.replace(rule, **dict(zip(names, thresholds, strict=True)))
@@ -224,7 +237,7 @@ class Trainings:
         weights = many([v.value for v in variables])
         thresholds = tuple(jax.ShapeDtypeStruct((self.replicas,), jnp.float32) for _ in names)
         traced = jax.jit(jax.vmap(step), donate_argnums=(0, 1))
-        return state, rate, traced.lower(weights, many(state), weights, thresholds).compile()
+        return state, rates, traced.lower(weights, many(state), weights, thresholds).compile()
 
     def train(
         self,
@@ -247,7 +260,7 @@ class Trainings:
             `loss`: float32 [steps, replicas]; `outputs`: float32 [replicas, events, tasks];
             `finite`: whether all weights are, bool [replicas]; `seconds`: of the training.
         """
-        state, rate, step = self._steps[_program(settings)].result()
+        state, places, step = self._steps[_program(settings)].result()
         stack = functools.partial(jnp.stack, axis=0)
         weights = [
             stack(parts) for parts in zip(*(self.initial(s.seed) for s in settings), strict=True)
@@ -266,7 +279,9 @@ class Trainings:
             if watch is not None:
                 watch(number, weights, gradients)
             if number <= warm_up:
-                states[rate] = jnp.asarray(rates * min(1.0, (number + 1) / max(warm_up, 1)))
+                risen = rates * min(1.0, (number + 1) / max(warm_up, 1))
+                for place in places:
+                    states[place] = jnp.asarray(state[place] * risen)
             weights, states = step(weights, states, gradients, thresholds)
             losses.append(loss)
         curve = np.asarray(jnp.stack(losses))

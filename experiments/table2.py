@@ -64,6 +64,7 @@ DEFAULTS: dict[str, Rule] = {
     "adagc": AdaGC(),
     "zclip": ZClip(),
     "unit_clippy": Clippy(unit_threshold=1.0),
+    "unit_3": Clippy(unit_threshold=3.0),
 }
 """Rules that had no search here, like Clippy: with the product's defaults, and Clippy by unit."""
 SEARCH_SEED = 101
@@ -83,7 +84,8 @@ SHOWN = {
     "global_clippy": "one Clippy factor for all layers",
     "adagc": "AdaGC",
     "zclip": "ZClip",
-    "unit_clippy": "Clippy by unit",
+    "unit_clippy": "Clippy by unit, 1",
+    "unit_3": "Clippy by unit, 3",
 }
 """What the page calls the rules."""
 MODELS = {"small": "Small", "large": "Large", "large_dcn": "Large+DCN"}
@@ -156,26 +158,30 @@ def task_means(
     return "\n".join(lines)
 
 
-def paired(rows: Sequence[dict[str, Any]], tasks: Sequence[str], rates: Sequence[float]) -> str:
-    """Returns by how much Clippy beats each other rule on the same seeds, as Markdown.
+def paired(
+    rows: Sequence[dict[str, Any]],
+    tasks: Sequence[str],
+    rates: Sequence[float],
+    name: str = "clippy_paper",
+    names: Mapping[str, str] = SHOWN,
+) -> str:
+    """Returns by how much a rule beats each other on the same seeds, as Markdown.
 
     A seed is the initial weights and the order of the data. Mean difference of the AUC in percent,
-    or of the RMSE times -100, so that above zero Clippy is better, with the half width of its 95 %
-    Student interval. A star: the interval leaves zero out. Two: so does that of 95 % over all
+    or of the RMSE times -100, so that above zero the rule is better, with the half width of its
+    95 % Student interval. A star: the interval leaves zero out. Two: so does that of 95 % over all
     comparisons of the table together (Bonferroni).
     """
     declared = spec_of(CPU, "small").tasks
-    rules = [rule for rule in SHOWN if rule != "clippy_paper"]
+    rules = [rule for rule in names if rule != name]
     lines = [
-        f"| task | model | rate | {' | '.join(SHOWN[rule] for rule in rules)} |",
+        f"| task | model | rate | {' | '.join(names[rule] for rule in rules)} |",
         f"| --- | --- | ---: |{' ---: |' * len(rules)}",
     ]
     at = [(task, model, rate) for task in tasks for model in MODELS for rate in rates]
     for task, model, rate in at:
         sign = 100.0 if isinstance(declared[task], BinaryTask) else -100.0
-        own = {
-            row["seed"]: row["metrics"][task] for row in cell_of(rows, model, "clippy_paper", rate)
-        }
+        own = {r["seed"]: r["metrics"][task] for r in cell_of(rows, model, name, rate)}
         texts = []
         for rule in rules:
             others = {r["seed"]: r["metrics"][task] for r in cell_of(rows, model, rule, rate)}

@@ -10,22 +10,45 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.bench import CANDIDATES, Bench, Protocol, chosen, report_cells, search_cells
-from experiments.table2 import MODELS, cell_of, count, task_means
-from schemas.training import PRESETS
-from trainer_module.optimizers import Rule
+from experiments.bench import RIVALS, Bench, Protocol, chosen, report_cells, search_cells
+from experiments.table2 import MODELS, cell_of, count, paired, task_means
+from schemas.training import PRESETS, Training
+from trainer_module.optimizers import Clippy, Rule
 
 GRIDS = ("gc", "agc", "lamb", "layer_clippy", "unit_clippy", "fan_in_move", "relative_move")
 SHOWN = {
-    "none": ("none", "#d55e00"),
-    "gc": ("GC", "#009e73"),
-    "agc": ("AGC", "#e69f00"),
-    "lamb": ("LAMB", "#cc79a7"),
-    "clippy_paper": ("Clippy of the paper", "#56b4e9"),
-    "fan_in_move": ("fan_in_move", "#999999"),
-    "unit_clippy": ("Clippy by unit", "#0072b2"),
+    "none": "none",
+    "gc": "GC",
+    "agc": "AGC",
+    "lamb": "LAMB",
+    "clippy_paper": "Clippy of the paper",
+    "fan_in_move": "fan_in_move",
+    "unit_0.3": "Clippy by unit, 0.3",
+    "unit_clippy": "Clippy by unit, 1",
+    "unit_3": "Clippy by unit, 3",
+    "unit_10": "Clippy by unit, 10",
 }
-"""What the page calls the rules, and their colours."""
+"""What the page calls the rules."""
+DRAWN = {
+    "none": "#d55e00",
+    "gc": "#009e73",
+    "agc": "#e69f00",
+    "lamb": "#cc79a7",
+    "clippy_paper": "#56b4e9",
+    "unit_3": "#0072b2",
+}
+"""The rules in the picture, and their colours; the last is what the picture is about."""
+COMPARED = {name: SHOWN[name] for name in (*DRAWN, "unit_clippy") if name != "none"}
+"""Rules that have many seeds at one rate."""
+UNITS: Mapping[str, Rule] = {
+    "unit_0.3": Clippy(unit_threshold=0.3),
+    "unit_clippy": Clippy(unit_threshold=1.0),
+    "unit_3": Clippy(unit_threshold=3.0),
+    "unit_10": Clippy(unit_threshold=10.0),
+}
+"""Reported whatever the search says of them."""
+BASES = ("adagrad", "product")
+"""Of `replicas.BASES`: the paper's accumulators and no warm-up, or what the product does."""
 RATES = {"search": (0.1, 0.5), "report": (0.05, 0.1, 0.2, 0.5)}
 CLAIMED_RATE = RATES["report"][-1]
 
@@ -40,8 +63,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"| --- | --- |{' ---: |' * (len(RATES['report']) + 1)}",
     ]
     for model, model_name in MODELS.items():
-        for rule, (rule_name, _) in SHOWN.items():
+        for rule, rule_name in SHOWN.items():
             cells = [cell_of(rows, model, rule, rate) for rate in RATES["report"]]
+            if not all(cells):
+                continue
             texts = []
             for cell in cells:
                 auc = 100 * np.array([row["metrics"]["click"] for row in cell])
@@ -83,26 +108,26 @@ def picture(rows: Sequence[dict[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for ax, (model, title) in zip(figure.subplots(1, 3, sharey=True), MODELS.items(), strict=True):
-        for rule, (label, color) in SHOWN.items():
+        for rule, color in DRAWN.items():
             cells = [cell_of(rows, model, rule, rate) for rate in RATES["report"]]
             aucs = [np.array([row["metrics"]["click"] for row in cell]) for cell in cells]
             means = np.array([np.mean(a) for a in aucs])
             means[means < LOWEST - 0.1] = np.nan
-            bold = rule == "unit_clippy"
+            bold = rule == list(DRAWN)[-1]
             spread = [np.std(a, ddof=1) for a in aucs] if bold else None
             ax.errorbar(
                 RATES["report"],
                 means,
                 spread,
                 color=color,
-                label=label,
+                label=SHOWN[rule],
                 capsize=2,
                 lw=2.5 if bold else 1.2,
                 zorder=3 if bold else 2,
             )
         lost = [r["metrics"]["click"] for r in rows if _lost(r, model)]
         text = f"none: {min(lost):.2f} to {max(lost):.2f} where diverged"
-        ax.text(0.02, 0.02, text, color=SHOWN["none"][1], transform=ax.transAxes, fontsize=8)
+        ax.text(0.02, 0.02, text, color=DRAWN["none"], transform=ax.transAxes, fontsize=8)
         ax.set(xscale="log", title=title, xlabel="learning rate", ylim=(LOWEST, 0.742))
         ax.set_xticks(RATES["report"], [str(rate) for rate in RATES["report"]])
         ax.minorticks_off()
@@ -125,7 +150,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS)[::-1], choices=MODELS)
     parser.add_argument("--search-seeds", nargs="+", type=int, default=[101])
     parser.add_argument("--seeds", type=int, default=10, help="of every cell")
-    parser.add_argument("--claimed-seeds", type=int, default=30, help="of a rule at one rate")
+    parser.add_argument("--base", default=BASES[0], choices=BASES)
+    parser.add_argument("--claimed", nargs="+", default=["unit_clippy"], choices=SHOWN)
+    parser.add_argument("--claimed-seeds", type=int, default=30, help="of `--claimed` at one rate")
     parser.add_argument("--claimed-rate", type=float, default=CLAIMED_RATE)
     parser.add_argument("--replicas", type=int, default=8, help="trained together")
     parser.add_argument("--steps-a-day", type=int, default=64)
@@ -137,32 +164,37 @@ def main() -> None:
     with open(options.output, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     print(f"## Search\n\n{searched(rows)}\n\n## Report\n\n{table(rows)}\n")
-    names = {rule: name for rule, (name, _) in SHOWN.items()}
-    print(f"## All tasks\n\n{task_means(rows, names, CLAIMED_RATE)}")
+    print(f"## All tasks\n\n{task_means(rows, SHOWN, CLAIMED_RATE)}\n")
+    rule = list(DRAWN)[-1]
+    tasks = rows[0]["metrics"]
+    print(
+        f"## {SHOWN[rule]}, against each\n\n{paired(rows, tasks, [CLAIMED_RATE], rule, COMPARED)}"
+    )
     if options.picture:
         picture(rows).savefig(options.picture, dpi=110)
 
 
 def train(options: argparse.Namespace) -> None:
     """Does the trainings that the output lacks, until there is no time left."""
+    shipped = options.base == "product"
     protocol = Protocol(
         models={name: PRESETS[name] for name in options.models},
         rates=RATES,
         batch=512,
         steps_a_day=options.steps_a_day,
-        grids=GRIDS,
+        grids=RIVALS if shipped else GRIDS,
         unsearched=("small",),
+        base=options.base,
+        warm_up=Training().warmup_steps if shipped else 0,
     )
     bench = Bench(protocol, options.data, options.output, options.replicas)
     bench.do(search_cells(protocol, options.search_seeds, bench.n), options.until)
 
     def rules_of(model: str) -> Mapping[str, Rule]:
-        return chosen(bench.rows, model)
+        return {**chosen(bench.rows, model), **UNITS}
 
     def claimed(model: str) -> Mapping[str, Rule]:
-        names = list(rules_of(model))
-        best = next(name for name in names if name in CANDIDATES)
-        return {best: rules_of(model)[best]}
+        return {name: rules_of(model)[name] for name in options.claimed}
 
     for name in protocol.models:
         print(name, rules_of(name), flush=True)

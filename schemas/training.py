@@ -117,8 +117,8 @@ class OptimizerSettings(SpecPart):
             share of its weight.
         absolute_threshold: Clippy's lambda_abs: how far it may move on top of that.
         unit_threshold: what Clippy's absolute thresholds of one unit's weights may add up to:
-            the absolute threshold of a layer is at most this divided by its number of inputs.
-            null sets no limit, as in the paper.
+            the absolute threshold of a layer is at most this divided by its number of inputs,
+            which matters from 300 inputs on by default. null sets no limit, as in the paper.
         thresholds: thresholds of another rule that differ from its defaults, by name.
         initial_accumulator: value at which Adagrad's accumulators start; `auto` is
             8 / batch_size^2.
@@ -131,7 +131,7 @@ class OptimizerSettings(SpecPart):
     name: OptimizerName = "clippy_adagrad"
     relative_threshold: float = Field(default=0.5, ge=0.0)
     absolute_threshold: float = Field(default=1e-2, ge=0.0)
-    unit_threshold: float | None = Field(default=None, ge=0.0)
+    unit_threshold: float | None = Field(default=3.0, ge=0.0)
     thresholds: dict[Name, Annotated[float, Field(ge=0.0)]] = Field(default={})
     initial_accumulator: AutoNumber = Field(default=AUTO, validate_default=True)
     epsilon: float = Field(default=1e-12, gt=0.0)
