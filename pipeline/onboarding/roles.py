@@ -42,6 +42,7 @@ _OF = {what: frozenset(text.split()) for what, text in _WORDS.items()}
 _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
+_TIME = "a time: it only grows, a model never sees its values again; log the hour"
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
 
 
@@ -96,6 +97,9 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
     fields, unread = [], {}
     for source, kinds in seen.items():
         most = {kind for kind, count in kinds.items() if count > _RARE * kinds.total()}
+        if "whole numbers" in most:
+            # A fraction is a number however rare it is: most of a measure may be 0.
+            most |= kinds.keys() & {"numbers"}
         field = _readable(source, most)
         if field is None:
             unread[source] = f"holds {' and '.join(sorted(kinds))}" if kinds else "always empty"
@@ -164,6 +168,8 @@ def guess_roles(
         role, why = _label_role(field, column, labels)
         if role is None:
             role, why = _feature_role(field, column)
+            if role is Role.CATEGORICAL and _is_time_of_event(events, field.name):
+                role, why = Role.UNUSED, _TIME
             if role is Role.CATEGORICAL and _looks_like_lists(table[field.name]):
                 why += (
                     ", many of them lists by the look of it: log them as lists, in CSV joined by |"
@@ -237,6 +243,8 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         return Role.UNUSED, f"{column.top!r} in every event that has a value"
     if field.kind == "binary":
         return Role.UNUSED, "true or false: log it as 0 and 1, or as text, to make it a feature"
+    if field.kind in ("int", "number") and not field.multivalued and _is_time(said, column):
+        return Role.UNUSED, _TIME
     if field.kind == "number":
         return Role.DENSE, ""
     values = f"about {column.all_distinct:,} values"
@@ -245,11 +253,6 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         if unique and "id" not in said:
             return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
         return Role.CATEGORICAL, values
-    if _is_time(said, column):
-        return (
-            Role.UNUSED,
-            "a time: it only grows, a model never sees its values again; log the hour",
-        )
     if set(said) & _OF["codes"] or column.distinct <= 32:
         return Role.CATEGORICAL, values
     return Role.DENSE, ""
@@ -263,11 +266,26 @@ def _looks_like_lists(column: pa.ChunkedArray) -> bool:
 
 
 def _is_time(said: Sequence[str], column: Column) -> bool:
-    """Seconds, milliseconds or microseconds since 1970, or dates written as 20260131."""
+    """Seconds since 1970, or thousandths and so on of them, or dates written as 20260131."""
     middle = column.quantile(0.5)
-    since_1970 = any(1e9 * unit < middle < 4e9 * unit for unit in (1, 1e3, 1e6))
+    since_1970 = any(1e9 * unit < middle < 4e9 * unit for unit in (1, 1e3, 1e6, 1e9))
     as_date = column.quantile(0) >= 19_000_101 and column.quantile(1) <= 21_001_231
     return bool(set(said) & _OF["times"]) and (since_1970 or as_date)
+
+
+def _is_time_of_event(events: Sequence[pa.Table], name: str) -> bool:
+    """Text with date and clock, or a date of which a day has two at most."""
+    if not pa.types.is_string(events[0][name].type):
+        return False
+    values = pa.concat_tables(events)[name].drop_null()
+
+    def share(pattern: str) -> float:
+        return float(pc.mean(pc.match_substring_regex(values, pattern)).as_py())
+
+    date = r"^\d{4}-?\d{2}-?\d{2}"
+    if share(date + r"[T ]\d{2}:?\d{2}") > 0.9:
+        return True
+    return share(date + "$") > 0.9 and all(len(day[name].unique()) <= 2 for day in events)
 
 
 def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from components.daily_example_gen.fields import Field
 from pipeline.cli import app
+from pipeline.onboarding import draft as draft_module
 from pipeline.onboarding import sizes
 from pipeline.onboarding.check import check_logs
 from pipeline.onboarding.columns import describe
@@ -153,6 +154,66 @@ def test_each_field_that_is_left_out_is_named_with_the_reason(logs):
     for source, reason in reasons.items():
         assert reason in left_out[source]
         assert left_out[source] in draft.text
+
+
+def role_of(draft, source):
+    (guess,) = [guess for guess in draft.guesses if guess.field.source == source]
+    return guess.role
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("when", "role"),
+    [
+        ("{day}T{hour:02d}:15:00Z", Role.UNUSED),
+        ("{day} {hour:02d}:15", Role.UNUSED),
+        ("{day}", Role.UNUSED),
+        ("{hour:02d}:15", Role.CATEGORICAL),
+        ("2026-01-{released:02d}", Role.CATEGORICAL),
+    ],
+)
+def test_text_that_tells_when_an_event_was_is_no_feature(tmp_path, when, role, suffix):
+    days = {f"r{number}": date for number, date in enumerate(DAYS)}
+
+    def timed(event):
+        day, _, number = event["request.ID"].partition("-")
+        hour, released = int(number) % 24, event["item.Id"] % 20 + 1
+        return {**event, "shown": when.format(day=days[day], hour=hour, released=released)}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, timed), "ranker")
+    assert role_of(draft, "shown") is role
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e9])
+def test_a_time_with_fractions_is_no_feature(tmp_path, unit):
+    def timed(event):
+        return {**event, "request.Timestamp": (event["request.Timestamp"] + 0.25) * unit}
+
+    draft = draft_spec(write_logs(tmp_path, change=timed), "ranker")
+    assert role_of(draft, "request.Timestamp") is Role.UNUSED
+
+
+@pytest.mark.parametrize("every", [50, 300])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_measure_that_is_nearly_always_zero_is_a_number(tmp_path, suffix, every):
+    def paid(event):
+        number = int(event["request.ID"].partition("-")[2])
+        return {**event, "bid": 21.18 if number % every == 0 else 0.0}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, paid), "ranker")
+    assert role_of(draft, "bid") is Role.DENSE
+    assert not draft.unread
+
+
+def test_fractions_that_come_after_the_first_events_make_a_number(tmp_path, monkeypatch):
+    def paid(event):
+        number = int(event["request.ID"].partition("-")[2])
+        return {**event, "bid": number + (0.5 if number > 200 else 0)}
+
+    monkeypatch.setattr(draft_module, "_RAW_EVENTS", 100)
+    draft = draft_spec(write_logs(tmp_path, "csv", flat, paid), "ranker")
+    assert role_of(draft, "bid") is Role.DENSE
+    assert not draft.unread
 
 
 def test_labels_that_are_given_are_the_only_ones_and_acts_are_no_features(logs):
