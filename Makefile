@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check kill-check reference docs site lock clean image image-push image-check
+.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check kill-check platforms reference docs site lock clean image image-push image-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -66,6 +66,9 @@ flink-check: env  ## the short form: a day on Flink, a worker killed in it (minu
 
 kill-check: env  ## kill a day in each of its components and run it again (about an hour)
 	KILL_CHECK=1 $(BIN)/pytest tests/faults/test_killed_days.py
+
+platforms: env  ## write, on this platform, what tests/platforms reads on every platform
+	PYTHONPATH=. $(BIN)/python tests/platforms/written.py
 
 reference: env  ## make the tables of docs/spec.md and the JSON Schema from the spec's docstrings
 	@$(BIN)/python -m schemas.reference
