@@ -21,11 +21,15 @@ _CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-
 
 _WORDS = {
     # What users do once an impression is shown.
-    "acts": "bookmark bookmarked bought buy click clicked comment commented complete completed "
-    "conversion convert converted dislike disliked enter favorite favorited finish finished follow "
-    "followed forward forwarded hate install installed label like liked order ordered purchase "
-    "purchased save saved share shared skip skipped subscribe subscribed target view viewed "
-    "watched",
+    "acts": "add added applied apply booked bookmark bookmarked bought buy cart checkout "
+    "churn churned click clicked comment commented complete completed conversion convert "
+    "converted dislike disliked dismiss dismissed donate donated downvote downvoted engaged "
+    "engagement enter expand expanded favorite favorited finish finished follow followed "
+    "forward forwarded hate hide hover hovered install installed label like liked mute muted "
+    "opened order ordered purchase purchased react reacted register registered replied reply "
+    "report reported repost reposted retweet retweeted returned save saved share shared "
+    "signup skip skipped subscribe subscribed target unfollow unfollowed unsubscribe "
+    "unsubscribed upvote upvoted view viewed vote voted watched wishlist",
     # What of it is measured.
     "measures": "dwell label listen listened play played rated rating read reward revenue spend "
     "spent stars stay target view viewed viewing watch watched",
@@ -35,6 +39,12 @@ _WORDS = {
     "codes": "app brand bucket category channel city class code country device dow gender genre "
     "hour id ids kind lang language level month onehot os page placement platform region segment "
     "slot surface tab tier topic type weekday zip",
+    # Who and what: numbers of them are names, where the word stands at the end.
+    "entities": "account ad advertiser adset album article artist asin author campaign collection "
+    "company course creative creator customer document episode gender genre hotel item job "
+    "listener member merchant movie offer partner playlist podcast post product profile publisher "
+    "query reader recipe restaurant seller session shop show sku song store subscriber track user "
+    "video viewer visitor",
     "surfaces": "app channel country device os page placement platform surface tab",
     "times": "at date datetime day dt time timestamp ts",
 }
@@ -43,6 +53,8 @@ _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_FEW = 32
+"""Values up to which whole numbers are taken for a category, whatever their name."""
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
 
 
@@ -129,7 +141,11 @@ def _readable(source: str, kinds: set[str]) -> Field | None:
         ({"text", "numbers", "whole numbers"}, "string"),
     ]
     for wanted, kind in allowed:
-        if elements and elements <= wanted and (not multivalued or kind in ("int", "string")):
+        # Lists hold ids; an embedding is none.
+        vector = "numbers" in elements and "text" not in elements
+        if multivalued and (kind not in ("int", "string") or vector):
+            continue
+        if elements and elements <= wanted:
             return Field(source, kind, multivalued=multivalued, path=_path(source))
     return None
 
@@ -175,7 +191,7 @@ def guess_roles(
                     ", many of them lists by the look of it: log them as lists, in CSV joined by |"
                 )
         guesses.append(Guess(field, role, why, column))
-    return _without_traces(table, guesses)
+    return _without_twins(table, _without_traces(table, guesses))
 
 
 def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None:
@@ -253,7 +269,8 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         if unique and "id" not in said:
             return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
         return Role.CATEGORICAL, values
-    if set(said) & _OF["codes"] or column.distinct <= 32:
+    coded = set(said) & _OF["codes"] or set(words(field.name)[-1:]) & _OF["entities"]
+    if coded or column.distinct <= _FEW:
         return Role.CATEGORICAL, values
     return Role.DENSE, ""
 
@@ -300,6 +317,29 @@ def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
                     why += ": known only after the impression?"
                     guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
                     break
+        kept.append(guess)
+    return kept
+
+
+def _without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out ids that are another's under other names, as an item's title is."""
+    kept: list[Guess] = []
+    ids: list[Guess] = []
+    for guess in guesses:
+        column = guess.column
+        single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
+        if single and column is not None and column.distinct > _FEW:
+            for other in ids:
+                assert other.column is not None
+                if column.distinct == other.column.distinct:
+                    both = [guess.field.name, other.field.name]
+                    pairs = table.select(both).drop_null().group_by(both).aggregate([])
+                    if pairs.num_rows == column.distinct:
+                        why = f"tells the same as {other.field.name}"
+                        guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                        break
+            else:
+                ids.append(guess)
         kept.append(guess)
     return kept
 

@@ -184,6 +184,52 @@ def test_text_that_tells_when_an_event_was_is_no_feature(tmp_path, when, role, s
     assert role_of(draft, "shown") is role
 
 
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("customer", Role.CATEGORICAL),
+        ("skuCode", Role.CATEGORICAL),
+        ("cart.item", Role.CATEGORICAL),
+        ("item_price", Role.DENSE),
+        ("userFollows", Role.DENSE),
+        ("videos", Role.DENSE),
+    ],
+)
+def test_whole_numbers_are_names_or_amounts_by_the_end_of_their_name(tmp_path, name, role):
+    def numbered(event):
+        return {**event, name: 1000 + 17 * (int(event["request.ID"].partition("-")[2]) % 50)}
+
+    draft = draft_spec(write_logs(tmp_path, "csv", flat, numbered), "ranker")
+    assert role_of(draft, name) is role
+
+
+@pytest.mark.parametrize("name", ["addedToCart", "is_upvoted", "hover"])
+def test_a_flag_named_by_an_act_is_a_label(tmp_path, name):
+    def acted(event):
+        return {**event, name: int(event["item.Id"] % 3 == 0)}
+
+    draft = draft_spec(write_logs(tmp_path, change=acted), "ranker")
+    assert role_of(draft, name) is Role.BINARY
+
+
+def test_an_id_that_is_another_under_another_name_is_left_out_once(tmp_path):
+    def titled(event):
+        return {**event, "item.Title": f"On number {event['item.Id']}"}
+
+    draft = draft_spec(write_logs(tmp_path, change=titled), "ranker")
+    assert role_of(draft, "item.Id") is Role.CATEGORICAL
+    assert role_of(draft, "item.Title") is Role.UNUSED
+    assert "tells the same as item.Id" in draft.text
+
+
+def test_a_list_of_fractions_is_named_and_is_no_list_of_ids(tmp_path):
+    def embedded(event):
+        return {**event, "item.Vector": [0.5, 1.0, event["item.Id"] / 7]}
+
+    draft = draft_spec(write_logs(tmp_path, change=embedded), "ranker")
+    assert draft.unread == {"item.Vector": "holds list of numbers and list of whole numbers"}
+
+
 @pytest.mark.parametrize("unit", [1.0, 1e3, 1e9])
 def test_a_time_with_fractions_is_no_feature(tmp_path, unit):
     def timed(event):
@@ -289,8 +335,8 @@ def test_an_id_may_be_given(logs):
 def test_names_are_made_valid_and_different(tmp_path):
     def renamed(event):
         number = event["item.Id"] / 7
-        more = {"self": number, "2nd": number, "user_id": event["userId"], "Größe (cm)": number}
-        return {**event, **more}
+        more = {"self": number, "2nd": number, "Größe (cm)": number}
+        return {**event, **more, "user_id": event["deviceType"] + event["userId"]}
 
     spec = parse_spec(draft_spec(write_logs(tmp_path, change=renamed), "3 days").text, "draft")
     assert spec.name == "ranker-3-days"
