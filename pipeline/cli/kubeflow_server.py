@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import functools
+import inspect
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,27 +60,6 @@ def _cron(value: str) -> str:
     return value
 
 
-HostOption = Annotated[
-    str | None,
-    typer.Option(
-        envvar="KF_PIPELINES_ENDPOINT",
-        callback=_host,
-        help="URL of the API server, or of Kubeflow.",
-    ),
-]
-NamespaceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        "-n",
-        envvar="KFP_NAMESPACE",
-        help="The user's namespace, if there are several users.",
-    ),
-]
-CaOption = Annotated[
-    str | None, typer.Option(envvar="KFP_CA_CERT", help="File of certificates to trust.")
-]
-PackageOption = Annotated[str, typer.Option("--package", help="The compiled package (.yaml).")]
 AccountOption = Annotated[
     str | None, typer.Option(envvar="KFP_SERVICE_ACCOUNT", help="Service account of the pods.")
 ]
@@ -89,57 +72,113 @@ TimeoutOption = Annotated[
 ]
 
 
-@app.command()
-def upload(
-    package: PackageOption = PACKAGE,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What every command is about: a package, and a server."""
+
+    package: Package
+    host: str | None
+    namespace: str | None
+    ca_cert: str | None
+
+    @property
+    def daily(self) -> str:
+        """Name of the schedule, where none is given."""
+        return f"{self.package.pipeline}-daily"
+
+    def settings(self, assignments: list[str] | None, service_account: str | None) -> RunSettings:
+        """Holds them against the package before anything slow is imported."""
+        parameters = check_parameters(self.package, parse_parameters(assignments))
+        return RunSettings(parameters, service_account)
+
+    def connect(self) -> Deployment:
+        """Makes the SDK's client, whose import takes seconds."""
+        from pipeline.kubeflow.client import Deployment
+        from pipeline.kubeflow.server import Connection, connect
+
+        token = os.environ.get(TOKEN_VARIABLE)
+        connection = Connection(self.host, self.namespace, token, self.ca_cert)
+        return Deployment(connect(connection, time.sleep), self.package.pipeline, _tell)
+
+
+def _target(
+    package: Annotated[str, typer.Option(help="The compiled package (.yaml).")] = PACKAGE,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KF_PIPELINES_ENDPOINT",
+            callback=_host,
+            help="URL of the API server, or of Kubeflow.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            envvar="KFP_NAMESPACE",
+            help="The user's namespace, if there are several users.",
+        ),
+    ] = None,
+    ca_cert: Annotated[
+        str | None, typer.Option(envvar="KFP_CA_CERT", help="File of certificates to trust.")
+    ] = None,
+) -> Target:
+    return Target(read_package(package), host, namespace, ca_cert)
+
+
+def _command(work: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command; its first argument becomes the options of `_target`."""
+    shared = inspect.signature(_target, eval_str=True).parameters
+    own = inspect.signature(work, eval_str=True)
+
+    @functools.wraps(work)
+    def command(**options: Any) -> None:
+        with messages():
+            work(_target(**{name: options.pop(name) for name in shared}), **options)
+
+    parameters = [*list(own.parameters.values())[1:], *shared.values()]
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return app.command()(command)
+
+
+@_command
+def upload(target: Target) -> None:
     """Uploads the package as a version, unless the server has just this one."""
-    with messages():
-        read = read_package(package)
-        version = _deployment(read.pipeline, host, namespace, ca_cert).upload(read)
-        typer.echo(f"{version.name} ({version.version_id})")
+    version = target.connect().upload(target.package)
+    typer.echo(f"{version.name} ({version.version_id})")
 
 
-@app.command()
+@_command
 def submit(
+    target: Target,
     date: DateArgument,
-    package: PackageOption = PACKAGE,
     parameter: ParameterOption = None,
     service_account: AccountOption = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end of the run.")] = True,
     poll_seconds: PollOption = 30.0,
     timeout_hours: TimeoutOption = 24.0,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
 ) -> None:
     """Runs one day; refused while a run of that day is under way."""
-    with messages():
-        read = read_package(package)
-        settings = _settings(read, parameter, service_account)
-        from pipeline.kubeflow.client import failed
-
-        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
-        run = deployment.start(read, date.date(), settings)
-        if wait:
-            (run,) = deployment.wait(
-                [run],
-                read.lag_days,
-                poll_seconds=poll_seconds,
-                timeout_seconds=timeout_hours * 3600,
-            )
-            if failed([run.date], {run.date: run}):
-                raise typer.Exit(ExitCode.FAILED)
+    settings = target.settings(parameter, service_account)
+    deployment = target.connect()
+    run = deployment.start(target.package, date.date(), settings)
+    if wait:
+        (run,) = deployment.wait(
+            [run],
+            target.package.lag_days,
+            poll_seconds=poll_seconds,
+            timeout_seconds=timeout_hours * 3600,
+        )
+        if not run.succeeded:
+            raise typer.Exit(ExitCode.FAILED)
 
 
-@app.command()
+@_command
 def backfill(
+    target: Target,
     first: DateArgument,
     last: DateArgument,
-    package: PackageOption = PACKAGE,
     parameter: ParameterOption = None,
     service_account: AccountOption = None,
     parallel: Annotated[
@@ -148,35 +187,29 @@ def backfill(
     keep_going: Annotated[bool, typer.Option(help="Go on after a day that failed.")] = False,
     poll_seconds: PollOption = 30.0,
     timeout_hours: TimeoutOption = 24.0,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
 ) -> None:
     """Runs the days of a range that have not succeeded; goes on where it stopped."""
     dates = dates_between(first, last)
-    with messages():
-        read = read_package(package)
-        settings = _settings(read, parameter, service_account)
-        from pipeline.kubeflow.client import failed
+    settings = target.settings(parameter, service_account)
+    from pipeline.kubeflow.client import failed
 
-        runs = _deployment(read.pipeline, host, namespace, ca_cert).backfill(
-            read,
-            dates,
-            settings,
-            parallel=parallel,
-            keep_going=keep_going,
-            poll_seconds=poll_seconds,
-            timeout_seconds=timeout_hours * 3600,
-        )
-        lines = failed(dates, runs)
-        if lines:
-            typer.echo("\n".join([f"{len(lines)} of {len(dates)} days not done:", *lines]))
-            raise typer.Exit(ExitCode.FAILED)
+    runs = target.connect().backfill(
+        target.package,
+        dates,
+        settings,
+        parallel=parallel,
+        keep_going=keep_going,
+        poll_seconds=poll_seconds,
+        timeout_seconds=timeout_hours * 3600,
+    )
+    if lines := failed(dates, runs):
+        typer.echo("\n".join([f"{len(lines)} of {len(dates)} days not done:", *lines]))
+        raise typer.Exit(ExitCode.FAILED)
 
 
-@app.command()
+@_command
 def schedule(
-    package: PackageOption = PACKAGE,
+    target: Target,
     cron: Annotated[
         str,
         typer.Option(callback=_cron, help="Six fields, seconds first, in the server's time zone."),
@@ -184,103 +217,42 @@ def schedule(
     name: NameOption = None,
     parameter: ParameterOption = None,
     service_account: AccountOption = None,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
 ) -> None:
     """Makes the daily recurring run, or replaces it where something changed; enables it."""
-    with messages():
-        read = read_package(package)
-        settings = _settings(read, parameter, service_account)
-        from pipeline.kubeflow.schedule import Schedule
+    settings = target.settings(parameter, service_account)
+    from pipeline.kubeflow.schedule import Schedule
 
-        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
-        name = name or _daily(read.pipeline)
-        schedule_id, changed = Schedule(deployment, name).apply(read, cron, settings)
-        typer.echo(f"{name} ({schedule_id}){'' if changed else ': unchanged'}")
+    name = name or target.daily
+    schedule_id, changed = Schedule(target.connect(), name).apply(target.package, cron, settings)
+    typer.echo(f"{name} ({schedule_id}){'' if changed else ': unchanged'}")
 
 
-@app.command()
-def pause(
-    package: PackageOption = PACKAGE,
-    name: NameOption = None,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
-) -> None:
+@_command
+def pause(target: Target, name: NameOption = None) -> None:
     """Pauses the schedule; a run that is under way goes on."""
-    _set_enabled(False, package, name, host, namespace, ca_cert)
+    from pipeline.kubeflow.schedule import Schedule
+
+    Schedule(target.connect(), name or target.daily).set_enabled(False)
 
 
-@app.command()
-def resume(
-    package: PackageOption = PACKAGE,
-    name: NameOption = None,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
-) -> None:
+@_command
+def resume(target: Target, name: NameOption = None) -> None:
     """Resumes the schedule, which at once runs the last day that it has missed."""
-    _set_enabled(True, package, name, host, namespace, ca_cert)
+    from pipeline.kubeflow.schedule import Schedule
+
+    Schedule(target.connect(), name or target.daily).set_enabled(True)
 
 
-@app.command()
-def unschedule(
-    package: PackageOption = PACKAGE,
-    name: NameOption = None,
-    host: HostOption = None,
-    namespace: NamespaceOption = None,
-    ca_cert: CaOption = None,
-) -> None:
+@_command
+def unschedule(target: Target, name: NameOption = None) -> None:
     """Deletes the schedule."""
-    with messages():
-        read = read_package(package)
-        from pipeline.kubeflow.schedule import Schedule
+    from pipeline.kubeflow.schedule import Schedule
 
-        deployment = _deployment(read.pipeline, host, namespace, ca_cert)
-        Schedule(deployment, name or _daily(read.pipeline)).delete(read.lag_days)
-
-
-def _set_enabled(
-    enabled: bool,
-    package: str,
-    name: str | None,
-    host: str | None,
-    namespace: str | None,
-    ca_cert: str | None,
-) -> None:
-    with messages():
-        pipeline = read_package(package).pipeline
-        from pipeline.kubeflow.schedule import Schedule
-
-        deployment = _deployment(pipeline, host, namespace, ca_cert)
-        Schedule(deployment, name or _daily(pipeline)).set_enabled(enabled)
-
-
-def _daily(pipeline: str) -> str:
-    return f"{pipeline}-daily"
-
-
-def _deployment(
-    pipeline: str, host: str | None, namespace: str | None, ca_cert: str | None
-) -> Deployment:
-    from pipeline.kubeflow.client import Deployment
-    from pipeline.kubeflow.server import Connection, connect
-
-    connection = Connection(host, namespace, os.environ.get(TOKEN_VARIABLE), ca_cert)
-    return Deployment(connect(connection, time.sleep), pipeline, _tell)
+    Schedule(target.connect(), name or target.daily).delete(target.package.lag_days)
 
 
 def _tell(line: str) -> None:
     typer.echo(f"{datetime.datetime.now():%H:%M:%S} {line}", err=True)
-
-
-def _settings(
-    package: Package, assignments: list[str] | None, service_account: str | None
-) -> RunSettings:
-    """Holds them against the package before anything slow is imported."""
-    parameters = check_parameters(package, parse_parameters(assignments))
-    return RunSettings(parameters, service_account)
 
 
 if __name__ == "__main__":

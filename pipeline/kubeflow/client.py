@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.kubeflow.package import Package, RunSettings, check_parameters
-from pipeline.kubeflow.server import Server, named
+from pipeline.kubeflow.server import Server
 from schemas.errors import RankerError
 
 _ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "ERROR", "CANCELED"})
@@ -104,16 +104,13 @@ class Deployment:
         )
 
         def find() -> str | None:
-            for version in self.server.pages(
-                "listing pipeline versions",
-                lambda **page: self._client.list_pipeline_versions(
-                    pipeline_id, filter=named(package.version), **page
-                ),
+            versions = self.server.find(
+                package.version,
                 "pipeline_versions",
-            ):
-                if version.display_name == package.version:
-                    return version.pipeline_version_id
-            return None
+                self._client.list_pipeline_versions,
+                pipeline_id=pipeline_id,
+            )
+            return versions[0].pipeline_version_id if versions else None
 
         found = find()
         if found is not None:
@@ -139,11 +136,7 @@ class Deployment:
         if experiment is None:
             return []
         found = self.server.pages(
-            "listing runs",
-            lambda **page: self._client.list_runs(
-                experiment_id=experiment, sort_by="created_at", **page
-            ),
-            "runs",
+            "runs", self._client.list_runs, experiment_id=experiment, sort_by="created_at"
         )
         runs = []
         for run in found:
@@ -181,16 +174,8 @@ class Deployment:
         experiment = self.make_experiment()
 
         def find() -> DayRun | None:
-            for run in self.server.pages(
-                "listing runs",
-                lambda **page: self._client.list_runs(
-                    experiment_id=experiment, filter=named(name), **page
-                ),
-                "runs",
-            ):
-                if run.display_name == name:
-                    return _day_run(run, package.lag_days)
-            return None
+            runs = self.server.find(name, "runs", self._client.list_runs, experiment_id=experiment)
+            return _day_run(runs[0], package.lag_days) if runs else None
 
         run = self.server.call(
             f"starting {name}",
@@ -317,29 +302,24 @@ class Deployment:
         return _day_run(run, lag_days)
 
     def _pipeline_id(self) -> str | None:
-        for pipeline in self.server.pages(
-            "listing pipelines",
-            lambda **page: self._client.list_pipelines(
-                filter=named(self.pipeline), namespace=self.server.namespace, **page
-            ),
+        found = self.server.find(
+            self.pipeline,
             "pipelines",
-        ):
-            if pipeline.display_name == self.pipeline:
-                return pipeline.pipeline_id
-        return None
+            self._client.list_pipelines,
+            namespace=self.server.namespace,
+        )
+        return found[0].pipeline_id if found else None
 
     def find_experiment(self) -> str | None:
         """Returns the experiment's id, or None if there is none yet."""
         if self._experiment is None:
-            for experiment in self.server.pages(
-                "listing experiments",
-                lambda **page: self._client.list_experiments(
-                    filter=named(self.pipeline), namespace=self.server.namespace, **page
-                ),
+            for experiment in self.server.find(
+                self.pipeline,
                 "experiments",
+                self._client.list_experiments,
+                namespace=self.server.namespace,
             ):
-                if experiment.display_name == self.pipeline:
-                    self._experiment = experiment.experiment_id
+                self._experiment = experiment.experiment_id
         return self._experiment
 
     def make_experiment(self) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 from pipeline.kubeflow.client import Deployment
 from pipeline.kubeflow.cron import check_cron
 from pipeline.kubeflow.package import Package, RunSettings, check_parameters
-from pipeline.kubeflow.server import named
 from schemas.errors import RankerError
 
 _SETTLE_SECONDS = 15.0
@@ -161,15 +160,13 @@ class Schedule:
         experiment = self._deployment.find_experiment()
         if experiment is None:
             return []
-        found = self._server.pages(
-            "listing schedules",
-            lambda **page: self._client.list_recurring_runs(
-                experiment_id=experiment, filter=named(self._name), **page
-            ),
+        found = self._server.find(
+            self._name,
             "recurring_runs",
+            self._client.list_recurring_runs,
+            experiment_id=experiment,
         )
-        mine = [item for item in found if item.display_name == self._name]
-        return sorted(mine, key=lambda item: item.created_at, reverse=True)
+        return sorted(found, key=lambda item: item.created_at, reverse=True)
 
     def _existing(self) -> list[Any]:
         found = self._found()

@@ -126,25 +126,42 @@ class Server:
         self.namespace = namespace
         self.sleep = sleep
 
-    def pages(self, what: str, fetch: Callable[..., Any], field: str) -> Iterator[Any]:
+    def pages(self, field: str, fetch: Callable[..., Any], **where: Any) -> Iterator[Any]:
         """Yields the items of every page of a listing.
 
         Args:
-            what: what the call does, for messages.
-            fetch: takes `page_token` and `page_size`.
             field: of the answer, where the items are.
+            fetch: of the SDK; takes `page_token`, `page_size` and what is in `where`.
+            **where: what is listed.
 
         Raises:
             RankerError: as `call`.
         """
         token = ""
         while True:
-            page = functools.partial(fetch, page_token=token, page_size=_PAGE_SIZE)
-            response = self.call(what, page)
+            page = functools.partial(fetch, page_token=token, page_size=_PAGE_SIZE, **where)
+            response = self.call(f"listing {field.replace('_', ' ')}", page)
             yield from getattr(response, field) or ()
             token = response.next_page_token
             if not token:
                 return
+
+    def find(self, name: str, field: str, fetch: Callable[..., Any], **where: Any) -> list[Any]:
+        """Returns the items of a listing that have this name.
+
+        Args:
+            name: of each; its case counts, which it does not on every server.
+            field: as in `pages`.
+            fetch: as in `pages`; takes `filter`, too.
+            **where: as in `pages`.
+
+        Raises:
+            RankerError: as `call`.
+        """
+        predicate = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
+        only = json.dumps({"predicates": [predicate]})
+        found = self.pages(field, fetch, filter=only, **where)
+        return [item for item in found if item.display_name == name]
 
     def call(
         self, what: str, call: Callable[[], _T], done: Callable[[], _T | None] | None = None
@@ -186,12 +203,6 @@ class Server:
             f"{what}: the server did not do it in {_ATTEMPTS} attempts; call this again later. "
             f"Last answer: {failure}"
         )
-
-
-def named(name: str) -> str:
-    """Returns a filter on the name. Servers differ in whether its case counts."""
-    predicate = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
-    return json.dumps({"predicates": [predicate]})
 
 
 def _refusal(error: kfp_server_api.ApiException) -> str:
