@@ -94,7 +94,11 @@ class HistoryLookup(tf.Module):
         found = present & tf.equal(tf.gather(self._keys, position), keys)
         rows = tf.gather(self._rows, tf.where(found, position, tf.size(self._keys) - 1))
         columns = tf.unstack(rows, len(self._columns), axis=1)
-        return dict(zip(self._columns, map(as_column, columns), strict=True))
+        first = as_column(columns[0])
+        return {
+            name: first.with_values(column)
+            for name, column in zip(self._columns, columns, strict=True)
+        }
 
 
 def _keys(ids: list[tf.Tensor]) -> tf.Tensor:

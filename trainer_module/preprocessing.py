@@ -49,12 +49,17 @@ def preprocess(
         sparse int64 [batch, any]; dense features, float32 [batch, 1]; for each task its
         label in the space of the loss and the label's weight, float32 [batch, 1].
     """
-    outputs: dict[str, tf.Tensor | tf.SparseTensor] = {}
-    for name, feature in spec.categorical.items():
-        buckets = spec.categorical[spec.table_of(name)].buckets
-        outputs[name] = _hashed(inputs[name], feature, buckets)
+    outputs = {name: hashed(name, inputs[name], spec) for name in spec.categorical}
     for name, number in spec.dense.items():
         outputs[name] = _squashed(inputs[name], number)
+    return outputs | labels_and_weights(inputs, spec)
+
+
+def labels_and_weights(
+    inputs: Mapping[str, tf.SparseTensor], spec: RankingSpec
+) -> dict[str, tf.Tensor | tf.SparseTensor]:
+    """The labels and label weights of `preprocess`, of the labels that are there."""
+    outputs: dict[str, tf.Tensor | tf.SparseTensor] = {}
     for name, task in spec.tasks.items():
         if task.label in inputs:
             outputs[signatures.label_key(name)] = _label(inputs[task.label], task)
@@ -75,9 +80,10 @@ def raw_feature_spec(spec: RankingSpec) -> dict[str, tf.io.VarLenFeature]:
     return result
 
 
-def _hashed(
-    values: tf.SparseTensor, feature: CategoricalFeature, buckets: int | None
-) -> tf.Tensor | tf.SparseTensor:
+def hashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor | tf.SparseTensor:
+    """The buckets of a categorical feature's values, as `preprocess` returns them."""
+    feature = spec.categorical[name]
+    buckets = spec.categorical[spec.table_of(name)].buckets
     if feature.dtype == "int":
         # JSON clients of the served model have no other word for a missing one.
         values = tf.sparse.retain(values, tf.not_equal(values.values, signatures.ABSENT_ID))
@@ -118,9 +124,10 @@ def _label_weight(values: tf.SparseTensor) -> tf.Tensor:
 
 def first_value(values: tf.SparseTensor, default: Any) -> tf.Tensor:
     """Returns each row's first value, [batch, 1]; `default` where there is none."""
-    first = tf.equal(values.indices[:, 1], 0)
-    kept = tf.sparse.retain(values, first)
-    column = tf.SparseTensor(kept.indices, kept.values, [values.dense_shape[0], 1])
+    shape = tf.stack([values.dense_shape[0], 1])
+    # What is cut off has no column where no row has a value.
+    first = tf.sparse.slice(values, [0, 0], shape)
+    column = tf.SparseTensor(first.indices, first.values, shape)
     dense = tf.sparse.to_dense(column, default_value=tf.constant(default, values.values.dtype))
     return tf.reshape(dense, [-1, 1])
 
@@ -132,9 +139,10 @@ def as_column(values: tf.Tensor, present: tf.Tensor | None = None) -> tf.SparseT
         values: [batch].
         present: bool [batch], whether a row has its value; every row has it if None.
     """
-    rows = tf.range(tf.size(values, tf.int64))
-    if present is not None:
-        rows, values = rows[present], values[present]
-    indices = tf.stack([rows, tf.zeros_like(rows)], axis=1)
-    batch = tf.size(values if present is None else present, tf.int64)
-    return tf.SparseTensor(indices, values, tf.stack([batch, tf.constant(1, tf.int64)]))
+    shape = tf.stack([tf.size(values, tf.int64), 1])
+    if present is None:
+        rows = tf.range(shape[0])[:, tf.newaxis]
+    else:
+        rows = tf.where(present)
+        values = tf.gather_nd(values, rows)
+    return tf.SparseTensor(tf.pad(rows, [[0, 0], [0, 1]]), values, shape)

@@ -129,7 +129,7 @@ class Models:
         for name in self._spec.sliced_features:
             unique, codes = tf.unique(parsed[name].values, tf.int64)
             slices[name] = (unique, codes, parsed[name].indices[:, 0])
-        buckets = event_buckets(examples, self._spec)[0] if self._rates else {}
+        buckets = event_buckets(parsed, self._spec) if self._rates else {}
         hashes = tf.strings.to_hash_bucket_fast(examples, _HASHES), self._groups(parsed, examples)
         return predictions, labels, slices, buckets, hashes
 

@@ -10,7 +10,7 @@ import os
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from schemas.errors import BadDataError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
-from trainer_module.preprocessing import preprocess, raw_feature_spec
+from trainer_module.preprocessing import hashed, labels_and_weights, raw_feature_spec
 
 RATES_FILE = "rates.npz"
 """File of the rates, in the folder of the run's examples."""
@@ -51,7 +51,18 @@ class Counter:
             name: spec.categorical[spec.table_of(name)].buckets or 0
             for name in rated_features(spec)
         }
-        self._parse = tf.function(lambda batch: event_buckets(batch, spec), autograph=False)
+        self._parse = tf.function(self._events, autograph=False)
+
+    def _events(self, examples: tf.Tensor) -> tuple[Any, Any, Any]:
+        """Buckets by feature, int64, labels and weights by task, float32, all [events]."""
+        parsed = tf.io.parse_example(examples, raw_feature_spec(self._spec))
+        labelled = labels_and_weights(parsed, self._spec)
+
+        def flat(key: Callable[[str], str]) -> dict[str, tf.Tensor]:
+            return {task: tf.reshape(labelled[key(task)], [-1]) for task in self._spec.tasks}
+
+        buckets = event_buckets(parsed, self._spec)
+        return buckets, flat(signatures.label_key), flat(signatures.weight_key)
 
     def nothing(self) -> Counts:
         """The counts of no event."""
@@ -196,26 +207,19 @@ def rated_features(spec: RankingSpec) -> tuple[str, ...]:
     return tuple(name for name, feature in spec.categorical.items() if not feature.multivalued)
 
 
-def event_buckets(examples: tf.Tensor, spec: RankingSpec) -> tuple[Any, Any, Any]:
-    """Looks up what rates are counted of.
+def event_buckets(parsed: Mapping[str, tf.SparseTensor], spec: RankingSpec) -> dict[str, tf.Tensor]:
+    """Looks up the bucket of each event's value.
 
     Args:
-        examples: serialized events, [events].
+        parsed: event fields by name, sparse [events, any]; those of `rated_features` are read.
         spec: the ranking spec.
 
     Returns:
-        Buckets by feature, int64, labels and weights by task, float32, all [events].
+        Buckets by feature, int64 [events].
     """
-    values = preprocess(tf.io.parse_example(examples, raw_feature_spec(spec)), spec)
-
-    def flat(names: Mapping[str, str]) -> dict[str, tf.Tensor]:
-        return {name: tf.reshape(values[key], [-1]) for name, key in names.items()}
-
-    return (
-        flat({name: name for name in rated_features(spec)}),
-        flat({task: signatures.label_key(task) for task in spec.tasks}),
-        flat({task: signatures.weight_key(task) for task in spec.tasks}),
-    )
+    return {
+        name: tf.reshape(hashed(name, parsed[name], spec), [-1]) for name in rated_features(spec)
+    }
 
 
 def _squared_error(

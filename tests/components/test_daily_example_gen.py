@@ -25,6 +25,7 @@ from components.pusher.executor import newest_day
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
+from trainer_module.preprocessing import raw_feature_spec
 
 SPEC = """
 name: test
@@ -699,7 +700,7 @@ def test_corrupt_file_is_an_error_and_other_days_are_kept(root):
 
 
 def predicted(path, spec, records):
-    buckets, _, _ = event_buckets(tf.constant(records), spec)
+    buckets = event_buckets(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
     rates = Rates.load(str(path), spec)
     return rates.predict({name: v.numpy() for name, v in buckets.items()}, len(records))
 

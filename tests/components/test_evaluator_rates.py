@@ -11,6 +11,7 @@ from planted_model import write_examples
 from components.evaluator.rates import PRIOR_EVENTS, Counter, Rates, event_buckets, save_counts
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
+from trainer_module.preprocessing import raw_feature_spec
 
 SPEC = parse_spec(
     """
@@ -73,7 +74,7 @@ def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_p
     fit(files).save(str(tmp_path / "rates"))
     loaded = Rates.load(str(tmp_path / "rates"), SPEC)
     records = list(tf.data.TFRecordDataset(files[1], "GZIP").as_numpy_iterator())
-    buckets, _, _ = event_buckets(tf.constant(records), SPEC)
+    buckets = event_buckets(tf.io.parse_example(records, raw_feature_spec(SPEC)), SPEC)
     assert buckets.keys() == {"user", "hour"}
     answer = loaded.predict({n: v.numpy() for n, v in buckets.items()}, len(records))
     for task, label in (("click", "clicked"), ("save", "saved")):

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, transformed
 
+from trainer_module.preprocessing import first_value
+
 
 def _event(**fields):
     base = {"user": ["u1"], "clicked": [1.0], "seconds": [9.0]}
@@ -87,3 +89,19 @@ def test_missing_label_has_no_weight():
     np.testing.assert_array_equal(out["stars__weight"].numpy(), [[1.0], [0.0]])
     assert out["stars__label"].numpy()[0, 0] == 4.0
     assert tf.reduce_all(tf.math.is_finite(out["stars__label"]))
+
+
+@pytest.mark.parametrize("default", [0.0, "", -1])
+@pytest.mark.parametrize(
+    "rows", [[], [[]], [[], []], [[7], [8]], [[], [7, 8], [9], []], [[7, 8, 9], [], [5, 6]]]
+)
+def test_first_value_is_that_of_each_row_or_the_default(rows, default):
+    kind = type(default)
+    ragged = tf.ragged.constant([[kind(v) for v in row] for row in rows], ragged_rank=1)
+    values = tf.cast(ragged, tf.int64) if kind is int else ragged
+    if kind is str and not any(rows):
+        values = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.string), [0] * len(rows))
+    first = first_value(values.to_sparse(), default)
+    expected = [[kind(row[0]) if row else default] for row in rows]
+    assert first.shape == (len(rows), 1)
+    assert [[v.decode() if kind is str else v for v in row] for row in first.numpy()] == expected
