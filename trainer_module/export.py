@@ -80,11 +80,13 @@ class _Ranker(tf.Module):
         history: Mapping[str, pa.Table],
     ):
         super().__init__()
-        self._model = model
         layer = transform.transform_features_layer()
-        # Behind a function: TensorFlow would trace a Keras layer that it finds here once more, for
-        # Keras, which takes half of an export. There is nothing of it to save but its graph.
+        # Behind functions: TensorFlow would trace a Keras layer that it finds here once more, for
+        # Keras, and save all layers below it, which takes half of an export. There is nothing to
+        # save but graphs and weights.
         self._transform = lambda features: layer(features)
+        self._model = lambda features: model(features, training=False)
+        self._weights = {variable.path: variable.value for variable in model.variables}
         self._spec = spec
         self._raw_feature_spec = raw_feature_spec(spec)
         self._history = [HistoryLookup(name, spec, table) for name, table in history.items()]
@@ -154,7 +156,7 @@ class _Ranker(tf.Module):
     def _outputs(self, raw: Mapping[str, tf.SparseTensor]) -> dict[str, tf.Tensor]:
         """Returns each task's output, float32 [batch], in the space of the loss."""
         features = model_inputs(self._transform(dict(raw)), self._spec)
-        outputs = self._model(features, training=False)
+        outputs = self._model(features)
         return {task: tf.reshape(outputs[task], [-1]) for task in self._spec.tasks}
 
     def _answer(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -195,9 +197,9 @@ def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
 
 
 def _or_else(own: tf.SparseTensor, other: tf.SparseTensor) -> tf.SparseTensor:
-    """Each row's own value, sparse [batch, 1]; that of `other` where it has none."""
-    value = first_value(own, math.nan)
-    return as_column(tf.where(tf.math.is_nan(value), tf.sparse.to_dense(other), value)[:, 0])
+    """Each row's own value, sparse [batch, 1]; where it has none that of `other`, of all rows."""
+    value = first_value(own, math.nan)[:, 0]
+    return other.with_values(tf.where(tf.math.is_nan(value), other.values, value))
 
 
 def _sparse(values: tf.Tensor) -> tf.SparseTensor:
