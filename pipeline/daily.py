@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline import failure, lineage, live
@@ -163,8 +162,7 @@ def run_day(request: Request, lock: int, on_progress: OnProgress) -> DayResult:
             },
         )
         try:
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS)
+            while not _ended(process):
                 on_progress(watch.position(_new_run(workspace, before)))
         finally:
             if process.poll() is None:
@@ -226,6 +224,15 @@ def backfill(
             if not keep_going:
                 break
     return failure or (ExitCode.BLOCKED if blocked else ExitCode.PUSHED)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Waits for the process a little; says whether it has ended."""
+    try:
+        process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _check_room(workspace: Workspace) -> None:
