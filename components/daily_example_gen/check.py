@@ -110,6 +110,8 @@ def _check_one(field: Field, value: Any) -> Any:
         return value
     if kind == "binary" and (isinstance(value, bool) or (is_number and value in (0, 1))):
         return float(value)
+    if kind == "int" and isinstance(value, bool):
+        return int(value)
     if kind == "int" and is_number:
         exact = isinstance(value, int) or (isinstance(value, Decimal) and value == int(value))
         if exact and _INT64[0] <= value <= _INT64[1]:
@@ -283,6 +285,8 @@ def _check_integers(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
         # Only one of uint64 can be beyond int64, and is negative there.
         wrapped = pa.types.is_uint64(array.type)
         return integers, _true(pc.less(integers, 0)) if wrapped else _none(array)
+    if pa.types.is_boolean(array.type):
+        return array.cast(pa.int64()), _none(array)
     if pa.types.is_decimal(array.type):
         return _check_decimals(array)
     if not pa.types.is_floating(array.type):

@@ -289,7 +289,7 @@ def _categorical(guess: Guess, shared: dict[str, str], names: dict[str, str]) ->
     column = guess.column
     assert column is not None
     content: dict[str, object] = {"type": "categorical"}
-    if guess.field.kind == "int":
+    if guess.field.kind in ("int", "binary"):
         content["dtype"] = "int"
     if guess.field.multivalued:
         content["multivalued"] = True

@@ -258,7 +258,7 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     if column.constant:
         return Role.UNUSED, f"{column.top!r} in every event that has a value"
     if field.kind == "binary":
-        return Role.UNUSED, "true or false: log it as 0 and 1, or as text, to make it a feature"
+        return Role.CATEGORICAL, "true or false, which are 1 and 0"
     if field.kind in ("int", "number") and not field.multivalued and _is_time(said, column):
         return Role.UNUSED, _TIME
     if field.kind == "number":

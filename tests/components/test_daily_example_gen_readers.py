@@ -243,12 +243,34 @@ def test_types_that_vary_from_line_to_line_are_all_read(tmp_path):
         event(0),
         event(1, event_id=7, clicked=True, hour=5.0, codes=[1.0, 2]),
         event(2, event_id=2**70, clicked=0.0, hour=2**60 + 1),
+        event(3, hour=True, codes=[False]),
     ]
     rows, malformed, _ = read_lines(tmp_path, [json.dumps(e).encode() for e in events])
     assert not malformed
-    assert [row["event_id"] for row in rows] == ["e0", "7", str(2**70)]
-    assert [row["clicked"] for row in rows] == [1.0, 1.0, 0.0]
-    assert [row["hour"] for row in rows] == [3, 5, 2**60 + 1]
+    assert [row["event_id"] for row in rows] == ["e0", "7", str(2**70), "e3"]
+    assert [row["clicked"] for row in rows] == [1.0, 1.0, 0.0, 1.0]
+    assert [row["hour"] for row in rows] == [3, 5, 2**60 + 1, 1]
+    assert rows[3]["codes"] == [0]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_true_and_false_are_the_codes_one_and_zero_in_each_format(tmp_path, suffix):
+    flags = [number % 3 == 0 for number in range(100)]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        ids = [f"e{number}" for number in range(100)]
+        pq.write_table(pa.table({"event_id": ids, "hour": flags}), path)
+    elif suffix == "csv":
+        rows = "".join(f"e{number},{flag}\n" for number, flag in enumerate(flags))
+        path.write_text("event_id,hour\n" + rows)
+    else:
+        events = [{"event_id": f"e{number}", "hour": flag} for number, flag in enumerate(flags)]
+        path.write_text("".join(json.dumps(e) + "\n" for e in events))
+    fields = (Field("event_id", "id", required=True), Field("hour", "int"))
+    parts = list(readers.read_events(str(path), fields))
+    assert not [bad for part in parts for bad in part.malformed]
+    found = [row["hour"] for part in parts for row in part.batch.to_pylist()]
+    assert found == [int(flag) for flag in flags]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "a.parquet"])

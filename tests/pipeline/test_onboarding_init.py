@@ -119,6 +119,7 @@ def test_each_format_gives_the_same_spec_which_fits_its_logs(tmp_path, suffix, s
         "recent_items": "recentItems",
         "item_price": "item.price",
         "device_type": "deviceType",
+        "is_premium": "isPremium",
     }
     assert spec.categorical["item_id"].dtype == "int"
     assert spec.categorical["item_topics"].multivalued
@@ -148,7 +149,6 @@ def test_each_field_that_is_left_out_is_named_with_the_reason(logs):
         "request.Timestamp": "a time: it only grows",
         "country": "'CZ' in every event",
         "note": "text, or an id of each event",
-        "isPremium": "true or false: log it as 0 and 1",
     }
     assert set(left_out) == set(reasons)
     for source, reason in reasons.items():

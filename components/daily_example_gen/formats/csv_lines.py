@@ -113,13 +113,14 @@ class CsvLines(Lines):
         }
 
     def _type(self, field: Field) -> pa.DataType:
+        hint = self._hints.get(field.name)
         if field.multivalued or field.kind in ("id", "string"):
             return pa.string()
-        if field.kind == "int" and self._hints.get(field.name) is not float:
+        if field.kind in ("int", "binary") and hint is bool:
+            return pa.bool_()
+        if field.kind == "int" and hint is not float:
             # Arrow's readers take 0x10 for a number: `_split` looks for it first.
             return pa.string()
-        if field.kind == "binary" and self._hints.get(field.name) is bool:
-            return pa.bool_()
         return pa.float64()
 
     def _split(self, field: Field, column: pa.Array) -> pa.Array:
@@ -202,6 +203,6 @@ def _typed_one(field: Field, cell: str) -> Any:
         return int(number) if len(number) < 40 else cell
     if _NUMBER.fullmatch(number):
         return float(number)
-    if field.kind == "binary":
+    if field.kind in ("int", "binary"):
         return _BOOLEANS.get(number.lower(), cell)
     return cell

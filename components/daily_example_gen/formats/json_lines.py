@@ -82,12 +82,13 @@ class JsonLines(Lines):
         return pa.schema([(name, _struct(node)) for name, node in objects.items()])
 
     def _type(self, field: Field) -> pa.DataType:
+        hint = self._hints.get(field.name)
         flat = {
-            "id": pa.int64() if self._hints.get(field.name) is int else pa.string(),
+            "id": pa.int64() if hint is int else pa.string(),
             "string": pa.string(),
-            "int": pa.float64() if self._hints.get(field.name) is float else pa.int64(),
+            "int": pa.float64() if hint is float else pa.bool_() if hint is bool else pa.int64(),
             "number": pa.float64(),
-            "binary": pa.bool_() if self._hints.get(field.name) is bool else pa.float64(),
+            "binary": pa.bool_() if hint is bool else pa.float64(),
         }[field.kind]
         return pa.list_(flat) if field.multivalued else flat
 
