@@ -3,7 +3,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
-.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check kill-check platforms reference docs site lock clean image image-push image-check
+.PHONY: audit help env run test coverage test-fast check format bench quality flink flink-check kill-check platforms reference docs site lock clean image image-push image-check kfp-check
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -88,6 +88,9 @@ image-push:  ## push the container image
 
 image-check: env  ## build the image, or take IMAGE_CHECK, and run days in its containers (needs podman)
 	IMAGE_CHECK=$${IMAGE_CHECK:-1} $(BIN)/pytest tests/kubeflow/test_image.py tests/kubeflow/test_containers.py
+
+kfp-check: env  ## run a day by the KFP SDK's own local runner, in the image's containers (needs podman)
+	IMAGE_CHECK=$${IMAGE_CHECK:-1} $(BIN)/pytest tests/kubeflow/test_containers.py -k kfps_own -rs
 
 # uv keeps the versions that a lock holds; UPGRADE=1 takes the newest that resolve.
 COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes $(if $(UPGRADE),--upgrade)

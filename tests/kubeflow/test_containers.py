@@ -12,11 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
 from test_local_run import UNREACHABLE, write_spec
 
+from components import serving_store
 from pipeline.kubeflow.local.run import run_package
 from pipeline.kubeflow.package import load_package
 from pipeline.simulate import write_logs
@@ -62,7 +64,9 @@ def image():
     if os.environ["IMAGE_CHECK"] != "1":
         return os.environ["IMAGE_CHECK"]
     root = debian13()
-    tar = ["tar", "--create", f"--directory={root}", "--exclude=./src", "--exclude=./proc", "."]
+    # What commands on that Debian left behind is no part of the base.
+    left = [f"--exclude=./{name}" for name in ("src", "proc", "opt/*", "root/*", "tmp/*")]
+    tar = ["tar", "--create", f"--directory={root}", *left, "."]
     with subprocess.Popen(tar, stdout=subprocess.PIPE) as packed:
         run(*PODMAN, "import", "--quiet", "-", BASE, stdin=packed.stdout)
     assert packed.returncode == 0
@@ -109,8 +113,8 @@ def in_image(image, *command, user="10001:10001"):
 
 
 @pytest.fixture
-def run_day(image, tmp_path_factory, user):
-    """Returns what runs a day in the harness, each step in a locked-down container or `here`."""
+def deployment(image, tmp_path_factory):
+    """A folder with a package of the image, and with the volume that its steps see."""
     root = tmp_path_factory.mktemp("days")
     root.chmod(0o755)
     data = root / "volumes" / "steadyrank-data"
@@ -118,15 +122,22 @@ def run_day(image, tmp_path_factory, user):
     write_spec(data / "spec.yaml")
     values = yaml.safe_load((ROOT / "kubeflow" / "values.yaml").read_text())
     (root / "values.yaml").write_text(yaml.safe_dump({**values, "image": image}))
-    package = root / "pipeline.yaml"
     compiler = [sys.executable, "-m", "pipeline.cli", "kubeflow", "compile"]
-    run(*compiler, "-f", str(root / "values.yaml"), "-o", str(package), cwd=ROOT)
+    arguments = ["-f", str(root / "values.yaml"), "-o", str(root / "pipeline.yaml")]
+    run(*compiler, *arguments, cwd=ROOT)
+    return root, data
+
+
+@pytest.fixture
+def run_day(deployment, user):
+    """Returns what runs a day in the harness, each step in a locked-down container or `here`."""
+    root, data = deployment
 
     def run_day(date, *overrides, here=False):
         # Kubernetes' fsGroup: what another user wrote is the container's as well.
         run("chmod", "--recursive", "a+rwX", str(data))
         return run_package(
-            load_package(str(package)),
+            load_package(str(root / "pipeline.yaml")),
             root,
             {"run_date": date, "overrides": json.dumps(overrides)},
             jobs=1,
@@ -234,3 +245,38 @@ def test_days_are_pushed_warm_started_and_blocked_in_containers(run_day):
     assert third.exit_code == 0, third.folder
     assert third.find("pushed") == [0.0]
     assert any("click" in reasons for reasons in third.find("reasons"))
+
+
+@pytest.fixture
+def docker_api(tmp_path):
+    """Where podman serves the Docker API."""
+    address = f"unix://{tmp_path}/podman.sock"
+    with subprocess.Popen([*PODMAN, "system", "service", "--time=0", address]) as service:
+        while not (tmp_path / "podman.sock").exists():
+            assert service.poll() is None
+            time.sleep(0.1)
+        yield address
+        service.terminate()
+
+
+@pytest.fixture
+def newest_kfp(tmp_path):
+    """A Python with the newest KFP SDK, which does not go with the packages of TFX 1.16."""
+    run(sys.executable, "-m", "venv", str(tmp_path / "kfp"))
+    python = str(tmp_path / "kfp" / "bin" / "python")
+    run(python, "-m", "pip", "install", "--quiet", "kfp", "docker")
+    return python
+
+
+def test_kfps_own_local_runner_runs_a_day(deployment, docker_api, newest_kfp):
+    root, data = deployment
+    run("chmod", "--recursive", "a+rwX", str(data))
+    parameters = {"run_date": "2026-01-03"}
+    run(
+        *(newest_kfp, str(ROOT / "tests/kubeflow/kfp_local.py")),
+        *(str(root / "pipeline.yaml"), str(root / "artifacts"), str(data), json.dumps(parameters)),
+        env={**os.environ, "DOCKER_HOST": docker_api},
+    )
+    (version,) = serving_store.list_versions(str(data / "serving"))
+    assert version.info.run_date == datetime.date(2026, 1, 3)
+    assert serving_store.damage(version) == []
