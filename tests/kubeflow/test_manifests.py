@@ -117,7 +117,8 @@ def as_pod(containers_, volumes=()):
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_resources_fit_the_schemas_of_kubernetes(resources, version):
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    plain = [item for item in resources if item["kind"] not in {*KSERVE, "FlinkDeployment"}]
+    others = {*KSERVE["kinds"], "FlinkDeployment"}
+    plain = [item for item in resources if item["kind"] not in others]
     plain += flink_pods(resources)
     plain += [as_pod(runtime["containers"]) for runtime in runtimes(resources)]
     for service in of_kind(resources, "InferenceService"):
@@ -139,14 +140,25 @@ def test_schema_check_sees_a_misspelt_field():
         kubernetes_validate.validate(broken, KUBERNETES[-1], strict=True)
 
 
+def check_kserve(item):
+    jsonschema.validate(item, {**KSERVE["kinds"][item["kind"]], "$defs": KSERVE["$defs"]})
+
+
 def test_kserve_resources_fit_the_schema(resources):
     for item in resources:
-        if item["kind"] in KSERVE:
-            jsonschema.validate(item, KSERVE[item["kind"]])
+        if item["kind"] in KSERVE["kinds"]:
+            check_kserve(item)
 
 
-def test_kserve_is_checked_at_all():
-    assert {item["kind"] for item in _rendered("single-user-kserve")} >= set(KSERVE)
+@pytest.mark.parametrize("kind", KSERVE["kinds"])
+def test_schema_of_kserve_sees_a_misspelt_field(kind):
+    (item,) = of_kind(_rendered("single-user-kserve"), kind)
+    check_kserve(item)
+    broken = copy.deepcopy(item)
+    part = broken["spec"].get("predictor", broken["spec"])
+    part["imagePullSecret"] = part.pop("imagePullSecrets", [])
+    with pytest.raises(jsonschema.ValidationError, match="imagePullSecret"):
+        check_kserve(broken)
 
 
 def test_flink_deployments_fit_the_schema(resources):
@@ -355,6 +367,8 @@ def test_canary_serves_the_newest_version_and_the_rest_a_pinned_one():
     (service,) = of_kind(resources, "InferenceService")
     (canary,) = service["spec"]["canary"]
     assert 0 < canary["trafficPercent"] < 50
+    # KServe tells canaries apart by it.
+    assert canary["predictor"]["name"]
     stable = service["spec"]["predictor"]
     (mount,) = stable["model"]["volumeMounts"]
     (volume,) = stable["volumes"]
