@@ -98,7 +98,8 @@ class Target:
 
         token = os.environ.get(TOKEN_VARIABLE)
         connection = Connection(self.host, self.namespace, token, self.ca_cert)
-        return Deployment(connect(connection, time.sleep), self.package.pipeline, _tell)
+        server = connect(connection, time.sleep)
+        return Deployment(server, self.package.pipeline, self.package.lag_days, _tell)
 
 
 def _target(
@@ -165,10 +166,7 @@ def submit(
     run = deployment.start(target.package, date.date(), settings)
     if wait:
         (run,) = deployment.wait(
-            [run],
-            target.package.lag_days,
-            poll_seconds=poll_seconds,
-            timeout_seconds=timeout_hours * 3600,
+            [run], poll_seconds=poll_seconds, timeout_seconds=timeout_hours * 3600
         )
         if not run.succeeded:
             raise typer.Exit(ExitCode.FAILED)
@@ -248,7 +246,7 @@ def unschedule(target: Target, name: NameOption = None) -> None:
     """Deletes the schedule."""
     from pipeline.kubeflow.schedule import Schedule
 
-    Schedule(target.connect(), name or target.daily).delete(target.package.lag_days)
+    Schedule(target.connect(), name or target.daily).delete()
 
 
 def _tell(line: str) -> None:

@@ -75,15 +75,17 @@ class Deployment:
     Args:
         server: where.
         pipeline: the pipeline's name.
+        lag_days: days from the run date of a run that has none to its schedule's time.
         on_event: told what happens.
     """
 
     def __init__(
-        self, server: Server, pipeline: str, on_event: OnEvent = lambda line: None
+        self, server: Server, pipeline: str, lag_days: int, on_event: OnEvent = lambda line: None
     ) -> None:
         self.server = server
         self._client = server.client
         self.pipeline = pipeline
+        self.lag_days = lag_days
         self.tell = on_event
         self._experiment: str | None = None
 
@@ -127,7 +129,7 @@ class Deployment:
         self.tell(f"uploaded version {package.version}")
         return Version(pipeline_id, made, package.version, uploaded=True)
 
-    def runs(self, lag_days: int) -> list[DayRun]:
+    def runs(self) -> list[DayRun]:
         """Lists the pipeline's runs, oldest first, scheduled ones included.
 
         A run of no day is left out: Plan refuses whatever run date somebody gave it.
@@ -141,7 +143,7 @@ class Deployment:
         runs = []
         for run in found:
             with contextlib.suppress(ValueError):
-                runs.append(_day_run(run, lag_days))
+                runs.append(_day_run(run, self.lag_days))
         return runs
 
     def start(self, package: Package, date: datetime.date, settings: RunSettings) -> DayRun:
@@ -161,7 +163,7 @@ class Deployment:
         """
         parameters = {**check_parameters(package, settings.parameters), "run_date": str(date)}
         version = self.upload(package)
-        of_day = [run for run in self.runs(package.lag_days) if run.date == date]
+        of_day = [run for run in self.runs() if run.date == date]
         for run in of_day:
             if run.under_way:
                 raise RankerError(
@@ -175,7 +177,7 @@ class Deployment:
 
         def find() -> DayRun | None:
             runs = self.server.find(name, "runs", self._client.list_runs, experiment_id=experiment)
-            return _day_run(runs[0], package.lag_days) if runs else None
+            return _day_run(runs[0], self.lag_days) if runs else None
 
         run = self.server.call(
             f"starting {name}",
@@ -189,7 +191,7 @@ class Deployment:
                     pipeline_root=package.pipeline_root,
                     service_account=settings.service_account,
                 ),
-                package.lag_days,
+                self.lag_days,
             ),
             find,
         )
@@ -199,7 +201,6 @@ class Deployment:
     def wait(
         self,
         runs: Sequence[DayRun],
-        lag_days: int,
         *,
         poll_seconds: float,
         timeout_seconds: float,
@@ -208,7 +209,6 @@ class Deployment:
 
         Args:
             runs: under way.
-            lag_days: the package's.
             poll_seconds: between two looks.
             timeout_seconds: how long to wait at most. Nothing is terminated then.
 
@@ -220,7 +220,7 @@ class Deployment:
         """
         waited = 0.0
         while True:
-            now = [self._run(run.run_id, lag_days) for run in runs]
+            now = [self._run(run.run_id) for run in runs]
             for before, run in zip(runs, now, strict=True):
                 if run.state != before.state:
                     self.tell(_ending(run))
@@ -270,7 +270,7 @@ class Deployment:
             RankerError: as `start` and `wait`.
         """
         check_parameters(package, settings.parameters)
-        last = _standing(self.runs(package.lag_days), dates)
+        last = _standing(self.runs(), dates)
         pending = []
         for date in dates:
             run = last.get(date)
@@ -288,7 +288,6 @@ class Deployment:
                 return last
             for run in self.wait(
                 active,
-                package.lag_days,
                 poll_seconds=poll_seconds,
                 timeout_seconds=timeout_seconds,
             ):
@@ -297,9 +296,9 @@ class Deployment:
                     self.tell(f"stopped before {pending[0]}, as {run.date} failed")
                     pending = []
 
-    def _run(self, run_id: str, lag_days: int) -> DayRun:
+    def _run(self, run_id: str) -> DayRun:
         run = self.server.call(f"looking at run {run_id}", lambda: self._client.get_run(run_id))
-        return _day_run(run, lag_days)
+        return _day_run(run, self.lag_days)
 
     def _pipeline_id(self) -> str | None:
         found = self.server.find(

@@ -107,20 +107,20 @@ class Schedule:
                 self._enable(new, True)
             return new.recurring_run_id, changed
         if new is None or not _enabled(new):
-            self._refuse_under_way(package.lag_days)
-            start_time = self._ran_until(old, package.lag_days)
+            self._refuse_under_way()
+            start_time = self._ran_until(old)
             if new is not None:
                 self._delete(new)
             new = create(False, start_time)
             for item in old:
                 self._enable(item, False)
             self._server.sleep(_SETTLE_SECONDS)
-            later = self._ran_until(old, package.lag_days)
+            later = self._ran_until(old)
             if later != start_time:
                 self._delete(new)
                 new = create(False, later)
             self._enable(new, True)
-        self._retire(old, package.lag_days)
+        self._retire(old)
         self._tell(f"replaced, {cron}")
         return new.recurring_run_id, True
 
@@ -141,7 +141,7 @@ class Schedule:
         for item in found:
             self._enable(item, enabled)
 
-    def delete(self, lag_days: int) -> None:
+    def delete(self) -> None:
         """Deletes the schedule.
 
         Raises:
@@ -150,7 +150,7 @@ class Schedule:
         found = self._existing()
         for item in found:
             self._enable(item, False)
-        self._refuse_under_way(lag_days)
+        self._refuse_under_way()
         for item in found:
             self._delete(item)
         self._tell("deleted")
@@ -176,33 +176,33 @@ class Schedule:
             )
         return found
 
-    def _refuse_under_way(self, lag_days: int) -> None:
+    def _refuse_under_way(self) -> None:
         """Another schedule would not wait for a run, and deleting its own would end it."""
         ids = {item.recurring_run_id for item in self._found()}
-        for run in self._deployment.runs(lag_days):
+        for run in self._deployment.runs():
             if run.schedule_id in ids and run.under_way:
                 raise RankerError(
                     f"schedule {self._name}: its run {run.name} ({run.run_id}) of {run.date} is "
                     f"{run.state.lower()}, and would be lost; call this again when it has ended"
                 )
 
-    def _ran_until(self, old: list[Any], lag_days: int) -> datetime.datetime:
+    def _ran_until(self, old: list[Any]) -> datetime.datetime:
         """The end of the last day on which a schedule of the name was due and ran.
 
         If none has run yet, when the newest of the old ones was made.
         """
         ids = {item.recurring_run_id for item in self._found()}
-        dates = [run.date for run in self._deployment.runs(lag_days) if run.schedule_id in ids]
+        dates = [run.date for run in self._deployment.runs() if run.schedule_id in ids]
         if not dates:
             return max(item.created_at for item in old)
-        day = max(dates) + datetime.timedelta(days=lag_days + 1)
+        day = max(dates) + datetime.timedelta(days=self._deployment.lag_days + 1)
         midnight = datetime.datetime.combine(day, datetime.time(), datetime.timezone.utc)
         return midnight - datetime.timedelta(seconds=1)
 
-    def _retire(self, old: list[Any], lag_days: int) -> None:
+    def _retire(self, old: list[Any]) -> None:
         for item in old:
             self._enable(item, False)
-        runs = self._deployment.runs(lag_days)
+        runs = self._deployment.runs()
         busy = {run.schedule_id for run in runs if run.under_way}
         for item in old:
             if item.recurring_run_id in busy:

@@ -44,9 +44,9 @@ def deployment(fake):
     return deployment_on(fake)
 
 
-def deployment_on(fake, events=None, **options):
+def deployment_on(fake, events=None, lag_days=1, **options):
     server = connect(Connection(fake.url, **options), sleep=fake.advance)
-    return Deployment(server, "ranker", (events if events is not None else []).append)
+    return Deployment(server, "ranker", lag_days, (events if events is not None else []).append)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_name_of_an_attempt_is_not_given_again(fake, deployment, package):
 def test_run_of_no_day_is_left_out(fake, deployment, package):
     run = deployment.start(package, DAY, NOTHING)
     fake.runs[run.run_id]["runtime_config"]["parameters"]["run_date"] = "yesterday"
-    assert deployment.runs(1) == []
+    assert deployment.runs() == []
     deployment.start(package, DAY, NOTHING)
 
 
@@ -245,11 +245,12 @@ def test_scheduled_run_of_the_day_counts(fake, deployment, package):
 
 
 @pytest.mark.parametrize("lag_days", [0, 2])
-def test_day_of_a_scheduled_run_is_its_time_less_the_lag(fake, deployment, tmp_path, lag_days):
+def test_day_of_a_scheduled_run_is_its_time_less_the_lag(fake, tmp_path, lag_days):
     package = package_in(tmp_path, "ranker:1", lag_days)
+    deployment = deployment_on(fake, lag_days=lag_days)
     Schedule(deployment, "daily").apply(package, CRON, NOTHING)
     fake.advance(86_400)
-    (run,) = deployment.runs(package.lag_days)
+    (run,) = deployment.runs()
     assert run.date == datetime.date(2026, 1, 11 - lag_days)
 
 
@@ -280,7 +281,7 @@ def test_nobody_listening_is_an_error(package, monkeypatch):
     with FakeKfp().serving() as fake:
         url = fake.url
     waits = []
-    deployment = Deployment(connect(Connection(url), sleep=waits.append), "ranker")
+    deployment = Deployment(connect(Connection(url), sleep=waits.append), "ranker", 1)
     with pytest.raises(RankerError, match="listing pipelines: the server did not do it"):
         deployment.upload(package)
     assert waits == [1, 2, 4, 8, 16]
@@ -309,7 +310,7 @@ def test_requests_have_a_time_limit(fake, monkeypatch):
         server = connect(Connection(url), sleep=lambda seconds: None)
         monkeypatch.setattr("pipeline.kubeflow.server._ATTEMPTS", 1)
         with pytest.raises(RankerError, match="timed out"):
-            Deployment(server, "ranker").runs(1)
+            Deployment(server, "ranker", 1).runs()
 
 
 # Pages.
@@ -320,7 +321,7 @@ def test_every_page_is_read(fake, deployment, package):
     stored = fake.runs[first.run_id]
     for number in range(249):
         fake.runs[str(number)] = {**stored, "run_id": str(number), "display_name": f"x{number}"}
-    assert len({run.run_id for run in deployment.runs(1)}) == 250
+    assert len({run.run_id for run in deployment.runs()}) == 250
 
 
 # Who may.
@@ -706,9 +707,9 @@ def test_unschedule_deletes_it_once_idle(fake, deployment, package):
     fake.durations[""] = 7200
     fake.advance(15 * 3600 + 60)
     with pytest.raises(RankerError, match="would be lost"):
-        Schedule(deployment, "daily").delete(1)
+        Schedule(deployment, "daily").delete()
     fake.advance(7200)
-    Schedule(deployment, "daily").delete(1)
+    Schedule(deployment, "daily").delete()
     assert not fake.schedules
     assert [run["state"] for run in fake.runs.values()] == ["SUCCEEDED"]
 
