@@ -44,14 +44,14 @@ class DayEvaluation:
             cycle_length=max(1, len(files)),
             block_length=1,
         )
-        sample = list(records.take(SAMPLE).as_numpy_iterator())
+        sample = next(iter(records.batch(SAMPLE)), None)
         self._spec = spec
         self._forward = tf.function(
             lambda features: model(features, training=False), autograph=False
         )
-        if sample:
-            self._features, self._labels, self._weights = parse(tf.constant(sample))
-        self._empty = not sample
+        if sample is not None:
+            self._features, self._labels, self._weights = parse(sample)
+        self._empty = sample is None
 
     def __call__(self) -> dict[str, float]:
         """Returns the AUC of each binary task and the RMSE of each regression, in its loss's space.

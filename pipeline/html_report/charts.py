@@ -138,7 +138,7 @@ def task_chart(report: Report, task: str) -> Chart:
                 legend=None,
                 scale=alt.Scale(domain=verdicts, range=[_SHAPES[v] for v in verdicts]),
             ),
-            tooltip=["date:N", "verdict:N", *(f"{name}:Q" for name in names)],
+            tooltip=_tooltip("date:N", "verdict:N", *(f"{name}:Q" for name in names)),
         )
     )
     layers = [line, marks]
@@ -146,7 +146,7 @@ def task_chart(report: Report, task: str) -> Chart:
         band = alt.Chart(alt.InlineData(values=points)).mark_area(
             color="var(--series-1)", opacity=0.18
         )
-        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q"))
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=None), y2=alt.Y2("high:Q")))
     chart = alt.layer(*layers).resolve_scale(color="independent", shape="independent")
     styles = dict.fromkeys(names, "solid") | {"served then": "dashed", "trivial": "dotted"}
     key = [(name, _LINES[name][0], styles[name]) for name in names]
@@ -208,13 +208,13 @@ def drift_chart(report: Report) -> Chart:
             x=_days(report),
             y=alt.Y("share:Q", title=None, axis=alt.Axis(format="%")),
             color=_color("field", colors),
-            tooltip=["date:N", "field:N", "distance:Q", "limit:Q"],
+            tooltip=_tooltip("date:N", "field:N", "distance:Q", "limit:Q"),
         )
     )
     limit = (
         alt.Chart(alt.InlineData(values=[{"share": 1}]))
         .mark_rule(color="var(--failed)", strokeWidth=1.4)
-        .encode(y="share:Q")
+        .encode(y=alt.Y("share:Q"))
     )
     key = [*_solid(colors), ("limit", "var(--failed)", "solid")]
     return _finished(alt.layer(line, limit), "Drift of fields as a share of their limits", key)
@@ -246,7 +246,7 @@ def auc_chart(attempts: Sequence[Attempt]) -> Chart:
     chance = (
         alt.Chart(alt.InlineData(values=[{"value": 0.5}]))
         .mark_rule(color="var(--muted)", strokeDash=[2, 3])
-        .encode(y="value:Q")
+        .encode(y=alt.Y("value:Q"))
     )
     lines = _lines(last, values, alt.Scale(zero=False))
     chart = alt.layer(*_shades([attempt for attempt, _ in last]), chance, lines)
@@ -311,7 +311,7 @@ def _shades(attempts: Sequence[Attempt]) -> list[alt.Chart]:
     return [
         alt.Chart(alt.InlineData(values=rows))
         .mark_rect(color="var(--failed)", opacity=0.16)
-        .encode(x=_STEP, x2="end:Q", tooltip=["event:N"])
+        .encode(x=_STEP, x2=alt.X2("end:Q"), tooltip=_tooltip("event:N"))
     ]
 
 
@@ -354,10 +354,15 @@ def _stacked(
         x=_days(report),
         y=alt.Y(f"{value}:Q", title=None, stack=True, axis=alt.Axis(format="~s", tickCount=ticks)),
         color=_color(name, colors),
-        order="order:Q",
-        tooltip=["date:N", f"{name}:N", f"{value}:Q"],
+        order=alt.Order("order:Q"),
+        tooltip=_tooltip("date:N", f"{name}:N", f"{value}:Q"),
     )
     return _finished(chart, description, _solid(colors), height)
+
+
+def _tooltip(*fields: str) -> list[alt.Tooltip]:
+    """What Altair makes of fields' names takes it milliseconds each, as for any channel."""
+    return [alt.Tooltip(field) for field in fields]
 
 
 def _color(name: str, colors: Mapping[str, str]) -> alt.Color:
