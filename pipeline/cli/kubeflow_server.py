@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.kubeflow_package import PACKAGE
 from pipeline.cli.options import (
     DateArgument,
     ParameterOption,
@@ -39,7 +40,6 @@ app = typer.Typer(
 )
 
 TOKEN_VARIABLE = "KFP_TOKEN"
-PACKAGE = "work/kubeflow/pipeline.yaml"
 
 _HOST = re.compile(r"(https?://)?([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/\S*)?")
 
