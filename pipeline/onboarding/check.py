@@ -315,21 +315,29 @@ def _slices(spec: RankingSpec, newest: Sample, known: set[str]) -> Iterator[Find
 
 
 def _too_good(spec: RankingSpec, table: pa.Table, known: set[str]) -> Iterator[Finding]:
-    """Numbers that tell a label all alone are most often known only after the impression."""
+    """What tells a label all alone is most often known only after the impression."""
+    single = {
+        name
+        for name, feature in spec.logged.items()
+        if not (isinstance(feature, CategoricalFeature) and feature.multivalued)
+    }
     for task_name, task in spec.tasks.items():
         if not isinstance(task, BinaryTask) or task.label not in known:
             continue
-        for name in spec.dense:
-            if name not in known:
+        for name in sorted(single & known):
+            area = 0.5
+            if name in spec.dense:
+                both = table.select([name, task.label]).drop_null()
+                area = columns.auc(both[name].to_numpy(), both[task.label].to_numpy())
+            if columns.comes_with(table[name], table[task.label]):
+                what = f"has a value of its own only where {task_name} is 1"
+            elif max(area, 1 - area) > sizes.TOO_GOOD:
+                what = f"tells {task_name} on its own (AUC {max(area, 1 - area):.3f})"
+            else:
                 continue
-            both = table.select([name, task.label]).drop_null()
-            area = columns.auc(both[name].to_numpy(), both[task.label].to_numpy())
-            if max(area, 1 - area) > sizes.TOO_GOOD:
-                yield Finding(
-                    f"features.{name}",
-                    f"tells {task_name} on its own (AUC {max(area, 1 - area):.3f}): is it known "
-                    "before the impression is shown?",
-                )
+            yield Finding(
+                f"features.{name}", f"{what}: is it known before the impression is shown?"
+            )
 
 
 def _severities(spec: RankingSpec) -> Iterator[Finding]:

@@ -9,6 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.onboarding import sizes
+
+_TRACES = 20
+"""Events from which on it is no chance that a value comes with a label."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -91,6 +96,27 @@ def describe(column: pa.ChunkedArray) -> Column:
         longest=longest,
         numbers=numbers,
     )
+
+
+def comes_with(values: pa.ChunkedArray, labels: pa.ChunkedArray) -> bool:
+    """Whether a field has a value of its own only where a label is 1.
+
+    A value of its own is one at all, or another than the one that most events have.
+
+    Args:
+        values: checked values, not lists.
+        labels: 0, 1 or null, as many.
+    """
+    known = pc.is_valid(labels)
+    values, labels = values.filter(known), labels.filter(known)
+    column = describe(values)
+    own = pc.is_valid(values)
+    if column.top_count > 0.5 * column.rows:
+        own = pc.fill_null(pc.not_equal(values, pa.scalar(column.top, values.type)), False)
+    marked = labels.filter(own)
+    if len(marked) < _TRACES or pc.mean(labels).as_py() > 0.5:
+        return False
+    return bool(pc.mean(marked).as_py() > sizes.TOO_GOOD)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from components.daily_example_gen.day_store import list_logs
+from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import reading, sizes
 from pipeline.onboarding.columns import Column
@@ -76,6 +77,7 @@ def draft_spec(
     if not raw:
         raise BadDataError(f"{logs_root}: none of the newest days holds an event that parses")
     found, unread = fields_of(raw)
+    _refuse_other_separators(found)
     given = [*([event_id] if event_id else []), *labels]
     absent = [field for field in given if field not in {f.source for f in found} | unread.keys()]
     if absent:
@@ -92,6 +94,14 @@ def draft_spec(
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
     text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"
     return dataclasses.replace(draft, text=text)
+
+
+def _refuse_other_separators(found: Sequence[Field]) -> None:
+    if len(found) == 1 and (signs := [sign for sign in ";\t|" if sign in found[0].source]):
+        raise BadDataError(
+            f"the only field is {found[0].source[:60]!r}; are its cells separated by "
+            f"{signs[0]!r}? They must be by commas"
+        )
 
 
 def _refuse_what_cannot_run(

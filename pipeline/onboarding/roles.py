@@ -41,10 +41,11 @@ _WORDS = {
     "slot surface tab tier topic type weekday zip",
     # Who and what: numbers of them are names, where the word stands at the end.
     "entities": "account ad advertiser adset album article artist asin author campaign collection "
-    "company course creative creator customer document episode gender genre hotel item job "
-    "listener member merchant movie offer partner playlist podcast post product profile publisher "
-    "query reader recipe restaurant seller session shop show sku song store subscriber track user "
-    "video viewer visitor",
+    "community company course creative creator customer document driver episode flight game gender "
+    "genre hotel item job lesson listener listing member merchant movie offer partner playlist "
+    "podcast post posting product profile property publisher query question reader recipe "
+    "restaurant rider route seller session shop show sku song store student subscriber thread "
+    "track user vehicle video viewer visitor",
     "surfaces": "app channel country device os page placement platform surface tab",
     "times": "at date datetime day dt time timestamp ts",
 }
@@ -272,7 +273,7 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     coded = set(said) & _OF["codes"] or set(words(field.name)[-1:]) & _OF["entities"]
     if coded or column.distinct <= _FEW:
         return Role.CATEGORICAL, values
-    return Role.DENSE, ""
+    return Role.DENSE, f"{values}; if these are names, categorical with dtype int"
 
 
 def _looks_like_lists(column: pa.ChunkedArray) -> bool:
@@ -311,12 +312,17 @@ def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     for guess in guesses:
         if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
             for label in guesses:
-                area = _tells(table, guess, label) if label.role is Role.BINARY else 0.5
-                if area > sizes.TOO_GOOD:
-                    why = f"tells {label.field.name} on its own (AUC {area:.3f})"
-                    why += ": known only after the impression?"
-                    guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
-                    break
+                if label.role is not Role.BINARY:
+                    continue
+                area = _tells(table, guess, label)
+                why = f"tells {label.field.name} on its own (AUC {area:.3f})"
+                if columns.comes_with(table[guess.field.name], table[label.field.name]):
+                    why = f"has a value of its own only where {label.field.name} is 1"
+                elif area <= sizes.TOO_GOOD:
+                    continue
+                why += ": known only after the impression?"
+                guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                break
         kept.append(guess)
     return kept
 

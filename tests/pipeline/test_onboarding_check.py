@@ -157,6 +157,18 @@ def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):
     )
 
 
+def test_a_number_that_is_there_with_the_label_alone_is_asked_about(tmp_path):
+    logs = write_logs(
+        tmp_path,
+        clicked=lambda n: n % 3 == 0,
+        age=lambda n: n % 7 + 2 if n % 12 == 0 else None,
+        hour=lambda n: n % 24 if n % 9 == 0 else None,
+    )
+    found = {finding.where: finding.what for finding in check(logs).findings}
+    assert "has a value of its own only where click is 1" in found["features.age"]
+    assert "has a value of its own only where click is 1" in found["features.hour"]
+
+
 def test_all_is_found_at_once_though_one_fault_hides_another_in_each_event(tmp_path):
     logs = write_logs(tmp_path, days=DAYS[2:], clicked="yes", hour="noon", age="old", seconds=1.0)
     result = check(logs, "features.user.field=nobody", "features.topics.buckets=2")

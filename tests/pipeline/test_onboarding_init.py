@@ -281,6 +281,30 @@ def test_a_number_that_tells_a_label_all_alone_is_no_feature(tmp_path):
     assert "tells isClicked on its own (AUC 1.000): known only after the impression?" in draft.text
 
 
+@pytest.mark.parametrize("absent", [None, 0, 7.5])
+@pytest.mark.parametrize("share", [1, 5])
+def test_a_value_that_is_there_with_a_label_alone_is_no_feature(tmp_path, absent, share):
+    def later(event):
+        number = int(event["request.ID"].partition("-")[2])
+        there = number % 3 == 0 and number % share == 0
+        acted = {"booked": int(number % 3 == 0), "lag": number + 0.5 if there else absent}
+        return {**event, **acted, "gap": number + 0.5 if number % 4 == 0 else absent}
+
+    draft = draft_spec(write_logs(tmp_path, change=later), "ranker")
+    assert role_of(draft, "lag") is Role.UNUSED
+    assert "has a value of its own only where booked is 1" in draft.text
+    assert role_of(draft, "gap") is Role.DENSE
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_cells_that_no_comma_separates_are_told(tmp_path, sign):
+    path = tmp_path / "2026-04-01"
+    path.mkdir()
+    path.joinpath("a.csv").write_text(f"id{sign}user{sign}clicked\n1{sign}u1{sign}0\n")
+    with pytest.raises(BadDataError, match=r"are its cells separated by .* must be by commas"):
+        draft_spec(str(tmp_path), "ranker")
+
+
 @pytest.mark.parametrize("join", [",", "; "])
 def test_text_that_looks_like_lists_is_remarked(tmp_path, join):
     def joined(event):
