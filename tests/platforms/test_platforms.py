@@ -29,7 +29,7 @@ def unpacked(tmp_path_factory):
         if writer not in folders:
             folders[writer] = tmp_path_factory.mktemp(writer)
             with tarfile.open(FOLDER / f"{writer}.tar.xz") as tar:
-                tar.extractall(folders[writer], filter="data")
+                tar.extractall(folders[writer])
         return folders[writer]
 
     return unpack
