@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import serving_store
+from components.example_reading import read_records
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 from schemas.loading import parse_spec
@@ -90,7 +91,7 @@ def shards(root: Path) -> dict[str, list[bytes]]:
     """The stored events, serialized, by shard."""
     return {
         str(path.relative_to(root)): [
-            record.numpy() for record in tf.data.TFRecordDataset(str(path), "GZIP")
+            record for batch in read_records(str(path), 1000) for record in batch
         ]
         for path in sorted(Path(Workspace(str(root)).day_store).rglob("shard-*.gz"))
     }
