@@ -15,8 +15,8 @@ from trainer_module.training import make_optimizer, make_rule, train
 NAMES = typing.get_args(OptimizerName)
 DEFAULTS = {
     "": optimizers.NoClipping(),
-    "clippy": optimizers.Clippy(),
-    "global_clippy": optimizers.GlobalClippy(),
+    "clippy": optimizers.Clippy(unit_threshold=3.0),
+    "global_clippy": optimizers.GlobalClippy(unit_threshold=3.0),
     "gc": optimizers.GradientClipping(),
     "global_gc": optimizers.GlobalNormClipping(),
     "agc": optimizers.AdaptiveGradientClipping(),
@@ -40,7 +40,7 @@ def test_every_rule_is_there_for_each_base():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_alone_is_the_rule_with_its_own_defaults(name):
+def test_a_name_alone_is_the_rule_with_its_own_defaults_but_for_clippys_by_unit(name):
     chosen = settings(name)
     made = make_optimizer(Training(optimizer=chosen))
     base = {"adam": optimizers.ClippedAdam, "adagrad": optimizers.ClippedAdagrad}[chosen.base]
@@ -64,9 +64,10 @@ def test_a_recovery_tightens_the_thresholds_that_bound_a_step():
         )
         return make_rule(training.attempt(1).optimizer)
 
-    assert second("clippy_adam") == optimizers.Clippy(0.25, 0.005)
-    assert second("global_clippy_adagrad") == optimizers.GlobalClippy(0.25, 0.005)
-    assert second("clippy_adam", unit_threshold=3.0).unit_threshold == 1.5
+    clippy, global_clippy = optimizers.Clippy, optimizers.GlobalClippy
+    assert second("clippy_adam") == clippy(0.25, 0.005, unit_threshold=1.5)
+    assert second("global_clippy_adagrad") == global_clippy(0.25, 0.005, unit_threshold=1.5)
+    assert second("clippy_adam", unit_threshold=None) == clippy(0.25, 0.005)
     assert second("gc_adagrad", thresholds={"clip_norm": 3.0}).clip_norm == 1.5
     agc = optimizers.AdaptiveGradientClipping(0.005, unit_wise=True)
     assert second("unit_agc_adagrad") == agc
