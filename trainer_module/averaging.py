@@ -15,6 +15,8 @@ long training needs no more samples than a short one."""
 _WEIGHTS = 1 << 20
 """For each so many weights again as many steps lie between: a step touches few rows of a large
 table, the average all of them, and it must not cost more than the steps."""
+_EARLY = 16
+"""But no more than 1 / 16 of the steps: the average of a short training is of many samples, too."""
 
 
 class WeightAverage(tf.Module):
@@ -58,8 +60,9 @@ class WeightAverage(tf.Module):
     def after_step(self) -> None:
         """Counts a step, and takes its weights in if it is their turn; runs in a graph."""
         self._step.assign_add(1)
-        due = self._taken + tf.maximum(tf.constant(self._between, tf.int64), self._taken // _SHARE)
-        tf.cond(self._step >= due, self._take, lambda: None)
+        between = tf.minimum(tf.constant(self._between, tf.int64), self._taken // _EARLY)
+        between = tf.maximum(tf.maximum(between, self._taken // _SHARE), _STEPS)
+        tf.cond(self._step >= self._taken + between, self._take, lambda: None)
 
     def assign(self) -> None:
         """Gives the weights the values of their averages; without a step they stay."""

@@ -85,23 +85,43 @@ def test_a_new_start_forgets_what_was_averaged():
     np.testing.assert_allclose(np.asarray(variable), -1.0, rtol=1e-6)
 
 
-def test_samples_grow_rarer_so_that_a_long_training_takes_few(monkeypatch):
-    taken = tf.Variable(0)
+@pytest.fixture
+def gaps(monkeypatch):
+    """Gives the steps between the samples of a training of so many steps."""
+    taken = tf.Variable(np.zeros(1000, "int64"))
+    count = tf.Variable(0)
     take = WeightAverage._take
 
-    def counted(self):
-        taken.assign_add(1)
+    def noted(self):
+        count.assign_add(1)
+        taken.scatter_nd_update([[count]], [self._step])
         take(self)
 
-    monkeypatch.setattr(WeightAverage, "_take", counted)
-    averaged(np.zeros((20_000, 1)), 3.0)
+    def of(steps, weights):
+        monkeypatch.setattr(WeightAverage, "_take", noted)
+        averaged(np.zeros((steps, weights)), 3.0)
+        return np.diff(taken.numpy()[: int(count) + 1])
+
+    return of
+
+
+def test_samples_grow_rarer_so_that_a_long_training_takes_few(gaps):
     # One in eight up to 512 steps; then each is a 64th later than the one before.
-    assert 64 < int(taken) < 64 + 64 * np.log(20_000 / 512) + 10
+    assert 64 < len(gaps(20_000, 1)) < 64 + 64 * np.log(20_000 / 512) + 10
 
 
-def test_large_tables_are_taken_more_rarely(monkeypatch):
+def test_large_tables_are_taken_more_rarely_in_a_long_training(gaps, monkeypatch):
     monkeypatch.setattr("trainer_module.averaging._WEIGHTS", 2)
-    path = np.random.default_rng(4).normal(size=(64, 7))
-    # Seven weights are four times two, so one in 32 steps is taken, not one in eight.
-    expected = path[63] + (32 / 64) ** 4 * (path[31] - path[63])
-    np.testing.assert_allclose(averaged(path, 3.0), expected, rtol=1e-5)
+    # Seven weights are four times two, so that it comes to one in 32 steps, not one in eight.
+    found = gaps(2000, 7)
+    steps = np.cumsum(found)
+    assert (found[steps <= 128] == 8).all()
+    assert (found <= np.maximum(8, steps / 16)).all()
+    assert (found[steps > 600][:-1] == 32).all()
+
+
+def test_a_short_training_of_large_tables_is_averaged_as_one_of_small_ones(monkeypatch):
+    path = np.random.default_rng(4).normal(size=(96, 7))
+    expected = averaged(path, 3.0)
+    monkeypatch.setattr("trainer_module.averaging._WEIGHTS", 1)
+    np.testing.assert_array_equal(averaged(path, 3.0), expected)
