@@ -157,7 +157,7 @@ def list_runs(store: MetadataStore) -> list[Run]:
 def newest_run(store: MetadataStore) -> Run | None:
     """Returns the run that began last; what it costs does not grow with the number of runs."""
     # Newer releases of ML Metadata cannot filter by type.
-    for limit in (1, _NEWEST):
+    for limit in (1, _NEWEST, None):
         newest = ListOptions(limit=limit, order_by=OrderByField.ID, is_asc=False)
         for context in store.get_contexts(list_options=newest):
             if context.type == _RUN:
