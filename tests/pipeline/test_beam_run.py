@@ -1,5 +1,6 @@
 """The process that runs a day."""
 
+import statistics
 import time
 
 from apache_beam.runners.worker.statesampler import StateSampler
@@ -11,13 +12,15 @@ from pipeline import beam_run
 def test_the_end_of_a_bundle_does_not_wait_for_beams_sampler(monkeypatch):
     monkeypatch.setattr(StateSampler, "__init__", StateSampler.__init__)
     beam_run._end_bundles_at_once()
-    samplers = [StateSampler("", CounterFactory()) for _ in range(4)]
-    # Where they sleep 0.2 s at a time, one of them has just gone to sleep when it is told to end.
+    samplers = [StateSampler("", CounterFactory()) for _ in range(9)]
     for sampler in samplers:
         sampler.start()
-        time.sleep(0.05)
     time.sleep(1.5)
-    told = time.perf_counter()
+    waits = []
     for sampler in samplers:
+        told = time.perf_counter()
         sampler.stop()
-    assert time.perf_counter() - told < 0.1
+        waits.append(time.perf_counter() - told)
+        time.sleep(0.037)
+    # Where they sleep 0.2 s at a time, the median is 0.1 s. A busy machine holds up some of them.
+    assert statistics.median(waits) < 0.05
