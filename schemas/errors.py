@@ -36,6 +36,14 @@ class BadDataError(RankerError):
 
     exit_code = ExitCode.BAD_DATA
 
+    @classmethod
+    def of_damaged(cls, path: str, error: Exception) -> BadDataError:
+        """Says that a file beside a day's shards is damaged, and that a run makes it again."""
+        return cls(
+            f"{path}: damaged ({error}). It was made of the day's events; remove it, and the next "
+            f"run makes it again"
+        )
+
 
 class TrainingError(RankerError):
     """Training could not produce a model that may be exported."""

@@ -128,10 +128,7 @@ def read_table(path: str) -> pa.Table:
         return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     # Of a page that does not unpack, Arrow raises an OSError.
     except (pa.ArrowException, OSError) as error:
-        raise BadDataError(
-            f"{path}: damaged ({error}). It was made of the day's events; remove it, and the next "
-            f"run makes it again"
-        ) from error
+        raise BadDataError.of_damaged(path, error) from error
 
 
 def _repeated(

@@ -109,10 +109,7 @@ class Counter:
             for name, of_name in counts.items():
                 of_name[:, stored[f"{name}/rows"]] = stored[f"{name}/counts"]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BadDataError(
-                f"{path}: damaged ({error}). It was made of the day's events; remove it, and the "
-                f"next run makes it again"
-            ) from error
+            raise BadDataError.of_damaged(path, error) from error
         return counts
 
 
