@@ -77,9 +77,11 @@ def list_days(logs_root: str) -> list[datetime.date]:
         if day.isoformat() == name:
             days.append(day)
     if not days:
+        there = f" but {', '.join(map(repr, sorted(names)[:3]))}" if names else ""
         raise BadDataError(
-            f"{logs_root}: holds no day; logs lie in a folder a day, such as "
-            f"{os.path.join(logs_root, '2026-01-31')}/part-0.jsonl"
+            f"{logs_root}: holds no day{there}; logs lie in a folder a day, named by its date, "
+            f"such as {os.path.join(logs_root, '2026-01-31')}/part-0.jsonl; docs/event-logs.md "
+            "shows how to bring others into this shape"
         )
     return sorted(days)
 

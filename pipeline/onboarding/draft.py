@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from components.daily_example_gen.day_store import list_logs
+from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import reading, sizes
@@ -29,6 +29,7 @@ _DAYS_READ = 3
 _RAW_EVENTS = 5000
 _MALFORMED = 0.005
 _CROSSED_VALUES = 50
+_SHOWN = 3
 _LIFT_SLACK = 0.01
 
 
@@ -72,10 +73,9 @@ def draft_spec(
     """
     days = list_days(logs_root)
     listed = [list_logs(logs_root, date) for date in reversed(days[-_DAYS_READ:])]
-    listed = [logs for logs in listed if logs.files]
     raw = [event for logs in listed for event in read_raw_sample(logs, _RAW_EVENTS)]
     if not raw:
-        raise BadDataError(f"{logs_root}: none of the newest days holds an event that parses")
+        raise _nothing_read(logs_root, listed, [Field("event", "string")])
     found, unread = fields_of(raw)
     _refuse_other_separators(found)
     given = [*([event_id] if event_id else []), *labels]
@@ -83,17 +83,38 @@ def draft_spec(
     if absent:
         names = ", ".join([field.source for field in found] + list(unread))
         raise BadDataError(f"no event has a field {absent[0]!r}; there are {names}")
+    listed = [logs for logs in listed if logs.files]
     read = reading.readable(listed[0], found, _MALFORMED)
     unread |= {field.source: why for field, why in read.refused.items()}
     samples = [read_sample(logs, read.fields, DAY_BYTES) for logs in listed]
     tables = [sample.events for sample in samples if sample.events.num_rows]
     if not tables:
-        raise BadDataError(f"{logs_root}: none of the newest days holds an event that parses")
+        raise _nothing_read(logs_root, listed, read.fields)
     guesses = guess_roles(tables, read.fields, event_id, labels)
     _refuse_what_cannot_run(guesses, unread, labels)
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
     text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"
     return dataclasses.replace(draft, text=text)
+
+
+def _nothing_read(
+    logs_root: str, listed: Sequence[DayLogs], fields: Sequence[Field]
+) -> BadDataError:
+    """What is wrong with the files of the newest day that has any, and what was passed over."""
+    whys: list[str] = []
+    for logs in listed:
+        sample = read_sample(logs, tuple(fields), DAY_BYTES)
+        if sample.malformed:
+            (path, _), lines = sample.malformed[0], [line for _, line in sample.malformed]
+            whys.append(f"{path}: {reading.told(lines)}")
+        whys += [f"{path}: {why}" for path, why in sample.unreadable] + list(logs.notes)
+        if whys:
+            break
+    return BadDataError(
+        f"{logs_root}: no event of the newest days can be read: "
+        f"{'; '.join(whys[:_SHOWN]) or 'the folders are empty'}. docs/event-logs.md says what logs "
+        "look like, and how to bring others into this shape"
+    )
 
 
 def _refuse_other_separators(found: Sequence[Field]) -> None:

@@ -305,6 +305,46 @@ def test_cells_that_no_comma_separates_are_told(tmp_path, sign):
         draft_spec(str(tmp_path), "ranker")
 
 
+def two_columns_of_a_name(root):
+    table = pa.table([["a"], ["b"], [1]], names=["id", "id", "clicked"])
+    pq.write_table(table, root / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda root: (root / "a.jsonl.zst").write_bytes(b"("),
+            r"a\.jsonl\.zst: ignored, its suffix",
+        ),
+        (lambda root: (root / "03").mkdir(), "03: ignored, it is no file"),
+        (lambda root: (root / "a.jsonl").write_text('[{"id": 1},\n'), "a.jsonl: not valid JSON"),
+        (
+            lambda root: (root / "a.csv").write_bytes("id,město\n1,2\n".encode("iso-8859-2")),
+            "a.csv: the header is not valid UTF-8",
+        ),
+        (lambda root: (root / "a.jsonl.gz").write_bytes(b"{}"), r"a\.jsonl\.gz: the gzip stream"),
+        (lambda root: (root / "a.csv").touch(), "a.csv: empty"),
+        (lambda root: None, "the folders are empty"),
+        (two_columns_of_a_name, "a.parquet: two columns are named 'id'"),
+    ],
+)
+def test_logs_of_which_nothing_can_be_read_are_told_with_the_reason(tmp_path, write, message):
+    newest = tmp_path / "2026-04-02"
+    for folder in (newest, tmp_path / "2026-04-01"):
+        folder.mkdir()
+    write(newest)
+    with pytest.raises(BadDataError, match=f"can be read: .*{message}.* docs/event-logs.md"):
+        draft_spec(str(tmp_path), "ranker")
+
+
+@pytest.mark.parametrize("name", ["dt=2026-04-01", "20260401", "2026-04-01.csv"])
+def test_folders_that_are_no_days_are_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(BadDataError, match=f"holds no day but '{name}'; logs lie"):
+        draft_spec(str(tmp_path), "ranker")
+
+
 @pytest.mark.parametrize("join", [",", "; "])
 def test_text_that_looks_like_lists_is_remarked(tmp_path, join):
     def joined(event):
