@@ -106,11 +106,7 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
         with open(answer_file, encoding="utf-8") as file:
             answers = json.load(file)
     reasons = answers["not_finite"] + verdict.reasons(
-        answers["predictions"],
-        spec.tasks,
-        spec.serving.score,
-        len(requests),
-        looked_up=bool(spec.history),
+        answers["predictions"], spec.tasks, spec.serving.score, len(requests)
     )
     reasons += verdict.too_slow(answers["latency"], spec.serving)
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}

@@ -29,12 +29,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def reasons(
-    predictions: Mapping[str, Outputs],
-    tasks: Mapping[str, Task],
-    score: str,
-    events: int,
-    *,
-    looked_up: bool = False,
+    predictions: Mapping[str, Outputs], tasks: Mapping[str, Task], score: str, events: int
 ) -> list[str]:
     """Says why a model must not be served.
 
@@ -49,9 +44,6 @@ def reasons(
         tasks: the tasks by the name of their output.
         score: formula of the score.
         events: how many were asked.
-        looked_up: whether what is served looks inputs up as of another day than the evaluated
-            events have them of (history features). The two request forms are then held to
-            each other alone.
 
     Returns:
         One line per fault; empty when the model may be served.
@@ -74,16 +66,12 @@ def reasons(
         name: _in_units_of_the_label(np.asarray(evaluated[name], np.float64), task)
         for name, task in tasks.items()
     }
-    source = "the evaluated signature"
-    if looked_up:
-        source = signatures.SERVE_EXAMPLES
-        judged = {name: np.asarray(served[source][name], np.float64) for name in tasks}
     combined = formula.parse(score, names=tasks)
     for signature, outputs in served.items():
         values = {name: np.asarray(outputs[name], np.float64) for name in tasks}
         expected = {**judged, signatures.SCORE: formula.evaluate(combined, values, _FUNCTIONS)}
         for name, right in expected.items():
-            by = "its formula" if name == signatures.SCORE else source
+            by = "its formula" if name == signatures.SCORE else "the evaluated signature"
             faults += _differs(f"{signature}: {name}", outputs[name], right, by)
     return faults
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
+from served_model import SPEC, SPEC_OF_TEST, Model, save, write_events
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.types import standard_artifacts
 
@@ -18,20 +19,6 @@ from components.serving_check.executor import Executor, check
 from schemas.loading import parse_spec
 from trainer_module.warmup import sample_requests
 
-SPEC = """
-name: test
-features:
-  user: {type: categorical, buckets: 10, embedding: 2}
-  items: {type: categorical, multivalued: true, buckets: 10, embedding: 2}
-  hour: {type: categorical, dtype: int, buckets: 24, embedding: 2}
-  age: {type: dense}
-tasks:
-  click: {kind: binary, label: clicked, gate: {min_auc: 0.5}}
-  rate: {kind: regression, label: rating, transform: log1p, optional: true, gate: {max_rmse: 9}}
-model: {preset: tiny}
-serving: {score: click + rate, check_events: 20}
-"""
-SPEC_OF_TEST = parse_spec(SPEC, "spec")
 GOOD = {"click": [0.1, 0.9], "rate": [1.0, 2.0], "score": [1.1, 2.9]}
 EVALUATED = {"click": [0.1, 0.9], "rate": np.log1p([1.0, 2.0]).tolist(), "all_finite": [1.0, 1.0]}
 
@@ -136,24 +123,6 @@ def test_what_is_served_must_be_what_is_judged_and_the_score_its_formula(served,
     ]
 
 
-def test_what_is_looked_up_as_of_another_day_is_held_to_the_other_form_and_the_formula():
-    """History features: the tables served are a day newer than the events' own columns."""
-    other_day = {"click": [0.3, 0.7], "rate": [4.0, 5.0], "score": [4.3, 5.7]}
-    ask = functools.partial(
-        verdict.reasons, tasks=SPEC_OF_TEST.tasks, score="click + rate", events=2, looked_up=True
-    )
-    first, third = "serving_default", {"evaluate": EVALUATED}
-    assert ask({first: other_day, "raw_features": other_day, **third}) == []
-    wrong = {**other_day, "rate": [4.0, 15.0]}
-    found = ask({first: other_day, "raw_features": wrong, **third})
-    assert [line.split(" is ")[0] for line in found] == [
-        "raw_features: rate",
-        "raw_features: score",
-    ]
-    negated = {**other_day, "score": [-4.3, -5.7]}
-    assert len(ask({first: negated, "raw_features": negated, **third})) == 2
-
-
 @pytest.mark.parametrize("missing", ["serving_default", "raw_features", "evaluate"])
 def test_model_without_a_signature_is_not_served(missing):
     predictions = {"serving_default": GOOD, "raw_features": GOOD, "evaluate": EVALUATED}
@@ -195,92 +164,10 @@ def test_single_event_cannot_show_that_predictions_are_constant():
     assert verdict.reasons(predictions, tasks, "click", events=1) == []
 
 
-class Model(tf.Module):
-    """Answers from the features; each argument plants a fault."""
-
-    def __init__(self, *, shift=0.0, nan_from_age=1e9, slope=1.0):
-        super().__init__()
-        self._shift = shift
-        self._nan_from_age = nan_from_age
-        self._slope = slope
-
-    def _answer(self, user, items, hour, age):
-        click = tf.sigmoid(self._slope * (age / 50.0 - 1.0 + 0.1 * items))
-        rate = tf.maximum(age + hour + user, 0.0)
-        rate = tf.where(age >= self._nan_from_age, np.nan, rate)
-        return {"click": click, "rate": rate, "score": click + rate}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def evaluate(self, examples):
-        answer = self.serve_examples(examples)
-        return {"click": answer["click"], "rate": tf.math.log1p(answer["rate"])}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def serve_examples(self, examples):
-        parsed = tf.io.parse_example(
-            examples,
-            {
-                "user": tf.io.FixedLenFeature([], tf.string, default_value=""),
-                "items": tf.io.VarLenFeature(tf.string),
-                "hour": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
-                "age": tf.io.FixedLenFeature([], tf.float32, default_value=np.nan),
-            },
-        )
-        return self._raw(**{**parsed, "items": tf.sparse.to_dense(parsed["items"])})
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, name="user"),
-            tf.TensorSpec([None, None], tf.string, name="items"),
-            tf.TensorSpec([None], tf.int64, name="hour"),
-            tf.TensorSpec([None], tf.float32, name="age"),
-        ]
-    )
-    def serve_features(self, user, items, hour, age):
-        return self._raw(user, items, hour, age + self._shift)
-
-    def _raw(self, user, items, hour, age):
-        return self._answer(
-            tf.cast(tf.strings.length(user), tf.float32),
-            tf.reduce_sum(tf.cast(tf.not_equal(items, ""), tf.float32), axis=1),
-            tf.cast(hour, tf.float32),
-            tf.where(tf.math.is_nan(age), 0.0, age),
-        )
-
-
-def save(model, folder):
-    signatures = {
-        "serving_default": model.serve_examples,
-        "raw_features": model.serve_features,
-        "evaluate": model.evaluate,
-    }
-    tf.saved_model.save(model, str(folder), signatures=signatures)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def events(tmp_path_factory):
     """Split folder with 60 events, some without each feature, in two shards."""
-    folder = tmp_path_factory.mktemp("examples") / "Split-eval"
-    folder.mkdir()
-    options = tf.io.TFRecordOptions(compression_type="GZIP")
-    for shard in range(2):
-        path = str(folder / f"data-{shard:05}-of-00002.gz")
-        with tf.io.TFRecordWriter(path, options) as writer:
-            for row in range(30):
-                example = tf.train.Example()
-                feature = example.features.feature
-                if row % 5:
-                    feature["user"].bytes_list.value.append(b"u" * (row % 7 + 1))
-                feature["items"].bytes_list.value.extend([b"i"] * (row % 4))
-                if row % 6:
-                    feature["hour"].int64_list.value.append(row % 24)
-                if row % 8:
-                    feature["age"].float_list.value.append(20.0 + row)
-                feature["clicked"].float_list.value.append(row % 2)
-                feature["rating"].float_list.value.append(3.0)
-                writer.write(example.SerializeToString())
-    return str(folder)
+    return write_events(tmp_path_factory.mktemp("examples") / "Split-eval")
 
 
 @pytest.mark.parametrize(("count", "events_asked"), [(20, 20), (1000, 60)])
@@ -370,8 +257,11 @@ def test_diverged_training_has_no_model_to_be_blessed(tmp_path, events):
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_faults_of_a_real_model_are_all_told(tmp_path, events):
-    model = Model(slope=0.0, nan_from_age=38.0)
-    report = check(save(model, tmp_path / "model"), events, SPEC_OF_TEST)
+    def fault(features, answer):
+        rate = tf.where(features["age"] >= 38.0, np.nan, answer["rate"])
+        return {"click": 0.5 * tf.ones_like(answer["click"]), "rate": rate}
+
+    report = check(save(Model(fault), tmp_path / "model"), events, SPEC_OF_TEST)
     assert report["reasons"] == [
         f"{name}: {fault}"
         for name in ("serving_default", "raw_features")
@@ -400,7 +290,8 @@ def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_signatures_that_answer_differently_are_told(tmp_path, events):
-    report = check(save(Model(shift=5.0), tmp_path / "model"), events, SPEC_OF_TEST)
+    model = Model(by_name=lambda features: {**features, "age": features["age"] + 5.0})
+    report = check(save(model, tmp_path / "model"), events, SPEC_OF_TEST)
     assert [line.split(" is ")[0] for line in report["reasons"]] == [
         "raw_features: click",
         "raw_features: rate",

@@ -13,8 +13,10 @@ from events import write_transform_graph
 
 from components.daily_example_gen.executor import make_examples
 from components.run_plan import RunPlan
+from components.serving_check.executor import check
 from schemas.errors import TrainingError
 from schemas.loading import parse_spec
+from trainer_module import export
 from trainer_module.export import export_model, requested_features
 from trainer_module.history import HistoryLookup, load_tables
 from trainer_module.inputs import model_inputs
@@ -107,6 +109,30 @@ def logs(tmp_path_factory):
         lines = [json.dumps(event) for event in make_events(day)]
         (folder / "part-0.jsonl").write_text("\n".join(lines))
     return root
+
+
+def halved(answer):
+    return lambda self, outputs: {k: v * 0.5 for k, v in answer(self, outputs).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
+def test_what_is_served_with_history_must_be_what_is_judged(logs, tmp_path, monkeypatch):
+    spec = parse_spec(SPEC, "test")
+    records = ingest(logs, spec, DAYS[3])
+    split = str(logs / str(DAYS[3]) / "eval")
+    transform = write_transform_graph(spec, tmp_path / "graph", records=records)
+    # The model carries the history of its own run date, its events that of the days before it.
+    tables = load_tables(spec, str(logs / str(DAYS[3]) / "history"))
+    model = build_model(spec)
+    export_model(model, transform, spec, str(tmp_path / "model"), tables)
+    assert check(str(tmp_path / "model"), split, spec)["reasons"] == []
+    monkeypatch.setattr(export._Ranker, "_answer", halved(export._Ranker._answer))
+    export_model(model, transform, spec, str(tmp_path / "halved"), tables)
+    reasons = check(str(tmp_path / "halved"), split, spec)["reasons"]
+    assert sorted(line.split(" is ")[0] for line in reasons if "the evaluated" in line) == [
+        f"{form}: {task}" for form in ("raw_features", "serving_default") for task in spec.tasks
+    ]
 
 
 @pytest.mark.slow
