@@ -16,7 +16,7 @@ from tfx.utils import io_utils, path_utils
 
 from components import model_files, properties
 from components.channels import EVAL, Channels, Given
-from components.serving_check import verdict
+from components.serving_check import requests, verdict
 from components.serving_check.process import Process, take
 from schemas.spec import RankingSpec
 from trainer_module.signatures import NOT_EXPORTED
@@ -77,11 +77,11 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
         the warm-up that the model carries.
     """
     files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
-    requests = sample_requests(files, spec, spec.serving.check_events)
+    sample = sample_requests(files, spec, spec.serving.check_events)
     with tempfile.TemporaryDirectory() as folder:
         request_file = os.path.join(folder, "requests.tfrecord")
         with tf.io.TFRecordWriter(request_file) as writer:
-            for request in requests:
+            for request in sample:
                 writer.write(request)
         answer_file = os.path.join(folder, "answers.json")
         task = {
@@ -89,6 +89,7 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
             "request_file": request_file,
             "answer_file": answer_file,
             "batch": spec.serving.latency_batch,
+            "promised": requests.promised(spec),
         }
         process = take()
         try:
@@ -105,8 +106,10 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
             return _failed(f"the model cannot be loaded and called: {_cause(process, errors)}")
         with open(answer_file, encoding="utf-8") as file:
             answers = json.load(file)
-    reasons = answers["not_finite"] + verdict.reasons(
-        answers["predictions"], spec.tasks, spec.serving.score, len(requests)
+    if "predictions" not in answers:
+        return _failed(*answers["faults"])
+    reasons = answers["faults"] + verdict.reasons(
+        answers["predictions"], spec.tasks, spec.serving.score, len(sample)
     )
     reasons += verdict.too_slow(answers["latency"], spec.serving)
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}

@@ -1,7 +1,7 @@
 """Serves requests from a SavedModel and prints nothing else: the fresh process.
 
-Imports TensorFlow alone, so that a model which needs the project's code to load fails here
-and not in the model server.
+Imports TensorFlow, and of the project only what does so, too. So a model that needs the project's
+code to load fails here and not in the model server.
 
 Usage: python -m components.serving_check.probe < TASK.json
 where the task is an object of the arguments of `main`.
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # A fifth of its time goes into walking what the imports and the model make, which all stays.
@@ -24,12 +24,20 @@ gc.disable()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from components.serving_check import contract  # noqa: E402
+
 _REPEATS = 20
 _SERVED = ("serving_default", "raw_features")
 
 
-def main(model_dir: str, request_file: str, answer_file: str, batch: int) -> None:
-    """Calls each signature on the requests; writes predictions, latencies, unsound files.
+def main(
+    model_dir: str,
+    request_file: str,
+    answer_file: str,
+    batch: int,
+    promised: Mapping[str, Any],
+) -> None:
+    """Calls each signature on the requests; writes predictions, latencies, faults.
 
     Args:
         model_dir: folder of the SavedModel.
@@ -37,8 +45,19 @@ def main(model_dir: str, request_file: str, answer_file: str, batch: int) -> Non
         answer_file: JSON file for the answers.
         batch: size of the requests that latency is measured on, beside those of one event and
             of all.
+        promised: what the served signatures take and answer, see `contract.breaches`; a model
+            that breaks it is not called.
     """
-    model = tf.saved_model.load(model_dir)
+    # As TensorFlow Serving loads it.
+    model = tf.saved_model.load(model_dir, tags=[tf.saved_model.SERVING])
+    answers: dict[str, Any] = {"faults": contract.breaches(model.signatures, promised)}
+    if not answers["faults"]:
+        answers = _answers(model, model_dir, request_file, batch)
+    with open(answer_file, "w", encoding="utf-8") as file:
+        json.dump(answers, file)
+
+
+def _answers(model: Any, model_dir: str, request_file: str, batch: int) -> dict[str, Any]:
     _warm_up(model, os.path.join(model_dir, "assets.extra", "tf_serving_warmup_requests"))
     requests = [r.numpy() for r in tf.data.TFRecordDataset(request_file)]
     of_batch = list(itertools.islice(itertools.cycle(requests), batch))
@@ -60,14 +79,12 @@ def main(model_dir: str, request_file: str, answer_file: str, batch: int) -> Non
             for asked in (requests[:1], of_batch, requests):
                 arguments = as_arguments(asked, signature)
                 latency[f"{name}/batch {len(asked)}"] = _latency(signature, arguments)
-    answers = {
+    return {
+        "faults": _not_finite(model_dir),
         "predictions": predictions,
         "latency": latency,
         "first": first,
-        "not_finite": _not_finite(model_dir),
     }
-    with open(answer_file, "w", encoding="utf-8") as file:
-        json.dump(answers, file)
 
 
 def _warm_up(model: Any, path: str) -> None:
