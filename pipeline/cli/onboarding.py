@@ -72,6 +72,9 @@ def init(
     for guess in draft.of(Role.EVENT_ID, Role.BINARY, Role.REGRESSION):
         typer.echo(f"{guess.field.source}: {guess.role.value}, {guess.why}")
     typer.echo(f"features: {len(draft.of(Role.CATEGORICAL, Role.DENSE))} fields")
+    for guess in draft.of(Role.CATEGORICAL, Role.DENSE):
+        if guess.remark:
+            typer.echo(f"look at: {guess.field.source}: {guess.remark}")
     for guess in draft.of(Role.UNUSED):
         typer.echo(f"left out: {guess.field.source}: {guess.why}")
     for source, why in draft.unread.items():

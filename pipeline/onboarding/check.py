@@ -322,15 +322,18 @@ def _too_good(spec: RankingSpec, table: pa.Table, known: set[str]) -> Iterator[F
         if not (isinstance(feature, CategoricalFeature) and feature.multivalued)
     }
     for task_name, task in spec.tasks.items():
-        if not isinstance(task, BinaryTask) or task.label not in known:
+        if task.label not in known:
             continue
+        labels, where = table[task.label], f"{task_name} is 1"
+        if not isinstance(task, BinaryTask):
+            labels, where = columns.above_median(labels), f"{task_name} is above its median"
         for name in sorted(single & known):
             area = 0.5
             if name in spec.dense:
-                both = table.select([name, task.label]).drop_null()
-                area = columns.auc(both[name].to_numpy(), both[task.label].to_numpy())
-            if columns.comes_with(table[name], table[task.label]):
-                what = f"has a value of its own only where {task_name} is 1"
+                both = pa.table([table[name], labels], ["value", "label"]).drop_null()
+                area = columns.auc(both["value"].to_numpy(), both["label"].to_numpy())
+            if columns.comes_with(table[name], labels):
+                what = f"has a value of its own only where {where}"
             elif max(area, 1 - area) > sizes.TOO_GOOD:
                 what = f"tells {task_name} on its own (AUC {max(area, 1 - area):.3f})"
             else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,12 @@ from pipeline.onboarding import sizes
 
 _TRACES = 20
 """Events from which on it is no chance that a value comes with a label."""
+_KEPT = 0.9
+"""Share of a field's variance that the day before tells of it, where an id keeps its value."""
+_EVENTS = 50_000
+_NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,]\d+)?[\p{Sc}%\s]*$"
+_CODE = r"^0\d"
+_FEW = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +125,64 @@ def comes_with(values: pa.ChunkedArray, labels: pa.ChunkedArray) -> bool:
     if len(marked) < _TRACES or pc.mean(labels).as_py() > 0.5:
         return False
     return bool(pc.mean(marked).as_py() > sizes.TOO_GOOD)
+
+
+def kept_by(ids: str, name: str, days: Sequence[pa.Table]) -> bool:
+    """Whether an id has about the same value of a field from one day to the next.
+
+    A property of an item or a user has; what came of an impression has not. Ids of one day alone,
+    such as sessions, tell nothing.
+
+    Args:
+        ids: the column of ids.
+        name: another column: numbers, or text of two values.
+        days: checked events, a table a day, neighbours next to each other.
+    """
+
+    def numbers(day: pa.Table) -> pa.Table:
+        both = day.select([ids, name]).slice(0, _EVENTS).drop_null()
+        values = both[name]
+        if pa.types.is_string(values.type):
+            values = pc.equal(values, one_of_two)
+        return pa.table({"id": both[ids], "value": values.cast(pa.float64())})
+
+    one_of_two = pc.min(days[0][name]) if pa.types.is_string(days[0][name].type) else None
+    for day, before in itertools.pairwise(days):
+        means = numbers(before).group_by("id").aggregate([("value", "mean")])
+        both = numbers(day).join(means, "id", join_type="inner")
+        left = pc.subtract(both["value"], both["value_mean"]).to_numpy()
+        variance = float(both["value"].to_numpy().var()) if len(both) >= _TRACES else 0.0
+        if variance > 0.0:
+            return float(np.square(left).mean()) < (1 - _KEPT) * variance
+    return False
+
+
+def pairs(table: pa.Table, first: str, second: str) -> int:
+    """How many different pairs of values two columns have."""
+    both = [first, second]
+    return len(table.select(both).drop_null().group_by(both).aggregate([]))
+
+
+def above_median(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers as 1 where they are above the one in the middle, else 0; null where they are."""
+    middle = pc.quantile(labels, 0.5, interpolation="lower")[0]
+    return pc.greater(labels, middle).cast(pa.float32())
+
+
+def numbers_as_text(column: pa.ChunkedArray) -> str:
+    """What to do about text that is mostly numbers, such as `€ 12.50` or `NULL`; empty if none."""
+    if not pa.types.is_string(column.type):
+        return ""
+    values = column.drop_null()
+    is_number = pc.match_substring_regex(values, _NUMBER)
+    numbers, others = values.filter(is_number), values.filter(pc.invert(is_number)).unique()
+    codes = pc.any(pc.match_substring_regex(numbers, _CODE)).as_py()
+    if 2 * len(numbers) <= len(values) or codes or len(others) > _FEW:
+        return ""
+    if len(others):
+        shown = ", ".join(repr(other.as_py()) for other in others)
+        return f"numbers, but for {shown}: leave those empty, in JSON null"
+    return f"numbers as text, such as {numbers[0].as_py()!r}: log the number alone"
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:

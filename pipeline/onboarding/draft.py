@@ -13,7 +13,7 @@ import pyarrow as pa
 from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
-from pipeline.onboarding import reading, sizes
+from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.histories import worth_a_history
 from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
@@ -145,11 +145,17 @@ def _refuse_what_cannot_run(
             raise BadDataError(f"{label}: cannot be a label: {why}")
     if not roles[Role.BINARY] + roles[Role.REGRESSION]:
         raise BadDataError(
-            "no field sounds like a label (clicked, liked, watch_time, rating, ...); name those "
-            f"that are by --label. There are {', '.join(g.field.source for g in guesses)}"
+            "no field sounds like a label (clicked, liked, watch_time, ...) and can be one; name "
+            f"those that are by --label. There are {'; '.join(map(_told, guesses))}"
         )
     if not roles[Role.CATEGORICAL] + roles[Role.DENSE]:
         raise BadDataError("no field is left that could be a feature")
+
+
+def _told(guess: Guess) -> str:
+    """A field by name, and what is to be said of it if it is no label."""
+    said = guess.why if guess.role is Role.UNUSED else guess.remark
+    return f"{guess.field.source} ({said})" if said else guess.field.source
 
 
 def _spec_name(text: str) -> str:
@@ -226,7 +232,8 @@ class _Writer:
         name = self._names[guess.field.source]
         if name != guess.field.source:
             content = {"type": content["type"], "field": guess.field.source, **content}
-        comment = f"    # {guess.why}" if guess.why else ""
+        comment = "; ".join(filter(None, (guess.why, guess.remark)))
+        comment = f"    # {comment}" if comment else ""
         return f"  {name}: {_flow(content)}{comment}"
 
     def _histories(self, table: pa.Table) -> Iterator[str]:
@@ -243,7 +250,11 @@ class _Writer:
         categories = [
             g
             for g in self._draft.of(Role.CATEGORICAL)
-            if g is not largest and not g.field.multivalued and 2 < _distinct(g) < _CROSSED_VALUES
+            if g is not largest
+            and not g.field.multivalued
+            and 2 < _distinct(g) < _CROSSED_VALUES
+            # A property of the id says nothing more of it.
+            and columns.pairs(table, largest.field.name, g.field.name) > 1.5 * _distinct(largest)
         ]
         if categories:
             pair = f"{self._names[largest.field.source]}, {self._names[categories[0].field.source]}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
+import decimal
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +56,22 @@ _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_FRESH = (
+    "two values, and no id keeps one from day to day: if it tells what came of the impression, "
+    "name it by --label or leave it out"
+)
+_REPEATS = 1.5
+"""Events of a value from which on an id comes back."""
 _FEW = 32
 """Values up to which whole numbers are taken for a category, whatever their name."""
+_HOLDS = "a field holds numbers, text, true and false, or lists of text or of whole numbers"
+_OTHERS = (
+    (dict, "objects"),
+    (tuple, "pairs"),
+    ((datetime.date, datetime.time), "times"),
+    (datetime.timedelta, "durations"),
+)
+"""What JSON and Parquet hold besides."""
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
 
 
@@ -79,12 +95,14 @@ class Guess:
         role: what it is to the ranker.
         why: the reason, in words.
         column: what its values are; None where it could not be read.
+        remark: what a person should look at; empty if nothing.
     """
 
     field: Field
     role: Role
     why: str
     column: Column | None = None
+    remark: str = ""
 
 
 def words(name: str) -> list[str]:
@@ -115,7 +133,8 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
             most |= kinds.keys() & {"numbers"}
         field = _readable(source, most)
         if field is None:
-            unread[source] = f"holds {' and '.join(sorted(kinds))}" if kinds else "always empty"
+            held = " and ".join(sorted(kinds))
+            unread[source] = f"holds {held}; {_HOLDS}" if kinds else "always empty"
         else:
             fields.append(field)
     return fields, unread
@@ -124,11 +143,11 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return "whole numbers"
-    if isinstance(value, float):
-        return "numbers"
-    return "text" if isinstance(value, str | bytes) else type(value).__name__
+    if isinstance(value, int | float | decimal.Decimal):
+        return "whole numbers" if value % 1 == 0 else "numbers"
+    if isinstance(value, str | bytes):
+        return "text"
+    return next((what for kind, what in _OTHERS if isinstance(value, kind)), type(value).__name__)
 
 
 def _readable(source: str, kinds: set[str]) -> Field | None:
@@ -175,24 +194,42 @@ def guess_roles(
     """
     table = pa.concat_tables(events)
     described = {field.name: columns.describe(table[field.name]) for field in fields}
+    texts = {field.name: columns.numbers_as_text(table[field.name]) for field in fields}
+    owners = [f.name for f in fields if not texts[f.name] and _is_owner(f, described[f.name])]
     event_id = event_id or _event_id(events, fields)
     guesses = []
     for field in fields:
-        column = described[field.name]
+        column, text = described[field.name], texts[field.name]
         if field.name == event_id:
             guesses.append(Guess(field, Role.EVENT_ID, "unique to each event", column))
             continue
-        role, why = _label_role(field, column, labels)
+
+        def is_kept(name: str = field.name) -> bool:
+            return any(columns.kept_by(owner, name, events) for owner in owners if owner != name)
+
+        role, why = _label_role(field, column, labels, text, is_kept)
+        remark = ""
         if role is None:
-            role, why = _feature_role(field, column)
-            if role is Role.CATEGORICAL and _is_time_of_event(events, field.name):
+            role, why, remark = *_feature_role(field, column), why
+            if _is_time_of_event(events, field.name):
                 role, why = Role.UNUSED, _TIME
-            if role is Role.CATEGORICAL and _looks_like_lists(table[field.name]):
-                why += (
-                    ", many of them lists by the look of it: log them as lists, in CSV joined by |"
-                )
-        guesses.append(Guess(field, role, why, column))
+            elif role is Role.CATEGORICAL:
+                remark = remark or _remark(field, column, table[field.name], text)
+                if not remark and column.distinct == 2 and len(events) > 1 and not is_kept():
+                    remark = _FRESH
+        guesses.append(Guess(field, role, why, column, remark))
     return _without_twins(table, _without_traces(table, guesses))
+
+
+def _is_owner(field: Field, column: Column) -> bool:
+    """Whether it is an id of something that has properties."""
+    return (
+        _feature_role(field, column)[0] is Role.CATEGORICAL
+        and not field.multivalued
+        and column.distinct > _FEW
+        and column.repeats >= _REPEATS
+        and not _sound(field.name)
+    )
 
 
 def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None:
@@ -217,31 +254,59 @@ def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None
     return None
 
 
-def _label_role(field: Field, column: Column, labels: Sequence[str]) -> tuple[Role | None, str]:
-    told = field.name in labels
-    said = set(words(field.name))
+def _sound(name: str) -> str:
+    """The word of a name that sounds like what came of an impression; empty if none does."""
+    said = words(name)
+    if _OF["summaries"].union(["id"]).intersection(said):
+        return ""
+    said += [word.removesuffix("s") for word in said]
+    return min((_OF["acts"] | _OF["measures"]).intersection(said), default="")
+
+
+def _label_role(
+    field: Field, column: Column, labels: Sequence[str], text: str, is_kept: Callable[[], bool]
+) -> tuple[Role | None, str]:
+    """The role of what is a label or sounds like one, and why; none for a feature.
+
+    Args:
+        field: the field.
+        column: its values.
+        labels: the fields that are labels, if they are known.
+        text: what `columns.numbers_as_text` says of it.
+        is_kept: whether an id keeps the field's value from day to day.
+    """
+    told, sound = field.name in labels, _sound(field.name)
     is_flag = field.kind == "binary" or (
         field.kind == "int" and not field.multivalued and _flags(column)
     )
     is_number = field.kind in ("int", "number") and not field.multivalued
-    acts = said & _OF["acts" if is_flag else "measures"]
-    named = bool(acts) and not said & _OF["summaries"] and "id" not in said
-    if not told and not (named and (is_flag or is_number)):
-        return None, ""
-    if labels and not told:
-        why = f"'{min(acts)}' sounds like what is known only after the impression"
-        return Role.UNUSED, f"{why}, and it is no label of --label"
-    because = "by --label" if told else f"guessed by '{min(acts)}' in its name"
+    if not told:
+        flag_as_text = field.kind == "string" and (column.distinct <= 2 or bool(text))
+        if not sound or not (is_flag or is_number or flag_as_text) or field.multivalued:
+            return None, ""
+        if is_kept():
+            return None, f"'{sound}' sounds like a label, but ids keep its value from day to day"
+        after = f"'{sound}' sounds like what is known only after the impression"
+        if labels:
+            return Role.UNUSED, f"{after}, and it is no label of --label"
+    because = "by --label" if told else f"guessed by '{sound}' in its name"
     if not is_flag and not is_number:
-        return Role.UNUSED, "a label is 0, 1 or a number"
+        what = f"text such as {column.top!r}" if field.kind == "string" else "a list"
+        return Role.UNUSED, f"{because}, but a label is 0, 1 or a number, not {what}"
     if column.distinct < 2:
-        return Role.UNUSED, f"{because}, but each label is {column.top}"
+        what = f"{because}, but each label is {column.top}"
+        return Role.UNUSED, what + ("; log 0 for the other events" if column.top else "")
     if is_flag:
         rate = float(column.numbers.mean())
         because += f", {rate:.2%} of the events are 1"
         if min(rate, 1 - rate) * column.present < sizes.MIN_POSITIVES:
             return Role.UNUSED, f"{because}: too few to learn and to judge"
         return Role.BINARY, because
+    if column.distinct == 2:
+        low, high = column.quantile(0), column.quantile(1)
+        return Role.UNUSED, f"{because}, but it is {low:g} or {high:g}: log 0 or 1"
+    if not told and sound not in _OF["measures"]:
+        return Role.UNUSED, f"{after}: is it a label, for --label, or a feature, to be added?"
     zeros = float((column.numbers == 0).mean())
     if not told and zeros > 0.5:
         return Role.UNUSED, f"{because}, but {zeros:.0%} of the values are 0: an act of its own?"
@@ -270,17 +335,31 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         if unique and "id" not in said:
             return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
         return Role.CATEGORICAL, values
-    coded = set(said) & _OF["codes"] or set(words(field.name)[-1:]) & _OF["entities"]
-    if coded or column.distinct <= _FEW:
+    if _is_code(field.name) or column.distinct <= _FEW:
         return Role.CATEGORICAL, values
     return Role.DENSE, f"{values}; if these are names, categorical with dtype int"
 
 
-def _looks_like_lists(column: pa.ChunkedArray) -> bool:
-    if not pa.types.is_string(column.type):
-        return False
-    joined = pc.match_substring_regex(column, r"^[\[{(]?[^,;\s]+([,;] ?[^,;\s]+)+$")
-    return (pc.mean(joined).as_py() or 0.0) > 0.1
+def _is_code(name: str) -> bool:
+    said = words(name)
+    return bool(_OF["codes"].intersection(said) or _OF["entities"].intersection(said[-1:]))
+
+
+def _remark(field: Field, column: Column, values: pa.ChunkedArray, text: str) -> str:
+    """What a person should look at in a category."""
+    if text and column.distinct > _FEW and not _is_code(field.name):
+        return text
+    if not pa.types.is_string(values.type):
+        return ""
+
+    def share(pattern: str) -> float:
+        return pc.mean(pc.match_substring_regex(values, pattern)).as_py() or 0.0
+
+    if share(r'^\s*\{\s*"') > 0.5:
+        return "objects as text: log what they hold as fields of their own"
+    if share(r"^[\[{(]?[^,;\s]+([,;] ?[^,;\s]+)+$") > 0.1:
+        return "many of them lists by the look of it: log them as lists, in CSV joined by |"
+    return ""
 
 
 def _is_time(said: Sequence[str], column: Column) -> bool:
@@ -296,6 +375,8 @@ def _is_time_of_event(events: Sequence[pa.Table], name: str) -> bool:
     if not pa.types.is_string(events[0][name].type):
         return False
     values = pa.concat_tables(events)[name].drop_null()
+    if not len(values):
+        return False
 
     def share(pattern: str) -> float:
         return float(pc.mean(pc.match_substring_regex(values, pattern)).as_py())
@@ -308,16 +389,21 @@ def _is_time_of_event(events: Sequence[pa.Table], name: str) -> bool:
 
 def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     """Leaves out single-valued features that tell a label all alone."""
+    flags = {}
+    for label in guesses:
+        values, name = table[label.field.name], label.field.name
+        if label.role is Role.BINARY:
+            flags[name, f"{name} is 1"] = values
+        elif label.role is Role.REGRESSION:
+            flags[name, f"{name} is above its median"] = columns.above_median(values)
     kept = []
     for guess in guesses:
         if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
-            for label in guesses:
-                if label.role is not Role.BINARY:
-                    continue
-                area = _tells(table, guess, label)
-                why = f"tells {label.field.name} on its own (AUC {area:.3f})"
-                if columns.comes_with(table[guess.field.name], table[label.field.name]):
-                    why = f"has a value of its own only where {label.field.name} is 1"
+            for (name, where), labels in flags.items():
+                area = _tells(guess, table[guess.field.name], labels)
+                why = f"tells {name} on its own (AUC {area:.3f})"
+                if columns.comes_with(table[guess.field.name], labels):
+                    why = f"has a value of its own only where {where}"
                 elif area <= sizes.TOO_GOOD:
                     continue
                 why += ": known only after the impression?"
@@ -332,28 +418,26 @@ def _without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     kept: list[Guess] = []
     ids: list[Guess] = []
     for guess in guesses:
-        column = guess.column
+        field, column = guess.field.name, guess.column
         single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
         if single and column is not None and column.distinct > _FEW:
             for other in ids:
                 assert other.column is not None
-                if column.distinct == other.column.distinct:
-                    both = [guess.field.name, other.field.name]
-                    pairs = table.select(both).drop_null().group_by(both).aggregate([])
-                    if pairs.num_rows == column.distinct:
-                        why = f"tells the same as {other.field.name}"
-                        guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
-                        break
+                same = column.distinct == other.column.distinct
+                if same and columns.pairs(table, field, other.field.name) == column.distinct:
+                    why = f"tells the same as {other.field.name}"
+                    guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                    break
             else:
                 ids.append(guess)
         kept.append(guess)
     return kept
 
 
-def _tells(table: pa.Table, guess: Guess, label: Guess) -> float:
-    """AUC of a feature for a label; a category by its rate in the other half of the events."""
-    both = table.select([guess.field.name, label.field.name]).drop_null()
-    values, labels = both[0].to_pandas().to_numpy(), both[1].to_numpy()
+def _tells(guess: Guess, column: pa.ChunkedArray, flags: pa.ChunkedArray) -> float:
+    """AUC of a feature for 0 or 1; a category by its rate in the other half of the events."""
+    both = pa.table([column, flags], ["value", "label"]).drop_null()
+    values, labels = both["value"].to_pandas().to_numpy(), both["label"].to_numpy()
     if guess.role is Role.DENSE:
         area = columns.auc(values.astype(np.float64), labels)
         return max(area, 1 - area) if area == area else 0.5

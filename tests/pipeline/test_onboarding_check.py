@@ -157,6 +157,12 @@ def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):
     )
 
 
+def test_a_number_that_tells_a_measure_is_asked_about(tmp_path):
+    logs = write_logs(tmp_path, seconds=lambda n: n % 9, age=lambda n: n % 9 + n % 2)
+    found = {finding.where: finding.what for finding in check(logs).findings}
+    assert found["features.age"].startswith("tells watch on its own (AUC 0.9")
+
+
 def test_a_number_that_is_there_with_the_label_alone_is_asked_about(tmp_path):
     logs = write_logs(
         tmp_path,
@@ -240,7 +246,7 @@ def test_command_says_that_there_are_no_logs(tmp_path):
     spec.write_text(SPEC)
     result = CliRunner().invoke(app, ["check", "-l", str(tmp_path), "-s", str(spec)])
     assert result.exit_code == 11
-    assert "holds no day; logs lie in a folder a day" in result.output
+    assert "holds no day but 'spec.yaml'; logs lie in a folder a day" in result.output
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order():

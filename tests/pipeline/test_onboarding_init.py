@@ -1,5 +1,6 @@
 import csv
 import datetime
+import decimal
 import json
 import re
 
@@ -206,10 +207,161 @@ def test_whole_numbers_are_names_or_amounts_by_the_end_of_their_name(tmp_path, n
 @pytest.mark.parametrize("name", ["addedToCart", "is_upvoted", "hover"])
 def test_a_flag_named_by_an_act_is_a_label(tmp_path, name):
     def acted(event):
-        return {**event, name: int(event["item.Id"] % 3 == 0)}
+        return {**event, name: int(int(event["request.ID"].partition("-")[2]) % 3 == 0)}
 
     draft = draft_spec(write_logs(tmp_path, change=acted), "ranker")
     assert role_of(draft, name) is Role.BINARY
+
+
+def remark_on(draft, source):
+    (guess,) = [guess for guess in draft.guesses if guess.field.source == source]
+    return guess.remark
+
+
+def why_of(draft, source):
+    (guess,) = [guess for guess in draft.guesses if guess.field.source == source]
+    return guess.why
+
+
+def number_of(event):
+    return int(event["request.ID"].partition("-")[2])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("yes", "no"), "a label is 0, 1 or a number, not text such as '"),
+        (("Y", "N"), "a label is 0, 1 or a number, not text such as '"),
+        ((1, -1), "it is -1 or 1: log 0 or 1"),
+        ((1, None), "each label is 1; log 0 for the other events"),
+        (("45%", "7%", "31.5%"), "a label is 0, 1 or a number, not text such as"),
+        ((3, 0, 0, 1), "is it a label, for --label, or a feature, to be added?"),
+    ],
+)
+def test_what_sounds_like_a_label_and_can_be_none_is_no_feature(tmp_path, suffix, values, message):
+    def acted(event):
+        return {**event, "upvoted": values[number_of(event) % len(values)]}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, acted), "ranker")
+    assert role_of(draft, "upvoted") is Role.UNUSED
+    assert message in why_of(draft, "upvoted")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("name", "value", "role"),
+    [
+        ("stars", lambda e: e["item.Id"] % 4 + 1.5, Role.DENSE),
+        ("views", lambda e: 1000 * e["item.Id"] + number_of(e), Role.DENSE),
+        ("subscribed", lambda e: int(e["userId"][1:]) % 2, Role.CATEGORICAL),
+        ("registered", lambda e: "yn"[int(e["userId"][1:]) % 2], Role.CATEGORICAL),
+        ("rated", lambda e: number_of(e) % 4 + 1.5, Role.REGRESSION),
+        ("purchased", lambda e: number_of(e) // 4 % 2, Role.BINARY),
+    ],
+)
+def test_what_an_id_keeps_from_day_to_day_is_no_label(tmp_path, suffix, name, value, role):
+    def described(event):
+        # Four events each of a session, which no other day has.
+        session = f"{event['request.ID'].partition('-')[0]}-{number_of(event) // 4}"
+        values = {k: v for k, v in event.items() if k != "item.price"}
+        return {**values, "session": session, name: value(event)}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, described), "ranker")
+    assert role_of(draft, name) is role
+    kept = role in (Role.DENSE, Role.CATEGORICAL)
+    assert ("ids keep its value from day to day" in remark_on(draft, name)) == kept
+
+
+@pytest.mark.parametrize(
+    ("cells", "remark"),
+    [
+        (
+            lambda n: f"€ {n % 50 + 1000:,}.50",
+            r"numbers as text, such as '€ 1,\d\d\d.50': log the num",
+        ),
+        (lambda n: f"{n % 50}%", "numbers as text, such as '[0-9]+%': log the number alone"),
+        (lambda n: f"{n % 50}.5", "numbers as text, such as '[0-9.]+': log the number alone"),
+        (
+            lambda n: ["NULL", "n/a", *map(str, range(40))][n % 42],
+            "numbers, but for 'NULL', 'n/a': leave those empty",
+        ),
+        (lambda n: json.dumps({"app": "x", "n": n % 9}), "objects as text: log what they hold"),
+        (lambda n: f"{n % 50:05d}", "^$"),
+        (lambda n: f"v{n % 50}", "^$"),
+        (lambda n: str(10**17 + n % 50), "^$"),
+    ],
+)
+def test_text_that_should_be_something_else_is_remarked(tmp_path, cells, remark):
+    def told(event):
+        return {**event, "fee": cells(number_of(event))}
+
+    draft = draft_spec(write_logs(tmp_path, change=told), "ranker")
+    assert role_of(draft, "fee") is Role.CATEGORICAL
+    assert re.search(remark, remark_on(draft, "fee"))
+    assert remark_on(draft, "fee") in draft.text
+
+
+def test_ids_that_are_numbers_as_text_are_ids(tmp_path):
+    def stringified(event):
+        return {**event, "item.Id": str(event["item.Id"])}
+
+    assert not remark_on(draft_spec(write_logs(tmp_path, change=stringified), "r"), "item.Id")
+
+
+def test_two_values_that_no_id_keeps_are_asked_about(tmp_path):
+    def flagged(event):
+        return {**event, "reachedEnd": number_of(event) // 3 % 2}
+
+    draft = draft_spec(write_logs(tmp_path, change=flagged), "ranker")
+    assert "if it tells what came of the impression" in remark_on(draft, "reachedEnd")
+    assert not remark_on(draft, "isPremium")
+
+
+def test_a_trace_of_a_measure_is_no_feature(tmp_path):
+    def measured(event):
+        seconds = event["dwellTimeMs"] / 1000
+        return {**event, "progress": f"p{int(seconds)}", "elapsed": seconds + number_of(event) % 3}
+
+    draft = draft_spec(write_logs(tmp_path, change=measured), "ranker", labels=["dwellTimeMs"])
+    assert "only where dwellTimeMs is above its median" in why_of(draft, "progress")
+    assert "tells dwellTimeMs on its own (AUC" in why_of(draft, "elapsed")
+
+
+def test_a_pair_of_an_id_and_its_own_property_is_not_proposed(tmp_path):
+    def owned(event):
+        return {"plan": f"p{int(event['userId'][1:]) % 5}", "tab": number_of(event) % 3, **event}
+
+    draft = draft_spec(write_logs(tmp_path, change=owned), "ranker")
+    assert "{type: history, of: [user_id, tab]}" in draft.text
+
+
+def test_decimals_are_numbers_and_times_are_told(tmp_path):
+    def paid(event):
+        return {
+            **event,
+            "basket": decimal.Decimal(event["item.Id"]) / 4,
+            "item.Id": decimal.Decimal(event["item.Id"]),
+            "opened": datetime.date(2026, 1, 1),
+            "lasts": datetime.timedelta(seconds=3),
+        }
+
+    draft = draft_spec(write_logs(tmp_path, "parquet", flat, paid), "ranker")
+    assert role_of(draft, "basket") is Role.DENSE
+    assert role_of(draft, "item.Id") is Role.CATEGORICAL
+    assert draft.unread["opened"].startswith("holds times; a field holds numbers, text")
+    assert draft.unread["lasts"].startswith("holds durations; a field holds")
+
+
+def test_why_no_field_can_be_a_label_is_told(tmp_path):
+    def acted(event):
+        kept = {k: v for k, v in event.items() if k in ("request.ID", "userId", "item.Id")}
+        return {**kept, "liked": "yn"[number_of(event) % 2], "y": number_of(event) % 2}
+
+    with pytest.raises(BadDataError) as told:
+        draft_spec(write_logs(tmp_path, change=acted), "ranker")
+    assert re.search(r"liked \(.*, but a label is 0, 1 or a number, not text", str(told.value))
+    assert re.search(r"y \(two values, and no id keeps one .* by --label", str(told.value))
 
 
 def test_an_id_that_is_another_under_another_name_is_left_out_once(tmp_path):
@@ -227,7 +379,10 @@ def test_a_list_of_fractions_is_named_and_is_no_list_of_ids(tmp_path):
         return {**event, "item.Vector": [0.5, 1.0, event["item.Id"] / 7]}
 
     draft = draft_spec(write_logs(tmp_path, change=embedded), "ranker")
-    assert draft.unread == {"item.Vector": "holds list of numbers and list of whole numbers"}
+    (why,) = draft.unread.values()
+    assert why.startswith(
+        "holds list of numbers and list of whole numbers; a field holds numbers, "
+    )
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e3, 1e9])
@@ -383,7 +538,10 @@ def test_logs_that_no_spec_could_be_of_are_refused(tmp_path, change, message):
     ("options", "message"),
     [
         ({"labels": ["clicks"]}, "no event has a field 'clicks'; there are request.ID, "),
-        ({"labels": ["userId"]}, "userId: cannot be a label: a label is 0, 1 or a number"),
+        (
+            {"labels": ["userId"]},
+            "userId: cannot be a label: by --label, but a label is 0, 1 or a number, not text",
+        ),
         ({"event_id": "id"}, "no event has a field 'id'"),
     ],
 )
