@@ -4,6 +4,7 @@ from trainer_module.optimizers._adagrad import ClippedAdagrad
 from trainer_module.optimizers._adam import ClippedAdam
 from trainer_module.optimizers._base import EMBEDDINGS, STATISTICS, ClippedOptimizer
 from trainer_module.optimizers._clippy import ClippyAdagrad
+from trainer_module.optimizers._reductions import l2_norm, smallest
 from trainer_module.optimizers._rules import (
     AdaGC,
     AdaptiveGradientClipping,
@@ -18,8 +19,6 @@ from trainer_module.optimizers._rules import (
     UpdateRMSClipping,
     ZClip,
     at_most,
-    l2_norm,
-    smallest,
 )
 
 __all__ = [

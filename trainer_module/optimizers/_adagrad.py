@@ -1,13 +1,15 @@
 """Adagrad with any clipping rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from trainer_module.optimizers._base import ClippedOptimizer
-from trainer_module.optimizers._rules import Rule, Tensor, register
+from trainer_module.optimizers._reductions import Tensor
+from trainer_module.optimizers._rules import Rule, register
+from trainer_module.optimizers._step import SlotsAfter
 
 ACCUMULATOR_UPDATES = ("standard", "delayed", "delayed_clipped")
 
@@ -79,7 +81,7 @@ class ClippedAdagrad(ClippedOptimizer):
 
     def direction_and_slots(
         self, gradient: Tensor, slots: Sequence[Tensor], iteration: Tensor
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    ) -> tuple[Tensor, Tensor, SlotsAfter]:
         """Accumulates before or after the direction is taken, as `accumulator_update` says."""
         if self.accumulator_update == "standard":
             return super().direction_and_slots(gradient, slots, iteration)

@@ -6,7 +6,8 @@ from typing import Any
 from keras import ops
 
 from trainer_module.optimizers._base import ClippedOptimizer
-from trainer_module.optimizers._rules import Rule, Tensor, register
+from trainer_module.optimizers._reductions import Tensor
+from trainer_module.optimizers._rules import Rule, register
 
 
 @register

@@ -61,9 +61,9 @@ class Fused:
         self._function = function
         self._programs: dict[Hashable, Callable] = {}
 
-    def __call__(self, static: Hashable, *args: Any) -> Any:
-        """Calls the function; each `static` has a program of its own."""
-        if tf is None:
+    def __call__(self, static: Hashable, *args: Any, fuse: bool = True) -> Any:
+        """Calls the function, by the program of its `static`; without `fuse` as it is."""
+        if tf is None or not fuse:
             return self._function(static, *args)
         if static not in self._programs:
             self._programs[static] = tf.function(

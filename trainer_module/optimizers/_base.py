@@ -1,23 +1,25 @@
 """The optimizer that every clipped optimizer extends."""
 
-import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from trainer_module.optimizers import _backend
-from trainer_module.optimizers._rules import (
-    NoClipping,
-    Rule,
-    Step,
-    Tensor,
-    all_finite,
-    in_rows,
-    l2_norm,
+from trainer_module.optimizers._reductions import Tensor
+from trainer_module.optimizers._rules import NoClipping, Rule
+from trainer_module.optimizers._step import (
+    Layer,
+    Scalars,
+    SlotsAfter,
+    State,
+    norm_of_all,
+    smallest_factor,
+    take_steps,
 )
 
 EMBEDDINGS = (r"embedding[^/]*$",)
@@ -33,57 +35,20 @@ SIGMA_MIN = STATISTICS.index("sigma_min")
 Exclude = str | Sequence[str] | Callable[[Any], bool]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """What is fixed when the step of a layer is traced.
+class _Part(NamedTuple):
+    """What of a variable is stepped.
 
     Attributes:
-        rule: The rule that applies to it.
-        excluded: Whether the optimizer's own rule does not.
-        weight_decay: Share of a weight that decays at learning rate 1; None decays nothing.
-        fan_in: As in `Step`.
+        place: The variable's among the trainable ones.
+        variable: The variable.
+        gradient: Dense, or of the rows alone.
+        rows: Which rows; None for all.
     """
 
-    rule: Rule
-    excluded: bool
-    weight_decay: float | None
-    fan_in: float
-
-
-class _State(NamedTuple):
-    """What a step reads and writes of a layer.
-
-    Attributes:
-        w: Weights; those of the touched rows, if the gradient is sparse. So are the slots.
-        slots: Slots of the base optimizer.
-        rule: The rule's running statistics.
-    """
-
-    w: Tensor
-    slots: list[Tensor]
-    rule: dict[str, Tensor]
-
-
-class _Scalars(NamedTuple):
-    """What all layers share at a step: learning rates, number of the step, gradient's norm, factor.
-
-    The factor is None unless the rule has one for all layers.
-    """
-
-    rate: Tensor
-    excluded_rate: Tensor
-    iteration: Tensor
-    model_norm: Tensor | None
-    factor: Tensor | None = None
-
-
-class _Unclipped(NamedTuple):
-    """A layer's step before it is taken; `slots_after` is a function of sigma."""
-
-    step: Step
-    slots_after: Callable[[Tensor], tuple[Tensor, ...]]
-    sigma: Tensor
-    rule_state: Mapping[str, Tensor]
+    place: int
+    variable: Any
+    gradient: Tensor
+    rows: Tensor | None
 
 
 class ClippedOptimizer(keras.optimizers.Optimizer):
@@ -147,8 +112,9 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         self.export_clipping_factors = export_clipping_factors
         self.export_statistics = export_statistics
         self.jit_compile = jit_compile
-        self._fused_steps = _backend.Fused(self._steps)
-        self._fused_factor = _backend.Fused(self._smallest_factor)
+        figures = export_statistics or export_clipping_factors
+        self._take_steps = _backend.Fused(partial(take_steps, self.direction_and_slots, figures))
+        self._smallest_factor = _backend.Fused(partial(smallest_factor, self.direction_and_slots))
         self.clipping_factors: list[keras.Variable] = []
         self.statistics: keras.Variable | None = None
         self.skipped_steps_per_variable: keras.Variable | None = None
@@ -205,7 +171,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 
     def direction_and_slots(
         self, gradient: Tensor, slots: Sequence[Tensor], iteration: Tensor
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    ) -> tuple[Tensor, Tensor, SlotsAfter]:
         """Returns r, p and, as a function of sigma, the slots after the step."""
         after = self.accumulate(gradient, slots)
         r, p = self.direction(gradient, after, iteration)
@@ -232,12 +198,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
             for name, value in self.rule.state.items()
         }
 
-    def _layer(self, variable: Any) -> _Layer:
+    def _layer(self, variable: Any) -> Layer:
         excluded = self.is_excluded(variable)
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         embedding = any(re.search(pattern, variable.path) for pattern in EMBEDDINGS)
         fan_in = 1.0 if embedding or len(variable.shape) < 2 else float(variable.shape[-2])
-        return _Layer(NoClipping() if excluded else self.rule, excluded, decay, fan_in)
+        return Layer(NoClipping() if excluded else self.rule, excluded, decay, fan_in)
 
     def _add_vector(self, shape: tuple[int, ...], name: str, dtype: str) -> Any:
         return self.add_variable(
@@ -284,81 +250,81 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, gradients: list, variables: list, learning_rate: Any) -> None:
         """Steps layers: each sparse or large one by itself, the small dense ones together."""
-        indices = [self._get_variable_index(v) for v in variables]
-        split = [_backend.split(gradient) for gradient in gradients]
-        model_norm = None
-        if self.rule.model_wide:
-            clipped = [not self._layers[index].excluded for index in indices]
-            model_norm = self._model_norm([values for values, _ in split], clipped)
-        groups: dict[Any, list[int]] = {}
-        for position, (variable, (_, rows)) in enumerate(zip(variables, split, strict=True)):
-            small = rows is None and math.prod(variable.shape) <= SMALL
-            groups.setdefault("small" if small else position, []).append(position)
+        parts = [
+            _Part(self._get_variable_index(variable), variable, *_backend.split(gradient))
+            for variable, gradient in zip(variables, gradients, strict=True)
+        ]
+        groups: dict[Any, list[_Part]] = {}
+        for part in parts:
+            small = part.rows is None and math.prod(part.variable.shape) <= SMALL
+            groups.setdefault("small" if small else part.place, []).append(part)
+        scalars = self._scalars(parts, learning_rate)
+        if self.rule.one_factor:
+            factors = [self._call(self._smallest_factor, g, scalars) for g in groups.values()]
+            scalars = scalars._replace(factor=ops.min(ops.stack(factors)))
+        order: list[int] = []
+        finite, figures = [], []
+        for group in groups.values():
+            states, taken, of_group = self._call(self._take_steps, group, scalars)
+            for part, state in zip(group, states, strict=True):
+                self._write(part, state)
+                order.append(part.place)
+            finite.append(taken)
+            figures.append(of_group)
+        skipped = ops.logical_not(ops.concatenate(finite))
+        self._assign_rows(self.skipped_steps_per_variable, order, skipped, True)
+        if figures[0] is not None:
+            self._export(order, ops.concatenate(figures), skipped)
 
+    def _scalars(self, parts: list[_Part], learning_rate: Any) -> Scalars:
         excluded_rate = self.excluded_learning_rate
-        scalars = _Scalars(
+        norm = None
+        if self.rule.model_wide:
+            clipped = [part for part in parts if not self._layers[part.place].excluded]
+            norm = norm_of_all([part.gradient for part in clipped])
+        return Scalars(
             _backend.read(learning_rate, None),
             _backend.read(learning_rate if excluded_rate is None else excluded_rate, None),
             self.iterations + 1,
-            model_norm,
+            norm,
         )
 
-        def inputs_of(group: list[int]) -> tuple[tuple[_Layer, ...], list[Tensor], list[_State]]:
-            return (
-                tuple(self._layers[indices[position]] for position in group),
-                [split[position][0] for position in group],
-                [self._read(variables[n], indices[n], split[n][1]) for n in group],
-            )
+    def _call(self, function: _backend.Fused, group: list[_Part], scalars: Scalars) -> Any:
+        return function(
+            tuple(self._layers[part.place] for part in group),
+            [part.gradient for part in group],
+            [self._read(part) for part in group],
+            scalars,
+            fuse=self.jit_compile and group[0].rows is None,
+        )
 
-        def compiled(group: list[int]) -> bool:
-            return self.jit_compile and split[group[0]][1] is None
-
-        if self.rule.one_factor:
-            factors = [
-                (self._fused_factor if compiled(group) else self._smallest_factor)(
-                    *inputs_of(group), scalars
-                )
-                for group in groups.values()
-            ]
-            scalars = scalars._replace(factor=ops.min(ops.stack(factors)))
-        order, finite, sums = [], [], []
-        for group in groups.values():
-            members = [indices[position] for position in group]
-            step = self._fused_steps if compiled(group) else self._steps
-            states, *of_group = step(*inputs_of(group), scalars)
-            for position, index, state in zip(group, members, states, strict=True):
-                self._write(variables[position], index, split[position][1], state)
-            order += members
-            finite.append(of_group[0])
-            sums.append(of_group[1])
-        skipped = ops.logical_not(ops.concatenate(finite))
-        self._assign_rows(self.skipped_steps_per_variable, order, skipped, True)
-        if sums[0] is not None:
-            squares, sigmas = ops.split(ops.concatenate(sums), 2, axis=1)
-            columns = [ops.sqrt(squares), sigmas, ops.cast(skipped, "float32")[:, None]]
-            table = ops.concatenate(columns, axis=1)
-            if self.export_statistics:
-                self._assign_rows(self.statistics, order, table)
-            if self.export_clipping_factors:
-                for row, index in enumerate(order):
-                    self.assign(self.clipping_factors[index], table[row, SIGMA_MIN])
-
-    def _read(self, variable: Any, index: int, rows: Tensor | None) -> _State:
-        return _State(
-            _backend.read(variable, rows),
-            [_backend.read(slot[index], rows) for slot in self._slots],
+    def _read(self, part: _Part) -> State:
+        place, rows = part.place, part.rows
+        return State(
+            _backend.read(part.variable, rows),
+            [_backend.read(slot[place], rows) for slot in self._slots],
             {
-                name: _backend.read(self._rule_state[name][index], None)
-                for name in self._layers[index].rule.state
+                name: _backend.read(self._rule_state[name][place], None)
+                for name in self._layers[place].rule.state
             },
         )
 
-    def _write(self, variable: Any, index: int, rows: Tensor | None, state: _State) -> None:
-        self.assign(variable, _backend.with_rows(state.w, rows))
+    def _write(self, part: _Part, state: State) -> None:
+        self.assign(part.variable, _backend.with_rows(state.w, part.rows))
         for slot, value in zip(self._slots, state.slots, strict=True):
-            self.assign(slot[index], _backend.with_rows(value, rows))
+            self.assign(slot[part.place], _backend.with_rows(value, part.rows))
         for name, value in state.rule.items():
-            self.assign(self._rule_state[name][index], value)
+            self.assign(self._rule_state[name][part.place], value)
+
+    def _export(self, order: list[int], figures: Tensor, skipped: Tensor) -> None:
+        squares, sigmas = ops.split(figures, 2, axis=1)
+        columns = [ops.sqrt(squares), sigmas, ops.cast(skipped, "float32")[:, None]]
+        table = ops.concatenate(columns, axis=1)
+        if self.export_statistics:
+            self._assign_rows(self.statistics, order, table)
+        if self.export_clipping_factors:
+            for row, index in enumerate(order):
+                self.assign(self.clipping_factors[index], table[row, SIGMA_MIN])
 
     def _assign_rows(
         self, variable: Any, indices: list[int], rows: Tensor, add: bool = False
@@ -373,99 +339,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         else:
             self.assign(variable, rows)
 
-    def _steps(
-        self,
-        layers: tuple[_Layer, ...],
-        gradients: list[Tensor],
-        states: list[_State],
-        scalars: _Scalars,
-    ) -> tuple[list[_State], Tensor, Tensor | None]:
-        """Steps of layers as a pure function.
-
-        Returns:
-            The states after them; bool [layers], whether the step was taken; and, if anything
-            of it is exported, float32 [layers, 4]: sums of the squares of the gradient and of
-            what was subtracted from the weights, smallest and mean sigma.
-        """
-        steps = [
-            self._step(*layer, scalars) for layer in zip(layers, gradients, states, strict=True)
-        ]
-        after, finite, sums = zip(*steps, strict=True)
-        wanted = self.export_statistics or self.export_clipping_factors
-        return list(after), ops.stack(finite), ops.stack(sums) if wanted else None
-
-    def _smallest_factor(
-        self,
-        layers: tuple[_Layer, ...],
-        gradients: list[Tensor],
-        states: list[_State],
-        scalars: _Scalars,
-    ) -> Tensor:
-        """Smallest of the layers' factors, float32; layers that will be skipped do not count."""
-        factors = [ops.ones((), "float32")]
-        for layer, gradient, state in zip(layers, gradients, states, strict=True):
-            sigma = self._unclipped(layer, gradient, state, scalars).sigma
-            counted = ops.where(all_finite(gradient), sigma, ops.ones_like(sigma))
-            factors.append(ops.cast(counted, "float32"))
-        return ops.min(ops.stack(factors))
-
-    def _unclipped(
-        self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
-    ) -> _Unclipped:
-        """A layer's step in the dtype that it is computed in, and what its rule says of it."""
-        dtype = _compute_dtype(state.w)
-        g, w = ops.cast(gradient, dtype), ops.cast(state.w, dtype)
-        slots = [ops.cast(slot, dtype) for slot in state.slots]
-        eta = ops.cast(scalars.excluded_rate if layer.excluded else scalars.rate, dtype)
-        model_norm = scalars.model_norm
-        if model_norm is not None:
-            model_norm = ops.cast(model_norm, dtype)
-        decayed = w if layer.weight_decay is None else w - w * layer.weight_decay * eta
-        r, p, slots_after = self.direction_and_slots(g, slots, ops.cast(scalars.iteration, dtype))
-        step = Step(decayed, g, r, p, eta, model_norm, layer.fan_in)
-        return _Unclipped(step, slots_after, *layer.rule.factor_and_state(step, state.rule))
-
-    def _step(
-        self, layer: _Layer, gradient: Tensor, state: _State, scalars: _Scalars
-    ) -> tuple[_State, Tensor, Tensor]:
-        """The step of one layer, as `_steps`."""
-        step, slots_after, sigma, rule_state = self._unclipped(layer, gradient, state, scalars)
-        if layer.rule.one_factor:
-            sigma = ops.cast(scalars.factor, sigma.dtype)
-        new_slots = slots_after(sigma)
-        finite = all_finite(sigma)
-        for new, old in zip(new_slots, state.slots, strict=True):
-            finite = finite & all_finite(new, old.dtype)
-        sigma = ops.where(finite, sigma, ops.zeros_like(sigma))
-        new_w = step.w - (step.eta * sigma) * step.r
-        new_w = ops.where(finite, ops.cast(new_w, state.w.dtype), state.w)
-        after = _State(
-            new_w,
-            [
-                ops.where(finite, ops.cast(new, old.dtype), old)
-                for new, old in zip(new_slots, state.slots, strict=True)
-            ],
-            {name: ops.where(finite, rule_state[name], old) for name, old in state.rule.items()},
-        )
-        moved = ops.cast(state.w, step.w.dtype) - ops.cast(new_w, step.w.dtype)
-        factors = [sigma, sigma]
-        if len(sigma.shape):
-            least = ops.min(sigma, initial=float("inf"))
-            factors = [least, ops.sum(sigma) / max(1, math.prod(sigma.shape))]
-        sums = [_sum_of_squares(step.g), _sum_of_squares(moved), *factors]
-        return after, finite, ops.stack([ops.cast(value, "float32") for value in sums])
-
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Does nothing: decay is part of the step, so that a skipped layer stays as it was."""
-
-    def _model_norm(self, grads: list, clipped: list[bool]) -> Tensor:
-        """Norm over the layers that the rule applies to and whose gradient is finite."""
-        gradients = [g for g, use in zip(grads, clipped, strict=True) if use]
-        wide = any(keras.backend.standardize_dtype(g.dtype) == "float64" for g in gradients)
-        dtype = "float64" if wide else "float32"
-        norms = [l2_norm(ops.cast(g, dtype)) for g in gradients]
-        stacked = ops.stack(norms) if norms else ops.zeros((1,), dtype)
-        return l2_norm(ops.where(ops.isfinite(stacked), stacked, ops.zeros_like(stacked)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns every argument, serialised."""
@@ -499,15 +374,3 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
                     config[name], custom_objects=custom_objects
                 )
         return super().from_config(config, custom_objects)
-
-
-def _compute_dtype(variable: Any) -> str:
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
-
-
-def _sum_of_squares(x: Tensor) -> Tensor:
-    """Sums row by row; the roots keep XLA from making one reduction, of one thread, of them."""
-    while in_rows(x):
-        x = ops.sqrt(ops.sum(ops.square(x), axis=-1))
-    return ops.sum(ops.square(x))
