@@ -96,21 +96,24 @@ class Days:
     def said(self) -> str:
         return self._output.read_text("utf-8")
 
-    def newest_execution(self) -> tuple[str, int]:
-        """Component and state of the execution that began last."""
+    def newest_execution(self) -> tuple[int, str, int]:
+        """Number, component and state of the execution that began last."""
         path = pathlib.Path(self.workspace.metadata_path).as_uri()
         with contextlib.closing(sqlite3.connect(f"{path}?mode=ro", 60, uri=True)) as database:
-            ((name, state),) = database.execute(
-                "SELECT Type.name, Execution.last_known_state FROM Execution"
+            ((number, name, state),) = database.execute(
+                "SELECT Execution.id, Type.name, Execution.last_known_state FROM Execution"
                 " JOIN Type ON Type.id = Execution.type_id ORDER BY Execution.id DESC LIMIT 1"
             )
-        return name.rpartition(".")[2], state
+        return number, name.rpartition(".")[2], state
 
     def kill(self, process: subprocess.Popen, component: str, share: float | None) -> None:
         """Kills all of a day's processes in a component, after a share of its time or its end."""
         state = Execution.COMPLETE if share is None else Execution.RUNNING
-        before = self.newest_execution()
-        while (now := self.newest_execution()) != (component, state) or now == before:
+        earlier, *_ = self.newest_execution()
+        while True:
+            number, *now = self.newest_execution()
+            if number > earlier and now == [component, state]:
+                break
             assert process.poll() is None, f"{component} was not seen: {self.said()}"
             time.sleep(0.002)
         time.sleep((share or 0.0) * self.seconds[component])
