@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pydantic
 from absl import logging
@@ -153,7 +153,7 @@ def push(
     """
     if not storage.exists(os.path.join(model_dir, SAVED_MODEL)):
         raise ServingStoreError(f"{model_dir}: no {SAVED_MODEL}; nothing was pushed")
-    with _changing(serving_dir):
+    with _changing(serving_dir) as held:
         served = served_version(serving_dir)
         if served is not None and _same_push(served.info, info):
             logging.info("%s was made from the same: it is not pushed again", served.path)
@@ -165,7 +165,7 @@ def push(
                 f"its model judged, when {_named(served_before)} was; nothing was pushed. Run "
                 "the day again"
             )
-        return _add(model_dir, serving_dir, info, keep_versions)
+        return _add(model_dir, serving_dir, info, keep_versions, held)
 
 
 def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -> ServedVersion:
@@ -185,7 +185,7 @@ def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -
     """
     if not storage.exists(serving_dir):
         raise ServingStoreError(f"{serving_dir}: no version {version}; there is: none")
-    with _changing(serving_dir):
+    with _changing(serving_dir) as held:
         versions = {item.version: item for item in list_versions(serving_dir)}
         if version not in versions:
             known = ", ".join(map(str, versions)) or "none"
@@ -199,7 +199,7 @@ def rollback(serving_dir: str, version: int, keep_versions: int | None = None) -
             )
         files = target.info.files or model_files.digests(target.path, _model_files(target.path))
         info = dataclasses.replace(target.info, rolled_back_to=version, files=files)
-        return _add(target.path, serving_dir, info, keep_versions)
+        return _add(target.path, serving_dir, info, keep_versions, held)
 
 
 def link_out(version: ServedVersion, target: str, *, training_state: bool) -> None:
@@ -257,13 +257,13 @@ def _broken(version: ServedVersion, faults: list[str]) -> ServingStoreError:
 
 
 @contextlib.contextmanager
-def _changing(serving_dir: str) -> Iterator[None]:
+def _changing(serving_dir: str) -> Iterator[Callable[[], bool]]:
     """Holds the directory's lock, and has what its file system fails with told."""
     try:
         storage.makedirs(serving_dir)
-        with serving_lock.locked(serving_dir):
+        with serving_lock.locked(serving_dir) as held:
             _remove_dead_staging(serving_dir)
-            yield
+            yield held
     except storage.errors() as error:
         raise ServingStoreError(
             f"{serving_dir}: cannot be changed ({_words(error)}); what is served is what was"
@@ -280,8 +280,9 @@ def _add(
     serving_dir: str,
     info: ModelInfo,
     keep_versions: int | None,
+    held: Callable[[], bool],
 ) -> ServedVersion:
-    """Adds a version; the lock is held."""
+    """Adds a version; the lock is held, and `held` says whether it still is."""
     files = _model_files(model_dir)
     # Makes room. Those within the number to keep only go once there is a newer one.
     _remove_surplus(serving_dir, keep_versions, but=model_dir)
@@ -297,8 +298,8 @@ def _add(
             content = {**_INFO.dump_python(info, mode="json"), "digest": info.digest}
             file.write(json.dumps(content, indent=2))
         for part in (files[:-1], files[-1:]):
-            # Without a lock, another push may have come in between.
-            if part == [SAVED_MODEL] and not local and _number(serving_dir) != before:
+            # A holder that slept for long may have lost the lock to another push.
+            if part == [SAVED_MODEL] and not (held() and _number(serving_dir) == before):
                 raise ServingStoreError(
                     f"{serving_dir}: another version was pushed meanwhile; nothing was pushed. Run "
                     "the day again"

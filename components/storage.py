@@ -35,9 +35,15 @@ __all__ = [
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What file systems fail with: Python's errors, and TensorFlow's where that is in use."""
-    tensorflow = sys.modules.get("tensorflow")
-    return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
+    """What file systems fail with: Python's errors; TensorFlow's and Google's if in use."""
+    found: list[type[Exception]] = [OSError]
+    if tensorflow := sys.modules.get("tensorflow"):
+        found.append(tensorflow.errors.OpError)
+    if api := sys.modules.get("google.api_core.exceptions"):
+        found.append(api.GoogleAPIError)
+    if auth := sys.modules.get("google.auth.exceptions"):
+        found.append(auth.GoogleAuthError)
+    return tuple(found)
 
 
 def is_local(path: str) -> bool:

@@ -1,4 +1,5 @@
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -9,7 +10,7 @@ import threading
 
 import pytest
 
-from components import serving_store, storage
+from components import serving_lock, serving_store, storage
 from components.serving_lock import LOCK_FILE
 from components.serving_store import (
     TRAINING_STATE,
@@ -144,15 +145,27 @@ def test_fewer_versions_kept_than_before_removes_the_others(serving, model):
     assert numbers(serving) == [5]
 
 
+@pytest.fixture
+def object_store(monkeypatch):
+    """Takes the folder for an object store; what is appended to it takes the lock away."""
+    takers = []
+    monkeypatch.setattr(storage, "is_local", lambda path: False)
+    monkeypatch.setattr(
+        serving_lock, "locked", lambda path: contextlib.nullcontext(lambda: not takers)
+    )
+    return takers
+
+
 @pytest.mark.parametrize(
     "file_name", ["notes.txt", "state.npz", "variables.index", "saved_model.pb"]
 )
-@pytest.mark.parametrize("is_local", [True, False], ids=["local", "object store"])
+@pytest.mark.parametrize("where", ["local", "object store"])
 def test_push_that_dies_while_copying_leaves_nothing_visible(
-    serving, model, monkeypatch, file_name, is_local
+    request, serving, model, monkeypatch, file_name, where
 ):
     first = push(model, serving, INFO, 5)
-    monkeypatch.setattr(storage, "is_local", lambda path: is_local)
+    if where == "object store":
+        request.getfixturevalue("object_store")
     with monkeypatch.context() as patch:
         fail_while_copying(patch, file_name)
         with pytest.raises(KeyboardInterrupt):
@@ -164,9 +177,8 @@ def test_push_that_dies_while_copying_leaves_nothing_visible(
 
 
 def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
-    serving, model, monkeypatch
+    serving, model, monkeypatch, object_store
 ):
-    monkeypatch.setattr(storage, "is_local", lambda path: False)
     copy = serving_store.storage.copy
     seen = []
 
@@ -186,10 +198,9 @@ def test_on_an_object_store_a_version_says_what_it_is_as_soon_as_it_counts(
 
 
 def test_on_an_object_store_a_push_gives_way_to_one_that_came_in_between(
-    serving, model, monkeypatch
+    serving, model, monkeypatch, object_store
 ):
     push(model, serving, INFO, 5)
-    monkeypatch.setattr(storage, "is_local", lambda path: False)
     copy = storage.copy
     before = served_version(serving)
 
@@ -204,8 +215,17 @@ def test_on_an_object_store_a_push_gives_way_to_one_that_came_in_between(
     assert names(serving) == ["1", "9"]
 
 
-def test_on_an_object_store_old_versions_are_removed_too(serving, model, monkeypatch):
-    monkeypatch.setattr(storage, "is_local", lambda path: False)
+def test_on_an_object_store_a_push_gives_way_to_one_that_took_its_lock(
+    serving, model, monkeypatch, object_store
+):
+    first = push(model, serving, INFO, 5)
+    object_store.append("taken over")
+    with pytest.raises(ServingStoreError, match="another version was pushed meanwhile"):
+        push(model, serving, INFO, 5)
+    assert list_versions(serving) == (first,)
+
+
+def test_on_an_object_store_old_versions_are_removed_too(serving, model, object_store):
     for _ in range(3):
         push(model, serving, INFO, 2)
     assert names(serving) == ["2", "3"]
