@@ -76,17 +76,21 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
         signature and batch size; and `first`, those of each signature's first request, after
         the warm-up that the model carries.
     """
-    files = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
-    sample = sample_requests(files, spec, spec.serving.check_events)
+    shards = sorted(tf.io.gfile.glob(os.path.join(events_dir, "*")))
+    sample = sample_requests(shards, spec, spec.serving.check_events)
+    if not sample:
+        return _failed(f"{events_dir}: has no event to ask the model about")
+    odd = requests.odd_requests(sample[0], spec)
     with tempfile.TemporaryDirectory() as folder:
-        request_file = os.path.join(folder, "requests.tfrecord")
-        with tf.io.TFRecordWriter(request_file) as writer:
-            for request in sample:
-                writer.write(request)
+        files = {"request_file": sample, "odd_file": list(odd.values())}
+        for name, content in files.items():
+            with tf.io.TFRecordWriter(os.path.join(folder, name)) as writer:
+                for request in content:
+                    writer.write(request)
         answer_file = os.path.join(folder, "answers.json")
         task = {
             "model_dir": model_dir,
-            "request_file": request_file,
+            **{name: os.path.join(folder, name) for name in files},
             "answer_file": answer_file,
             "batch": spec.serving.latency_batch,
             "promised": requests.promised(spec),
@@ -108,8 +112,12 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
             answers = json.load(file)
     if "predictions" not in answers:
         return _failed(*answers["faults"])
-    reasons = answers["faults"] + verdict.reasons(
-        answers["predictions"], spec.tasks, spec.serving.score, len(sample)
+    predictions, tasks, score = answers["predictions"], spec.tasks, spec.serving.score
+    # One fault shows in each of these; the first tells it best.
+    reasons = answers["faults"] + (
+        verdict.reasons(predictions, tasks, score, len(sample))
+        or verdict.reasons(answers["odd"], tasks, score, len(odd), odd=list(odd))
+        or verdict.unsteady(predictions, answers["again"], tasks)
     )
     reasons += verdict.too_slow(answers["latency"], spec.serving)
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}

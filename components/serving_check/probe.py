@@ -33,6 +33,7 @@ _SERVED = ("serving_default", "raw_features")
 def main(
     model_dir: str,
     request_file: str,
+    odd_file: str,
     answer_file: str,
     batch: int,
     promised: Mapping[str, Any],
@@ -42,6 +43,7 @@ def main(
     Args:
         model_dir: folder of the SavedModel.
         request_file: TFRecord file of the requests, serialized tf.Examples.
+        odd_file: the same of requests that a day need not have.
         answer_file: JSON file for the answers.
         batch: size of the requests that latency is measured on, beside those of one event and
             of all.
@@ -52,16 +54,23 @@ def main(
     model = tf.saved_model.load(model_dir, tags=[tf.saved_model.SERVING])
     answers: dict[str, Any] = {"faults": contract.breaches(model.signatures, promised)}
     if not answers["faults"]:
-        answers = _answers(model, model_dir, request_file, batch)
+        answers = _answers(model, model_dir, request_file, odd_file, batch)
     with open(answer_file, "w", encoding="utf-8") as file:
         json.dump(answers, file)
 
 
-def _answers(model: Any, model_dir: str, request_file: str, batch: int) -> dict[str, Any]:
+def _answers(
+    model: Any, model_dir: str, request_file: str, odd_file: str, batch: int
+) -> dict[str, Any]:
     _warm_up(model, os.path.join(model_dir, "assets.extra", "tf_serving_warmup_requests"))
-    requests = [r.numpy() for r in tf.data.TFRecordDataset(request_file)]
-    of_batch = list(itertools.islice(itertools.cycle(requests), batch))
-    predictions = {}
+    requests = _read(request_file)
+    odd_requests = _read(odd_file)
+    # The sizes that latency is measured on; the second one in another order.
+    everything = range(len(requests))
+    backwards = list(itertools.islice(itertools.cycle(reversed(everything)), batch))
+    predictions: dict[str, Any] = {}
+    odd: dict[str, Any] = {}
+    again: dict[str, Any] = {}
     first = {}
     latency = {}
     for name, signature in sorted(model.signatures.items()):
@@ -71,19 +80,33 @@ def _answers(model: Any, model_dir: str, request_file: str, batch: int) -> dict[
             first[name] = _milliseconds(signature, as_arguments(requests[:1], signature))
         answer = signature(**as_arguments(requests, signature))
         if name in (*_SERVED, "evaluate"):
-            predictions[name] = {
-                key: np.asarray(value, np.float64).reshape(-1).tolist()
-                for key, value in answer.items()
-            }
+            predictions[name] = _values(answer)
+            odd[name] = _values(signature(**as_arguments(odd_requests, signature)))
         if name in _SERVED:
-            for asked in (requests[:1], of_batch, requests):
-                arguments = as_arguments(asked, signature)
-                latency[f"{name}/batch {len(asked)}"] = _latency(signature, arguments)
+            again[name] = []
+            for places in ([0], backwards, list(everything)):
+                arguments = as_arguments([requests[place] for place in places], signature)
+                latency[f"{name}/batch {len(places)}"] = _latency(signature, arguments)
+                again[name].append((places, _values(signature(**arguments))))
     return {
         "faults": _not_finite(model_dir),
         "predictions": predictions,
+        "odd": odd,
+        "again": again,
         "latency": latency,
         "first": first,
+    }
+
+
+def _read(file: str) -> list[bytes]:
+    return list(tf.data.TFRecordDataset(file).as_numpy_iterator())
+
+
+def _values(answer: Mapping[str, tf.Tensor]) -> dict[str, list[float]]:
+    return {
+        key: np.asarray(value, np.float64).reshape(-1).tolist()
+        for key, value in answer.items()
+        if value.dtype != tf.string
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def reasons(
-    predictions: Mapping[str, Outputs], tasks: Mapping[str, Task], score: str, events: int
+    predictions: Mapping[str, Outputs],
+    tasks: Mapping[str, Task],
+    score: str,
+    events: int,
+    odd: Sequence[str] = (),
 ) -> list[str]:
     """Says why a model must not be served.
 
@@ -44,6 +48,7 @@ def reasons(
         tasks: the tasks by the name of their output.
         score: formula of the score.
         events: how many were asked.
+        odd: what each is, if they are no events of a day; their answers may all be the same.
 
     Returns:
         One line per fault; empty when the model may be served.
@@ -52,7 +57,9 @@ def reasons(
     faults = [f"no signature {name!r}" for name in _SERVED if name not in predictions]
     for signature, outputs in served.items():
         for name in (*tasks, signatures.SCORE):
-            faults += _unfit(f"{signature}: {name}", outputs.get(name), tasks.get(name), events)
+            faults += _unfit(
+                f"{signature}: {name}", outputs.get(name), tasks.get(name), events, odd
+            )
     evaluated = predictions.get(signatures.EVALUATE)
     if evaluated is None:
         faults.append(f"no signature {signatures.EVALUATE!r}")
@@ -72,7 +79,37 @@ def reasons(
         expected = {**judged, signatures.SCORE: formula.evaluate(combined, values, _FUNCTIONS)}
         for name, right in expected.items():
             by = "its formula" if name == signatures.SCORE else "the evaluated signature"
-            faults += _differs(f"{signature}: {name}", outputs[name], right, by)
+            faults += _differs(f"{signature}: {name}", outputs[name], right, by, odd)
+    return faults
+
+
+def unsteady(
+    predictions: Mapping[str, Outputs],
+    again: Mapping[str, Sequence[tuple[Sequence[int], Outputs]]],
+    tasks: Iterable[str],
+) -> list[str]:
+    """Says which events are answered otherwise when they are asked later, in another batch.
+
+    Args:
+        predictions: the answers of the served signatures, all events at once.
+        again: by signature the later batches: the place of each event among those, and the
+            answers.
+        tasks: names of the outputs, the score apart.
+
+    Returns:
+        One line for each output and batch.
+    """
+    faults = []
+    for signature, batches in again.items():
+        for name in (*tasks, signatures.SCORE):
+            alike = np.asarray(predictions[signature][name], np.float64)
+            for places, outputs in batches:
+                faults += _differs(
+                    f"{signature}: {name} in a request for {len(places)} events",
+                    outputs[name],
+                    alike[list(places)],
+                    f"an earlier one for {alike.size}",
+                )
     return faults
 
 
@@ -97,18 +134,28 @@ def too_slow(latency: Mapping[str, Mapping[str, float]], serving: Serving) -> li
     ]
 
 
-def _unfit(what: str, values: Sequence[float] | None, task: Task | None, events: int) -> list[str]:
+def _unfit(
+    what: str,
+    values: Sequence[float] | None,
+    task: Task | None,
+    events: int,
+    odd: Sequence[str],
+) -> list[str]:
     if values is None:
         return [f"{what} is not answered"]
     answers = np.asarray(values, np.float64)
     if answers.size != events:
         return [f"{what} has {answers.size} values for {events} events"]
-    bad = int(np.count_nonzero(~np.isfinite(answers)))
-    if bad:
-        return [f"{what} is NaN or infinite for {bad} of {events} events"]
+    bad = ~np.isfinite(answers)
+    if bad.any():
+        return [f"{what} is NaN or infinite for {_count(bad, odd)}"]
     if isinstance(task, BinaryTask) and (answers.min() < 0.0 or answers.max() > 1.0):
-        return [f"{what} is no probability: from {answers.min():.6g} to {answers.max():.6g}"]
-    if events > 1 and np.ptp(answers) == 0.0:
+        outside = (answers < 0.0) | (answers > 1.0)
+        return [
+            f"{what} is no probability: from {answers.min():.6g} to {answers.max():.6g}, for "
+            f"{_count(outside, odd)}"
+        ]
+    if not odd and events > 1 and np.ptp(answers) == 0.0:
         return [f"{what} is {answers[0]:.6g} for all of {events} events"]
     return []
 
@@ -120,7 +167,23 @@ def _in_units_of_the_label(evaluated: np.ndarray, task: Task) -> np.ndarray:
     return np.maximum(np.expm1(evaluated), 0.0)
 
 
-def _differs(what: str, answers: Sequence[float], right: np.ndarray, source: str) -> list[str]:
+def _count(faulty: np.ndarray, odd: Sequence[str]) -> str:
+    """How many events are faulty; of odd ones, which is the first."""
+    number = f"{np.count_nonzero(faulty)} of {faulty.size}"
+    return (
+        f"{number} odd requests, first: {odd[int(np.argmax(faulty))]}"
+        if odd
+        else f"{number} events"
+    )
+
+
+def _differs(
+    what: str,
+    answers: Sequence[float],
+    right: np.ndarray,
+    source: str,
+    odd: Sequence[str] = (),
+) -> list[str]:
     values = np.asarray(answers, np.float64)
     size = np.maximum(np.abs(right), np.median(np.abs(right)))
     # Also where the right value is not finite.
@@ -130,5 +193,5 @@ def _differs(what: str, answers: Sequence[float], right: np.ndarray, source: str
     first = int(np.argmax(wrong))
     return [
         f"{what} is {values[first]:.6g} where {source} gives {right[first]:.6g} "
-        f"({np.count_nonzero(wrong)} of {wrong.size} events differ)"
+        f"({_count(wrong, odd)})"
     ]

@@ -63,15 +63,12 @@ def reasons(first, second, evaluated=EVALUATED):
         (
             GOOD,
             answers(click=[0.1, 1.2]),
-            ["raw_features: click is no probability: from 0.1 to 1.2"],
+            ["raw_features: click is no probability: from 0.1 to 1.2, for 1 of 2 events"],
         ),
         (
             GOOD,
             answers(click=[0.1, 0.8], score=[1.1, 2.8]),
-            [
-                "raw_features: click is 0.8 where the evaluated signature gives 0.9 "
-                "(1 of 2 events differ)"
-            ],
+            ["raw_features: click is 0.8 where the evaluated signature gives 0.9 (1 of 2 events)"],
         ),
         (
             answers(click=[0.1, 0.8], rate=[np.nan, 1.0]),
