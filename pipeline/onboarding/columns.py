@@ -20,6 +20,7 @@ _KEPT = 0.9
 _EVENTS = 50_000
 _NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,]\d+)?[\p{Sc}%\s]*$"
 _CODE = r"^0\d"
+_WHOLE = r"^-?\d+$"
 _FEW = 5
 
 
@@ -176,8 +177,10 @@ def numbers_as_text(column: pa.ChunkedArray) -> str:
     values = column.drop_null()
     is_number = pc.match_substring_regex(values, _NUMBER)
     numbers, others = values.filter(is_number), values.filter(pc.invert(is_number)).unique()
-    codes = pc.any(pc.match_substring_regex(numbers, _CODE)).as_py()
-    if 2 * len(numbers) <= len(values) or codes or len(others) > _FEW:
+    # Whole numbers that are written as text, or begin with zeros, are names.
+    codes = pc.match_substring_regex(numbers, _CODE)
+    named = pc.all(pc.match_substring_regex(numbers, _WHOLE)) if not len(others) else pc.any(codes)
+    if 2 * len(numbers) <= len(values) or named.as_py() or len(others) > _FEW:
         return ""
     if len(others):
         shown = ", ".join(repr(other.as_py()) for other in others)

@@ -288,6 +288,8 @@ def test_what_an_id_keeps_from_day_to_day_is_no_label(tmp_path, suffix, name, va
         ),
         (lambda n: json.dumps({"app": "x", "n": n % 9}), "objects as text: log what they hold"),
         (lambda n: f"{n % 50:05d}", "^$"),
+        (lambda n: f"{n % 50:02d}" if n % 7 else "none", "^$"),
+        (lambda n: str(n % 50), "^$"),
         (lambda n: f"v{n % 50}", "^$"),
         (lambda n: str(10**17 + n % 50), "^$"),
     ],
@@ -304,7 +306,7 @@ def test_text_that_should_be_something_else_is_remarked(tmp_path, cells, remark)
 
 def test_ids_that_are_numbers_as_text_are_ids(tmp_path):
     def stringified(event):
-        return {**event, "item.Id": str(event["item.Id"])}
+        return {**event, "item.Id": str(event["item.Id"] or "none")}
 
     assert not remark_on(draft_spec(write_logs(tmp_path, change=stringified), "r"), "item.Id")
 
