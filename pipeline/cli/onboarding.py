@@ -57,16 +57,20 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Drafts a spec from a part of the newest days, with a reason for each guess."""
+    """Drafts a spec from a part of the newest days, with a reason for each guess.
+
+    Then it checks it against the logs, as `check` does.
+    """
     with messages():
         if os.path.exists(spec) and not force:
             raise RankerError(f"{spec}: already exists; --force replaces it")
+        from pipeline.onboarding.check import check_logs
         from pipeline.onboarding.draft import draft_spec
         from pipeline.onboarding.roles import Role
 
         stem = os.path.splitext(os.path.basename(spec))[0]
         draft = draft_spec(logs, stem, event_id, label or ())
-        parse_spec(draft.text, spec)
+        findings = check_logs(parse_spec(draft.text, spec), logs).findings
         with open(spec, "w", encoding="utf-8") as file:
             file.write(draft.text)
     for guess in draft.of(Role.EVENT_ID, Role.BINARY, Role.REGRESSION):
@@ -79,4 +83,6 @@ def init(
         typer.echo(f"left out: {guess.field.source}: {guess.why}")
     for source, why in draft.unread.items():
         typer.echo(f"left out: {source}: {why}")
+    for finding in findings:
+        typer.echo(str(finding))
     typer.echo(f"{spec}: read it through, then run: steadyrank check --spec {spec} --logs {logs}")

@@ -93,7 +93,7 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     table = pa.concat_tables([sample.events for sample in samples])
     described = {name: columns.describe(table[name]) for name in known}
     found += _ids(spec, samples)
-    found += _volume(spec, samples[0])
+    found += _volume(spec, samples[0], described)
     found += _features(spec, described)
     found += _labels(spec, table, described)
     found += _slices(spec, samples[0], known)
@@ -198,7 +198,7 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
             )
 
 
-def _volume(spec: RankingSpec, newest: Sample) -> Iterator[Finding]:
+def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> Iterator[Finding]:
     if newest.day_events < spec.validation.min_events:
         yield Finding(
             "validation.min_events",
@@ -206,6 +206,23 @@ def _volume(spec: RankingSpec, newest: Sample) -> Iterator[Finding]:
             f"{newest.day_events}",
             stops=True,
         )
+    if newest.day_events < sizes.FEW_EVENTS:
+        yield Finding(
+            f"logs of {newest.date}",
+            f"about {newest.day_events} events: too few to learn much from, and to judge a model "
+            "by; a few thousand a day are enough to start with",
+        )
+    for name, task in spec.tasks.items():
+        column = described.get(task.label)
+        if not isinstance(task, BinaryTask) or column is None or column.distinct < 2:
+            continue
+        rarer = round(column.rarer * newest.day_events)
+        if rarer < sizes.MIN_POSITIVES:
+            yield Finding(
+                f"tasks.{name}.label",
+                f"about {rarer} events of a day have the rarer label: below "
+                f"{sizes.MIN_POSITIVES} a task is hardly learnt, and its gate tells little",
+            )
 
 
 def _features(spec: RankingSpec, described: dict[str, Column]) -> Iterator[Finding]:

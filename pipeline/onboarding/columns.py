@@ -72,6 +72,12 @@ class Column:
         """Values for each that differs."""
         return self.values / self.distinct if self.distinct else 0.0
 
+    @property
+    def rarer(self) -> float:
+        """Share of the events that have the rarer one of the labels 0 and 1."""
+        ones = float(self.numbers.sum())
+        return min(ones, self.present - ones) / self.rows
+
     def quantile(self, share: float) -> float:
         """Quantile of the numbers; NaN without any."""
         return float(np.quantile(self.numbers, share)) if self.numbers.size else math.nan

@@ -309,10 +309,7 @@ class _Writer:
         """The task with the most of both labels; it is learnt best."""
 
         def balance(guess: Guess) -> float:
-            if guess.role is not Role.BINARY or guess.column is None:
-                return -1.0
-            rate = float(guess.column.numbers.mean())
-            return min(rate, 1 - rate) * guess.column.present
+            return guess.column.rarer if guess.column and guess.role is Role.BINARY else -1.0
 
         return self._tasks[max(self._labels, key=balance).field.source]
 
@@ -380,8 +377,7 @@ def _shared_tables(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, str]:
 
 def _gate(guess: Guess, column: Column, day_events: int) -> Iterator[str]:
     if guess.role is Role.BINARY:
-        rate = float(column.numbers.mean())
-        rarer = min(rate, 1 - rate) * column.present / column.rows * day_events
+        rarer = column.rarer * day_events
         slack = _visible_lift(rarer)
         yield "    # A coin has an AUC of 0.5. The lift is over smoothed rates of the ids."
         if slack > _LIFT_SLACK:

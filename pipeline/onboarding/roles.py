@@ -297,9 +297,8 @@ def _label_role(
         what = f"{because}, but each label is {column.top}"
         return Role.UNUSED, what + ("; log 0 for the other events" if column.top else "")
     if is_flag:
-        rate = float(column.numbers.mean())
-        because += f", {rate:.2%} of the events are 1"
-        if min(rate, 1 - rate) * column.present < sizes.MIN_POSITIVES:
+        because += f", {column.numbers.mean():.2%} of the events are 1"
+        if column.rarer * column.rows < sizes.MIN_POSITIVES:
             return Role.UNUSED, f"{because}: too few to learn and to judge"
         return Role.BINARY, because
     if column.distinct == 2:

@@ -8,6 +8,9 @@ TOO_GOOD = 0.95
 MIN_POSITIVES = 50
 """Positives, and negatives, in the events read, below which nothing can be learnt or judged."""
 
+FEW_EVENTS = 1000
+"""Events a day below which a model learns little, and a day tells little of it."""
+
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
 _ROOM = 32

@@ -29,7 +29,7 @@ training: {window_days: 3, min_window_days: 2}
 serving: {score: click}
 """
 DAYS = [datetime.date(2026, 1, day) for day in range(1, 5)]
-EVENTS = 200
+EVENTS = 1000
 
 
 def event(rng, number, **changes):
@@ -107,11 +107,11 @@ def test_nothing_is_wrong_with_a_spec_that_fits(logs):
             "warning: training.window_days: 2 of the 5 days before 2026-01-",
         ),
         (
-            "validation.min_events=500",
-            "error: validation.min_events: 500 events are asked for, 202",
+            "validation.min_events=5000",
+            "error: validation.min_events: 5000 events are asked for, 202",
         ),
         ("validation.severity={NO_SUCH: ERROR}", "error: validation.severity.NO_SUCH: TFDV knows"),
-        ("min_slice_events=100", "warning: slices: no value of hour has min_slice_events, 100, on"),
+        ("min_slice_events=500", "warning: slices: no value of hour has min_slice_events, 500, on"),
         ("tasks.watch.gate.max_rmse=2", "warning: tasks.watch.gate.max_rmse: 2 is met by a consta"),
         ("tasks.watch.gate.max_rmse=0.01", "max_rmse: 0.01 is out of reach: the labels' standard"),
         ("tasks.click.gate.min_auc=1", "warning: tasks.click.gate.min_auc: hardly any model reach"),
@@ -127,18 +127,32 @@ def test_what_does_not_fit_the_logs_is_found(logs, override, message):
     ("changes", "message"),
     [
         ({"clicked": 2}, "error: tasks.click.label: 100.00% of the events: expected 0 or 1, got 2"),
-        ({"clicked": 0}, "error: tasks.click.label: 0 in each of 600 events: there is nothing to"),
+        (
+            {"clicked": 0},
+            "error: tasks.click.label: 0 in each of 3,000 events: there is nothing to",
+        ),
         ({"seconds": None}, "error: tasks.watch.label: no event has a value of seconds"),
         ({"seconds": ...}, "error: tasks.watch.label: no event has a field 'seconds'"),
         ({"hour": 7}, "warning: features.hour: 7 in every event: it says nothing; drop it"),
+        (
+            {"clicked": lambda n: n < 30},
+            "warning: tasks.click.label: about 30 events of a day have the",
+        ),
+        (
+            {"clicked": lambda n: n > 29},
+            "warning: tasks.click.label: about 30 events of a day have the",
+        ),
         ({"topics": []}, "warning: features.topics: empty in every event; drop it"),
         (
             {"event_id": lambda n: n % 10},
-            "error: events.id: 95.00% of 2026-01-04's events have the",
+            "error: events.id: 99.00% of 2026-01-04's events have the",
         ),
-        ({"age": lambda n: "n/a" if n < 30 else 1.0}, "15.00% of the lines are malformed, at most"),
         (
-            {"age": lambda n: "n/a" if n < 10 else n % 9},
+            {"age": lambda n: "n/a" if n < 150 else 1.0},
+            "15.00% of the lines are malformed, at most",
+        ),
+        (
+            {"age": lambda n: "n/a" if n < 50 else n % 9},
             "warning: logs of 2026-01-04: 5.00% of the",
         ),
     ],
@@ -146,6 +160,15 @@ def test_what_does_not_fit_the_logs_is_found(logs, override, message):
 def test_what_is_wrong_with_the_logs_is_found(tmp_path, changes, message):
     findings = list(map(str, check(write_logs(tmp_path, **changes)).findings))
     assert any(message in finding for finding in findings), findings
+
+
+def test_a_log_of_few_events_a_day_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.onboarding.sizes.FEW_EVENTS", EVENTS + 1)
+    findings = list(map(str, check(write_logs(tmp_path)).findings))
+    assert findings == [
+        f"warning: logs of 2026-01-04: about {EVENTS} events: too few to learn much from, and to "
+        "judge a model by; a few thousand a day are enough to start with"
+    ]
 
 
 def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):

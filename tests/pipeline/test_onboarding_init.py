@@ -609,6 +609,8 @@ def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):
     assert result.exit_code == 0, result.output
     assert "isClicked: label of a binary task, guessed by 'clicked' in its name" in result.output
     assert "left out: country: 'CZ' in every event that has a value" in result.output
+    assert "look at: deviceType: two values" in result.output
+    assert f"warning: logs of 2026-04-04: about {EVENTS} events: too few" in result.output
     assert yaml.safe_load(path.read_text())["name"] == "first"
     again = CliRunner().invoke(app, call)
     assert again.exit_code == 1
