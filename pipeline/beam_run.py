@@ -18,6 +18,7 @@ import sys
 import traceback
 
 from pipeline.flink.check import check_workers, with_defaults
+from pipeline.imports import without
 from pipeline.workspace import Workspace
 
 
@@ -53,10 +54,12 @@ def run(request: Request) -> None:
     PipelineOptions(list(request.beam_args)).get_all_options()
     check_workers(with_defaults(request.beam_args), request.workspace)
 
-    from tfx.orchestration.metadata import sqlite_metadata_connection_config
+    # TFX's Kubernetes client would check manifests with it, by grammars that take a second.
+    with without("kubernetes_validate"):
+        from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-    from pipeline.dag import RunParameters, create_pipeline
-    from pipeline.dag_runner import DagRunner
+        from pipeline.dag import RunParameters, create_pipeline
+        from pipeline.dag_runner import DagRunner
 
     _freeze()
     _end_bundles_at_once()
@@ -90,6 +93,7 @@ def _end_bundles_at_once() -> None:
     """Has Beam's sampler of states look a hundred times a second.
 
     It sleeps between two looks, by default up to 0.2 s, and the end of each bundle waits for it.
+    Beam has no option for that.
     """
     from apache_beam.runners.worker.statesampler import StateSampler
 
@@ -103,9 +107,6 @@ def main(request_file: str) -> None:
     # The imports make millions of objects, which all stay: to walk them again and again takes a
     # fifth of their time.
     gc.disable()
-    # A checker that TFX's Kubernetes client takes where there is one: nothing here calls it, and
-    # the grammars that it brings take a second to import.
-    sys.modules["kubernetes_validate"] = None  # type: ignore[assignment]
     from absl import logging
 
     from components.serving_check.process import started_early

@@ -9,22 +9,17 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.html_report.data import Attempt, Report, Steps
+from pipeline.imports import without
 
-# Where this is installed, jsonschema, which Altair imports, makes grammars of addresses with it,
-# for formats that no chart has: most of what the import would take.
-_GRAMMARS = "rfc3987_syntax"
-_KNOWN = _GRAMMARS in sys.modules
-sys.modules.setdefault(_GRAMMARS, None)  # type: ignore[arg-type]
-import altair as alt  # noqa: E402
-from altair.utils.schemapi import debug_mode  # noqa: E402
-
-if not _KNOWN:
-    del sys.modules[_GRAMMARS]
+# jsonschema, which Altair imports, would make grammars of addresses with it, for formats that no
+# chart has: a second.
+with without("rfc3987_syntax"):
+    import altair as alt
+    from altair.utils.schemapi import debug_mode
 
 _SERIES = tuple(f"var(--series-{number})" for number in range(1, 9))
 """Okabe and Ito's palette, which the colour-blind can tell apart, for each background."""
