@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,15 +18,17 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
-from components import model_files, properties
+from components import model_files, properties, storage
 from components.channels import EVAL, Channels, Given
 from components.serving_check import requests, verdict
 from components.serving_check.process import Process, take
+from components.serving_store import TRAINING_STATE
 from schemas.spec import RankingSpec
 from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.verdict import load_verdict
 from trainer_module.warmup import sample_requests
 
+_NODE = re.compile(r"\s*\[\[")
 _BLESSED = "INFRA_BLESSED"
 _NOT_BLESSED = "INFRA_NOT_BLESSED"
 
@@ -40,13 +46,18 @@ class Executor(base_executor.BaseExecutor):
         not_exported = os.path.join(path_utils.serving_model_dir(model), NOT_EXPORTED)
         digest = ""
         if fileio.exists(not_exported):
-            report = _failed(*io_utils.read_string_file(not_exported).splitlines())
+            # An empty file is one whose content a full disk or a kill has taken.
+            told = io_utils.read_string_file(not_exported).splitlines()
+            report = _failed(*(told or [f"{not_exported}: the training does not say why"]))
         elif stability.verdict == "diverged":
             report = _failed(f"training {stability.summary}")
         else:
             path = path_utils.serving_model_path(model)
-            digest = model_files.digest_of(model_files.digests(path, model_files.list_files(path)))
-            report = check(path, inputs.split("examples", EVAL), inputs.plan().spec)
+            files = model_files.list_files(path)
+            report = _failed(*_unfit_files(path, files))
+            if not report["reasons"]:
+                digest = model_files.digest_of(model_files.digests(path, files))
+                report = check(path, inputs.split("examples", EVAL), inputs.plan().spec)
 
         blessing = Channels(output_dict)["blessing"]
         reasons = report["reasons"]
@@ -105,7 +116,7 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
                 f"the model did not answer within {spec.serving.check_seconds:g} s "
                 "(serving.check_seconds)"
             )
-        if process.returncode != 0:
+        if process.returncode != 0 or not os.path.exists(answer_file):
             logging.error("%s", errors)
             return _failed(f"the model cannot be loaded and called: {_cause(process, errors)}")
         with open(answer_file, encoding="utf-8") as file:
@@ -123,10 +134,29 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}
 
 
+def _unfit_files(model_dir: str, files: Sequence[str]) -> list[str]:
+    """Says what of a model's folder a push would not take along, or a later day would miss."""
+    links = [
+        os.path.join(folder, name)
+        for folder, *names in storage.walk(model_dir)
+        for name in itertools.chain(*names)
+        if os.path.islink(os.path.join(folder, name))
+    ]
+    faults = [f"{link}: is a link; a push copies files only" for link in sorted(links)]
+    if not any(file.startswith(TRAINING_STATE + os.sep) for file in files):
+        state = os.path.join(model_dir, TRAINING_STATE)
+        faults.append(f"{state}: is missing; no later day could start from this model")
+    return faults
+
+
 def _cause(process: Process, errors: str) -> str:
+    if process.returncode == -signal.SIGKILL:
+        return "its process was killed, perhaps because it took more memory than there is"
     if process.returncode < 0:
         return f"its process was ended by signal {-process.returncode}"
-    return (errors.strip().splitlines() or ["no output"])[-1]
+    # TensorFlow ends an error with the node that failed, [[{{node ...}}]].
+    told = [line for line in errors.splitlines() if line.strip() and not _NODE.match(line)]
+    return told[-1] if told else "no output"
 
 
 def _failed(*reasons: str) -> dict[str, Any]:

@@ -45,5 +45,7 @@ def _start() -> Process:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        # What TensorFlow says may quote bytes of a request.
+        encoding="utf-8",
+        errors="replace",
     )

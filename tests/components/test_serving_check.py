@@ -2,6 +2,8 @@ import datetime
 import functools
 import json
 import os
+import subprocess
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,8 +16,9 @@ from tfx.types import standard_artifacts
 
 from components import artifacts, model_files
 from components.run_plan import RunPlan
-from components.serving_check import process, verdict
+from components.serving_check import executor, process, verdict
 from components.serving_check.executor import Executor, check
+from components.serving_store import TRAINING_STATE
 from schemas.loading import parse_spec
 from trainer_module.warmup import sample_requests
 
@@ -196,6 +199,15 @@ def test_model_slower_than_the_spec_allows_is_refused(limit, slow):
         )
 
 
+def save_whole(folder):
+    """Saves a good model with a training state; returns the SavedModel's folder."""
+    path = save(Model(), folder / "Format-Serving")
+    state = folder / "Format-Serving" / TRAINING_STATE
+    state.mkdir(parents=True)
+    (state / "state").touch()
+    return path
+
+
 def execute(folder, events, training=HEALTHY):
     RunPlan(
         spec=SPEC_OF_TEST,
@@ -229,7 +241,7 @@ def execute(folder, events, training=HEALTHY):
 
 @pytest.mark.slow
 def test_good_model_is_blessed_with_the_latency_of_each_signature(tmp_path, events):
-    save(Model(), tmp_path / "Format-Serving")
+    save_whole(tmp_path)
     blessing = execute(tmp_path, events)
     assert blessing.get_string_custom_property("reasons") == ""
     assert blessing.get_int_custom_property("blessed") == 1
@@ -273,9 +285,9 @@ def test_faults_of_a_real_model_are_all_told(tmp_path, events):
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_model_that_cannot_be_loaded_is_not_blessed_and_the_run_goes_on(tmp_path, events):
-    folder = tmp_path / "Format-Serving"
-    folder.mkdir()
-    (folder / "saved_model.pb").write_bytes(b"half a model")
+    path = save_whole(tmp_path)
+    with open(os.path.join(path, "saved_model.pb"), "wb") as file:
+        file.write(b"half a model")
     blessing = execute(tmp_path, events)
     reasons = blessing.get_string_custom_property("reasons")
     assert reasons.startswith("the model cannot be loaded and called: ")
@@ -336,6 +348,73 @@ def test_process_that_nobody_took_ends_with_the_run():
     assert not process._ready
 
 
+def refused(path):
+    """The reasons of an executor's run on a model that is not to be loaded."""
+
+    def not_called(*args):
+        raise AssertionError("the model is loaded")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "check", not_called)
+        blessing = execute(path, str(path))
+    assert blessing.get_int_custom_property("blessed") == 0
+    return blessing.get_string_custom_property("reasons").splitlines()
+
+
+def test_model_with_links_of_which_a_push_takes_nothing_along_is_refused(tmp_path):
+    path = tmp_path / "Format-Serving"
+    save_whole(tmp_path)
+    (path / "variables").rename(tmp_path / "variables")
+    (path / "variables").symlink_to(tmp_path / "variables")
+    (path / "assets" / "words").symlink_to(tmp_path / "nowhere")
+    assert refused(tmp_path) == [
+        f"{path / name}: is a link; a push copies files only"
+        for name in ("assets/words", "variables")
+    ]
+
+
+def test_model_without_the_state_that_the_next_day_starts_from_is_refused(tmp_path):
+    path = save(Model(), tmp_path / "Format-Serving")
+    assert refused(tmp_path) == [
+        f"{path}/assets.extra/training_state: is missing; no later day could start from this model"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("does", "cause"),
+    [
+        (
+            "os.kill(os.getpid(), 9)",
+            "its process was killed, perhaps because it took more memory than there is",
+        ),
+        ("os.kill(os.getpid(), 6)", "its process was ended by signal 6"),
+        ("os._exit(0)", "no output"),
+        (
+            "sys.exit('Error\\nindices[0] = 5 is not in [0, 2)\\n\\t [[{{node Gather}}]]\\n')",
+            "indices[0] = 5 is not in [0, 2)",
+        ),
+        (r"sys.stderr.buffer.write(b'bad \xff\n'); sys.exit(1)", "bad \ufffd"),
+    ],
+    ids=["out of memory", "aborted", "no answer", "TensorFlow's error", "no UTF-8"],
+)
+def test_process_that_ends_without_an_answer_is_a_refusal_with_its_cause(
+    monkeypatch, events, tmp_path, does, cause
+):
+    start = subprocess.Popen
+    command = [sys.executable, "-c", f"import os, sys; sys.stdin.read(); {does}"]
+    monkeypatch.setattr(process.subprocess, "Popen", lambda _, **kwargs: start(command, **kwargs))
+    assert check(str(tmp_path), events, SPEC_OF_TEST)["reasons"] == [
+        f"the model cannot be loaded and called: {cause}"
+    ]
+
+
+def test_training_that_exported_nothing_and_does_not_say_why_is_refused(tmp_path):
+    (tmp_path / "Format-Serving").mkdir()
+    (tmp_path / "Format-Serving" / "NOT_EXPORTED").touch()
+    path = tmp_path / "Format-Serving" / "NOT_EXPORTED"
+    assert refused(tmp_path) == [f"{path}: the training does not say why"]
+
+
 def test_training_that_exported_nothing_is_told_by_its_reasons(tmp_path, events):
     (tmp_path / "Format-Serving").mkdir()
     reasons = "shared-0/kernel is NaN\nhead-click is where it was"
@@ -349,7 +428,7 @@ def test_training_that_exported_nothing_is_told_by_its_reasons(tmp_path, events)
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_blessing_names_the_files_that_were_checked(tmp_path, events):
-    path = save(Model(), tmp_path / "Format-Serving")
+    path = save_whole(tmp_path)
     blessing = execute(tmp_path, events)
     files = model_files.digests(path, model_files.list_files(path))
     assert blessing.get_string_custom_property("model_digest") == model_files.digest_of(files)
