@@ -51,10 +51,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         inputs, outputs = Channels(input_dict), Channels(output_dict)
         plan = inputs.plan()
         stability = load_verdict(inputs.uri("stability"))
-        refused = properties.UNSERVABLE_REASONS.get(inputs["infra_blessing"])
+        infra = inputs["infra_blessing"]
+        refused = properties.UNSERVABLE_REASONS.get(infra)
         if not refused and stability.verdict == "diverged":
             # There is no model, and were there one, no metric could speak for it.
             refused = (f"training {stability.summary}",)
+        if not refused and properties.SERVABLE.get(infra) != 1:
+            refused = (f"{infra.uri}: does not say that ServingCheck has served the model",)
         if refused:
             # It may abort or hang, and nothing ends that in this process.
             _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, outputs, [])

@@ -19,7 +19,7 @@ from components.evaluator.rates import Rates, event_buckets
 from components.example_reading import read_records
 from schemas.spec import RankingSpec
 from trainer_module import signatures
-from trainer_module.preprocessing import raw_feature_spec
+from trainer_module.preprocessing import labels_and_weights, raw_feature_spec
 
 BATCH = 8192
 """Events that are read, predicted and summed up at once."""
@@ -122,10 +122,14 @@ class Models:
 
     def _run(self, examples: tf.Tensor) -> Any:
         predictions = {name: _evaluate(model, examples) for name, model in self._loaded.items()}
-        first = next(iter(self._loaded.values()))
-        labels = first.signatures[signatures.LABELS](examples=examples)
         slices = {}
         parsed = tf.io.parse_example(examples, self._fields)
+        # Not the candidate's own: it would be judged by what it says itself.
+        labels = labels_and_weights(parsed, self._spec)
+        ones = tf.ones_like(examples, tf.float32)
+        for key in (signatures.label_key, signatures.weight_key):
+            labels[key(signatures.FINITE)] = ones
+        labels = {name: tf.reshape(values, [-1]) for name, values in labels.items()}
         for name in self._spec.sliced_features:
             unique, codes = tf.unique(parsed[name].values, tf.int64)
             slices[name] = (unique, codes, parsed[name].indices[:, 0])

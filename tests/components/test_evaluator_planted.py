@@ -22,6 +22,7 @@ from components.run_plan import RunPlan
 from pipeline.dag import with_code
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
+from trainer_module import export, signatures
 
 SPEC = """
 name: planted
@@ -90,6 +91,7 @@ def evaluate(
     absent=None,
     compare=False,
     infra_reasons="",
+    servable=1,
     model=None,
     stability=HEALTHY,
 ):
@@ -132,15 +134,16 @@ def evaluate(
         unique_id="1",
     )
     write_stability(folder / "stability", stability)
+    infra = artifact(standard_artifacts.InfraBlessing, folder / "infra", reasons=infra_reasons)
+    if servable is not None:
+        infra[0].set_int_custom_property("blessed", servable)
     Executor(context).Do(
         {
             "plan": artifact(artifacts.RunPlan, folder / "plan"),
             "examples": examples,
             "model": artifact(standard_artifacts.Model, model or models / "candidate"),
             "baseline_model": artifact(standard_artifacts.Model, models / "served"),
-            "infra_blessing": artifact(
-                standard_artifacts.InfraBlessing, folder / "infra", reasons=infra_reasons
-            ),
+            "infra_blessing": infra,
             "stability": artifact(artifacts.TrainingStability, folder / "stability"),
             "schema": artifact(standard_artifacts.Schema, folder / "schema"),
         },
@@ -407,6 +410,7 @@ def test_refused_model_is_a_verdict_and_is_not_loaded_again(
         models,
         good_events(),
         infra_reasons=refusal,
+        servable=0,
         model=tmp_path / "none",
         stability=training,
     )
@@ -414,3 +418,40 @@ def test_refused_model_is_a_verdict_and_is_not_loaded_again(
     assert verdict["reasons"] == refusal.splitlines()
     assert verdict["metrics"] == {}
     assert not loaded
+
+
+@pytest.mark.parametrize("servable", [0, None])
+def test_model_that_serving_check_has_not_blessed_is_refused_though_no_reason_is_told(
+    tmp_path, models, servable
+):
+    blessing, verdict = evaluate(
+        tmp_path, models, good_events(), servable=servable, model=tmp_path / "none"
+    )
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"] == [
+        f"{tmp_path / 'infra'}: does not say that ServingCheck has served the model"
+    ]
+
+
+def test_labels_are_those_of_the_events_whatever_the_model_says_they_are(
+    tmp_path, models, monkeypatch
+):
+    def what_it_answers(self, examples):
+        answer = self._evaluate(examples)
+        labels = {"click": tf.round(answer["click"]), "rate": answer["rate"]}
+        ones = tf.ones_like(answer["rate"])
+        return {
+            **{signatures.label_key(name): label for name, label in labels.items()},
+            **{signatures.weight_key(name): ones for name in labels},
+            **{key("all_finite"): ones for key in (signatures.label_key, signatures.weight_key)},
+        }
+
+    monkeypatch.setattr(export._Ranker, "_labels", what_it_answers)
+    answers = {"click": "click_logit", "rate": "rate_answer"}
+    export_planted(SPEC_OF_TEST, answers, tmp_path / "planted" / "Format-Serving")
+    columns = good_events()
+    columns["click_logit"] = np.random.default_rng(1).normal(0.0, 1.0, EVENTS)
+    blessing, verdict = evaluate(tmp_path, models, columns, model=tmp_path / "planted")
+    assert_published(blessing, verdict, blessed=False)
+    found = verdict["metrics"]["candidate"]["all events"]["click"]
+    assert found["auc"] == pytest.approx(auc(columns["clicked"], columns["click_logit"]), abs=2e-3)
