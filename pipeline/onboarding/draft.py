@@ -15,7 +15,7 @@ from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
-from pipeline.onboarding.histories import worth_a_history
+from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
 from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
 from schemas.errors import BadDataError
 from schemas.features import RESERVED_FEATURES
@@ -90,7 +90,7 @@ def draft_spec(
     tables = [sample.events for sample in samples if sample.events.num_rows]
     if not tables:
         raise _nothing_read(logs_root, listed, read.fields)
-    guesses = guess_roles(tables, read.fields, event_id, labels)
+    guesses = with_numbered_ids(tables, guess_roles(tables, read.fields, event_id, labels))
     _refuse_what_cannot_run(guesses, unread, labels)
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
     text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"

@@ -1,4 +1,4 @@
-"""Which ids are worth a history: those whose past tells what their next events are like."""
+"""What ids tell of labels: which are worth a history, and which whole numbers are ids."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.onboarding.roles import Guess, Role
+from pipeline.onboarding import columns
+from pipeline.onboarding.roles import FEW, REPEATS, Guess, Role
 
 _MOST = 6
 _LARGE = 5
 _MANY = 50
-_REPEATS = 1.5
 _EVENTS = 50_000
 """Of the sample; more take longer and tell the same."""
 _STRENGTH = 10.0
 """Events after which an id's own mean counts as much as that of all."""
 _LEAST = 0.002
 """Share of a label's variance below which an id tells nothing, in the mean of the labels."""
+
+_NEIGHBOURHOODS, _NEIGHBOURS = 32, 4
+"""Parts of a field's values, at most, and values in each, at least."""
+_OF_ITS_OWN = 0.25
+"""What the values of an id tell beyond their neighbours, at least, as a part of what these do."""
+_NUMBERED = (
+    "whole numbers, taken for ids: each tells more of the labels than its neighbours; if they are "
+    "amounts, make it dense"
+)
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -82,9 +91,9 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
         and not guess.field.multivalued
         and guess.column is not None
         and guess.column.distinct > 2
-        and guess.column.repeats >= _REPEATS
+        and guess.column.repeats >= REPEATS
     }
-    table = table.take(np.arange(0, len(table), -(-len(table) // _EVENTS)))
+    table = _thinned(table)
     codes = {name: _codes(table[name]) for name in candidates}
     labels = list(_labels(table, guesses))
     chosen: list[str] = []
@@ -98,15 +107,75 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
         if not labels or shares[best] < _LEAST * len(labels):
             break
         chosen.append(best)
-        labels = [
-            dataclasses.replace(label, unexplained=label.unexplained - predicted)
-            for label, (_, predicted) in zip(labels, told[best], strict=True)
-        ]
+        labels = _without(labels, [predicted for _, predicted in told[best]])
     distinct = {name: int(numbers.max()) + 1 for name, numbers in codes.items()}
     large = [name for name in candidates if name not in chosen and distinct[name] >= _MANY]
     large.sort(key=lambda name: -distinct[name])
     chosen += large[: max(0, _LARGE - len(chosen))]
     return [candidates[name] for name in chosen]
+
+
+def with_numbered_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> list[Guess]:
+    """Takes whole numbers for ids where a value tells more of the labels than its neighbours do.
+
+    An amount that each item has tells as much, since it stands for the item: what an id keeps from
+    day to day stays an amount. So the field of most values comes first.
+
+    Args:
+        days: checked events, a table a day, neighbours next to each other.
+        guesses: what the fields are for.
+    """
+    table = _thinned(pa.concat_tables(days))
+    labels = list(_labels(table, guesses))
+    found = {guess.field.name: guess for guess in guesses}
+    owners = [
+        guess.field.name
+        for guess in guesses
+        if guess.role is Role.CATEGORICAL and not guess.field.multivalued and _comes_back(guess)
+    ]
+    numbers = [
+        guess
+        for guess in guesses
+        if guess.role is Role.DENSE and guess.field.kind == "int" and _comes_back(guess)
+    ]
+    for guess in sorted(numbers, key=lambda guess: -_distinct(guess)):
+        name = guess.field.name
+        codes = _codes(table[name])
+        ranks = np.argsort(np.argsort(table[name].to_numpy(), kind="stable"), kind="stable")
+        parts = min(_NEIGHBOURHOODS, _distinct(guess) // _NEIGHBOURS)
+        near = [label.explained_by(ranks * parts // len(ranks)) for label in labels]
+        by_neighbours = sum(share for share, _ in near)
+        left = _without(labels, [predicted for _, predicted in near])
+        by_value = sum(label.explained_by(codes)[0] for label in left)
+        if by_value < max(_LEAST * len(labels), _OF_ITS_OWN * by_neighbours):
+            continue
+        if any(columns.kept_by(owner, name, days) for owner in owners):
+            continue
+        owners.append(name)
+        assert guess.column is not None
+        why = f"about {guess.column.all_distinct:,} values"
+        found[name] = dataclasses.replace(guess, role=Role.CATEGORICAL, why=why, remark=_NUMBERED)
+    return list(found.values())
+
+
+def _without(labels: Sequence[_Label], predicted: Sequence[Floats]) -> list[_Label]:
+    """The labels with what is predicted of each taken away."""
+    return [
+        dataclasses.replace(label, unexplained=label.unexplained - part)
+        for label, part in zip(labels, predicted, strict=True)
+    ]
+
+
+def _comes_back(guess: Guess) -> bool:
+    return _distinct(guess) > FEW and guess.column is not None and guess.column.repeats >= REPEATS
+
+
+def _distinct(guess: Guess) -> int:
+    return guess.column.distinct if guess.column else 0
+
+
+def _thinned(table: pa.Table) -> pa.Table:
+    return table.take(np.arange(0, len(table), -(-len(table) // _EVENTS)))
 
 
 def _labels(table: pa.Table, guesses: Sequence[Guess]) -> Iterator[_Label]:

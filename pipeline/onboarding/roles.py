@@ -60,9 +60,9 @@ _FRESH = (
     "two values, and no id keeps one from day to day: if it tells what came of the impression, "
     "name it by --label or leave it out"
 )
-_REPEATS = 1.5
+REPEATS = 1.5
 """Events of a value from which on an id comes back."""
-_FEW = 32
+FEW = 32
 """Values up to which whole numbers are taken for a category, whatever their name."""
 _HOLDS = "a field holds numbers, text, true and false, or lists of text or of whole numbers"
 _OTHERS = (
@@ -226,8 +226,8 @@ def _is_owner(field: Field, column: Column) -> bool:
     return (
         _feature_role(field, column)[0] is Role.CATEGORICAL
         and not field.multivalued
-        and column.distinct > _FEW
-        and column.repeats >= _REPEATS
+        and column.distinct > FEW
+        and column.repeats >= REPEATS
         and not _sound(field.name)
     )
 
@@ -334,7 +334,7 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         if unique and "id" not in said:
             return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
         return Role.CATEGORICAL, values
-    if _is_code(field.name) or column.distinct <= _FEW:
+    if _is_code(field.name) or column.distinct <= FEW:
         return Role.CATEGORICAL, values
     return Role.DENSE, f"{values}; if these are names, categorical with dtype int"
 
@@ -346,7 +346,7 @@ def _is_code(name: str) -> bool:
 
 def _remark(field: Field, column: Column, values: pa.ChunkedArray, text: str) -> str:
     """What a person should look at in a category."""
-    if text and column.distinct > _FEW and not _is_code(field.name):
+    if text and column.distinct > FEW and not _is_code(field.name):
         return text
     if not pa.types.is_string(values.type):
         return ""
@@ -419,7 +419,7 @@ def _without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     for guess in guesses:
         field, column = guess.field.name, guess.column
         single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
-        if single and column is not None and column.distinct > _FEW:
+        if single and column is not None and column.distinct > FEW:
             for other in ids:
                 assert other.column is not None
                 same = column.distinct == other.column.distinct

@@ -320,6 +320,20 @@ def test_two_values_that_no_id_keeps_are_asked_about(tmp_path):
     assert not remark_on(draft, "isPremium")
 
 
+def test_an_id_of_whole_numbers_is_one_whatever_its_name(tmp_path):
+    def renamed(event):
+        odd = (event["item.Id"] + (number_of(event) % 4 == 0)) % 2
+        kept = {"opus" if k == "item.Id" else k: v for k, v in event.items()}
+        return {**kept, "isClicked": bool(odd)}
+
+    draft = draft_spec(write_logs(tmp_path, change=renamed), "ranker")
+    spec = parse_spec(draft.text, "draft")
+    assert spec.categorical["opus"].dtype == "int"
+    assert spec.history["opus_history"].of == ("opus",)
+    assert spec.categorical["recent_items"].table == "opus"
+    assert "taken for ids" in remark_on(draft, "opus")
+
+
 def test_a_trace_of_a_measure_is_no_feature(tmp_path):
     def measured(event):
         seconds = event["dwellTimeMs"] / 1000

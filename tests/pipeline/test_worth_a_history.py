@@ -4,7 +4,7 @@ import pytest
 
 from components.daily_example_gen.fields import Field
 from pipeline.onboarding import columns
-from pipeline.onboarding.histories import worth_a_history
+from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
 from pipeline.onboarding.roles import Guess, Role
 
 EVENTS = 8000
@@ -84,3 +84,51 @@ def test_at_most_six_are_chosen(rng):
     seconds = ids.sum(axis=0) + rng.normal(size=EVENTS)
     given = {f"categorical_id{number}": values for number, values in enumerate(ids)}
     assert len(chosen(**given, regression_seconds=seconds)) == 6
+
+
+def numbered_ids(rng, label, **numbers):
+    """Which of whole numbers, [events], are taken for ids in two days of half the events each."""
+    table = {name: pa.chunked_array([pa.array(values)]) for name, values in numbers.items()}
+    fields = {name: (Field(name, "int"), Role.DENSE) for name in table}
+    table["label"] = pa.chunked_array([pa.array(label)])
+    fields["label"] = (Field("label", "number"), Role.REGRESSION)
+    guesses = [
+        Guess(field, role, "", columns.describe(table[name]))
+        for name, (field, role) in fields.items()
+    ]
+    days = pa.table(table)
+    half = EVENTS // 2
+    found = with_numbered_ids([days.slice(half), days.slice(0, half)], guesses)
+    assert [guess.field.name for guess in found] == list(table)
+    return [guess.field.name for guess in found if guess.role is Role.CATEGORICAL]
+
+
+@pytest.mark.parametrize("popularity", [0.0, 1.0])
+@pytest.mark.parametrize("values", [40, 400])
+def test_whole_numbers_whose_neighbours_differ_are_ids(rng, popularity, values):
+    weights = np.arange(1.0, values + 1) ** -popularity
+    book = rng.choice(values, EVENTS, p=weights / weights.sum())
+    pages = rng.integers(50, 50 + values, size=values)[book]
+    label = rng.normal(size=values)[book] + 2 * rng.normal(size=EVENTS)
+    # The book keeps its pages, which tell as much as the book but for those that share them.
+    assert numbered_ids(rng, label, pages=pages, book=7 * book) == ["book"]
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        lambda amount: amount / 100,
+        lambda amount: np.log1p(amount),
+        lambda amount: 2.0 * (amount > 150),
+        lambda amount: np.sin(amount / 30),
+        lambda amount: 0.0 * amount,
+        lambda amount: 2.0 * (amount == 0),
+    ],
+)
+@pytest.mark.parametrize("heavy", [False, True])
+def test_whole_numbers_that_tell_by_their_size_are_amounts(rng, effect, heavy):
+    amount = rng.integers(400, size=EVENTS)
+    if heavy:
+        amount = (np.exp(6 * rng.random(EVENTS)) - 1).astype(int)
+    label = effect(amount) + rng.normal(size=EVENTS)
+    assert numbered_ids(rng, label, amount=amount) == []
