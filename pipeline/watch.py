@@ -161,4 +161,6 @@ def watch(
     counted = [f for f in failures if f.is_change or f.task == signatures.FINITE]
     verdict = decide(counted, estimates, spec)
     others = [str(failure) for failure in failures if failure not in counted]
-    return Watched(date, served, before, verdict.reasons, (*others, *verdict.notes))
+    # A day that cannot tell is no reason to go back.
+    reasons = tuple(reason for reason in verdict.reasons if reason not in verdict.untold)
+    return Watched(date, served, before, reasons, (*verdict.untold, *others, *verdict.notes))

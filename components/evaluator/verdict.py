@@ -6,11 +6,15 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from components.evaluator.bounds import CANDIDATE, bounds_of
+from components.evaluator.bounds import BASELINE, CANDIDATE, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.metrics import SHOWN
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, RegressionTask
+
+_LOST = 4.0
+"""A class that is this much rarer than the served model expects, whose calibration was within two
+at its own gate, has not become rare by chance."""
 
 OVERALL = "all events"
 CHANGE = "change"
@@ -63,6 +67,7 @@ class Verdict:
         notes: breaches that do not count, and bounds that cannot fail.
         not_gated: what was not held to its bounds, and why.
         failed: slice and task of each bound among the reasons.
+        untold: the reasons that are no failed bound: of what the day cannot tell.
     """
 
     blessed: bool
@@ -70,6 +75,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     not_gated: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    untold: tuple[str, ...] = ()
 
 
 def in_order(estimates: Estimates, first: Sequence[str]) -> Estimates:
@@ -154,7 +160,8 @@ def decide(
 
     Noise must not stop the pushes: a task counts from `min_class_events` positives and as many
     negatives on (labels, for a regression), in a slice from `min_slice_events` of its labels
-    on. A model of which no task counts is not pushed. What is no task's counts always.
+    on. A model of which no task counts is not pushed, nor one of which a task does not count since
+    the day has lost its labels. What is no task's counts always.
 
     Args:
         breaches: thresholds that did not hold.
@@ -182,8 +189,10 @@ def decide(
         else:
             reasons.append(str(breach))
             failed[breach.slice_name, breach.task] = None
+    untold = list(_lost_labels(estimates, spec))
     if all((OVERALL, task) in too_few for task in spec.tasks):
-        reasons.append(f"no task could be judged: {too_few[OVERALL, next(iter(spec.tasks))]}")
+        untold.append(f"no task could be judged: {too_few[OVERALL, next(iter(spec.tasks))]}")
+    reasons += untold
     return Verdict(
         blessed=not reasons,
         reasons=tuple(reasons),
@@ -194,7 +203,36 @@ def decide(
         ),
         not_gated=tuple(_not_gated(metrics, spec, too_few)),
         failed=tuple(failed),
+        untold=tuple(untold),
     )
+
+
+def _lost_labels(estimates: Mapping[str, Estimates], spec: RankingSpec) -> Iterator[str]:
+    """Names the binary tasks that have far fewer events of a class than the served model expects.
+
+    Too few to judge the task, and no chance: the labels of the day are late or lost.
+    """
+    served = values_of(estimates.get(BASELINE, {})).get(OVERALL, {})
+    for name, task in spec.tasks.items():
+        values = served.get(name, {})
+        if not isinstance(task, BinaryTask) or "mean_prediction" not in values:
+            continue
+        expected = _of_each_class(values, "mean_prediction")
+        for what, count in _of_each_class(values, "mean_label").items():
+            if count < spec.min_class_events and expected[what] >= _LOST * spec.min_class_events:
+                yield (
+                    f"{name}: the day has {count:.0f} {what}, and the served model expects "
+                    f"{expected[what]:.0f}: labels are late or lost, and nothing can be said of "
+                    "the task. Run the day again when they are there; a label that is not given "
+                    "any more must leave the spec"
+                )
+
+
+def _of_each_class(values: Mapping[str, float], share: str) -> dict[str, float]:
+    """How many positives and negatives there are, by a mean label or prediction."""
+    labelled = values.get("weighted_example_count", 0.0)
+    positives = round(labelled * values.get(share, 0.0))
+    return {"positives": positives, "negatives": labelled - positives}
 
 
 def _too_few(
@@ -206,8 +244,7 @@ def _too_few(
         return f"{labelled:.0f} of {spec.min_slice_events} events with its label"
     wanted = spec.min_class_events
     if isinstance(spec.tasks[name], BinaryTask):
-        positives = round(labelled * values.get("mean_label", 0.0))
-        counts = {"positives": positives, "negatives": labelled - positives}
+        counts = _of_each_class(values, "mean_label")
     else:
         counts = {"events with its label": labelled}
     for what, count in counts.items():

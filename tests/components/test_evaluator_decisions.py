@@ -6,7 +6,7 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
+from components.evaluator.bounds import BASELINE, CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.eval_config import eval_config
 from components.evaluator.metrics import COMPARISONS, METRICS
@@ -311,6 +311,29 @@ def test_model_of_which_no_task_can_be_judged_is_not_blessed(metrics):
     verdict = decide([], estimates(metrics), SPEC)
     assert not verdict.blessed
     assert verdict.reasons[0].startswith("no task could be judged: ")
+
+
+@pytest.mark.parametrize(
+    ("positives", "predicted", "lost"),
+    [
+        (0, 0.2, "the day has 0 positives, and the served model expects 200"),
+        (0, 0.19, None),
+        (49, 0.25, "the day has 49 positives, and the served model expects 250"),
+        (50, 0.9, None),
+        (1000, 0.8, "the day has 0 negatives, and the served model expects 200"),
+        (1000, 0.95, None),
+        (3, 0.003, None),
+    ],
+)
+def test_task_whose_labels_the_day_has_lost_blocks_and_a_rare_one_does_not(
+    positives, predicted, lost
+):
+    metrics = day(overall={"click": labels(1000, positives)})
+    served = {OVERALL: {"click": {**labels(1000, positives), "mean_prediction": predicted}}}
+    verdict = decide([], estimates(metrics) | estimates(served, BASELINE), SPEC)
+    assert [reason.partition(": labels")[0] for reason in verdict.reasons] == (
+        [f"click: {lost}"] if lost else []
+    )
 
 
 def test_what_is_not_gated_is_said_once_for_a_task_and_for_a_feature():

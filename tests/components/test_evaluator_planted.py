@@ -379,6 +379,22 @@ def test_day_without_a_positive_is_not_held_against_the_model(tmp_path, models):
     assert verdict["not_gated"][0] == "click: 0 of 50 positives"
 
 
+def test_day_that_has_lost_its_labels_is_told_by_what_the_served_model_expects(tmp_path, models):
+    columns = good_events()
+    columns["clicked"] = np.zeros(EVENTS)
+    columns["served_click_logit"] = np.ones(EVENTS)
+    # Trained on such a day, the model has learned that there are no clicks.
+    columns["click_logit"] = np.full(EVENTS, -9.0) + 0.01 * columns["click_logit"]
+    blessing, verdict = evaluate(tmp_path, models, columns, compare=True)
+    assert_published(blessing, verdict, blessed=False)
+    assert any(
+        reason.startswith(
+            "click: the day has 0 positives, and the served model expects 292: labels are late"
+        )
+        for reason in verdict["reasons"]
+    )
+
+
 def test_model_is_blocked_where_no_task_has_a_label(tmp_path, models):
     everything = np.ones(EVENTS, bool)
     absent = {"clicked": everything, "rating": everything}

@@ -84,19 +84,21 @@ def models(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("signal", "code", "text"),
+    ("signal", "rate", "code", "text"),
     [
-        (2.0, 0, "version 2 against version 1: may stay"),
-        (0.2, 10, "version 2 against version 1: worse"),
+        (2.0, 0.4, 0, "version 2 against version 1: may stay"),
+        (0.2, 0.4, 10, "version 2 against version 1: worse"),
+        (2.0, 0.0, 0, "no task could be judged: 0 of 50 positives"),
     ],
+    ids=["as good", "worse", "a day without labels"],
 )
-def test_worse_version_is_rolled_back_where_asked_for(tmp_path, models, signal, code, text):
+def test_worse_version_is_rolled_back_where_asked_for(tmp_path, models, signal, rate, code, text):
     work, logs = tmp_path / "work", tmp_path / "logs"
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(SPEC))
     rng = np.random.default_rng(0)
     for date in (datetime.date(2026, 1, 4), LATER):
-        clicked = rng.random(EVENTS) < 0.4
+        clicked = rng.random(EVENTS) < rate
         noise = rng.normal(-0.5, 1.0, (2, EVENTS))
         (logs / str(date)).mkdir(parents=True)
         with open(logs / str(date) / "part.jsonl", "w") as file:
