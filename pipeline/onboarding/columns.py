@@ -194,6 +194,11 @@ def numbers_as_text(column: pa.ChunkedArray) -> str:
     return f"numbers as text, such as {numbers[0].as_py()!r}: log the number alone"
 
 
+def half(rows: int) -> np.ndarray:
+    """A mask of a random half, bool [rows], the same each time; the rows of a log may alternate."""
+    return np.random.default_rng(0).random(rows) < 0.5
+
+
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve, ties counted half; NaN where there is one class only.
 

@@ -187,8 +187,8 @@ def _labels(table: pa.Table, guesses: Sequence[Guess]) -> Iterator[_Label]:
             # Or single events in a heavy tail would say which id tells most.
             label = np.clip(label, *np.nanquantile(label, (0.01, 0.99)))
         label = label - np.nanmean(label)
-        even = np.arange(len(label)) % 2 == 0
-        for learnt in (even, ~even):
+        half = columns.half(len(label))
+        for learnt in (half, ~half):
             squares = float(np.nansum(np.square(label[~learnt])))
             if squares > 0.0:
                 yield _Label(label, learnt, squares)

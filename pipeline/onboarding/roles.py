@@ -443,7 +443,7 @@ def _tells(guess: Guess, column: pa.ChunkedArray, flags: pa.ChunkedArray) -> flo
     if guess.column is None or guess.column.distinct > 1000:
         return 0.5
     _, codes = np.unique(values, return_inverse=True)
-    half = np.arange(len(codes)) % 2 == 0
+    half = columns.half(len(codes))
     seen = np.bincount(codes[half], minlength=codes.max() + 1)
     ones = np.bincount(codes[half], weights=labels[half], minlength=codes.max() + 1)
     rates = (ones + labels.mean()) / (seen + 1)

@@ -40,6 +40,12 @@ def test_a_category_of_few_values_that_tells_the_label_is_chosen_and_noise_is_no
     ) == ["tab"]
 
 
+def test_a_log_whose_rows_alternate_is_judged_as_any_other(rng):
+    slot = np.arange(EVENTS) % 2 * 3 + rng.integers(3, size=EVENTS)
+    click = clicks(rng, np.array([-2, -1, 0, 0, 1, 2])[slot])
+    assert chosen(categorical_slot=slot, binary_click=click) == ["slot"]
+
+
 def test_what_only_repeats_a_chosen_id_is_not_chosen(rng):
     author, tab = rng.integers(20, size=EVENTS), rng.integers(5, size=EVENTS)
     effect = rng.normal(size=20)
