@@ -212,17 +212,22 @@ def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> 
             f"about {newest.day_events} events: too few to learn much from, and to judge a model "
             "by; a few thousand a day are enough to start with",
         )
+    least = spec.min_class_events
+    few = {}
     for name, task in spec.tasks.items():
         column = described.get(task.label)
-        if not isinstance(task, BinaryTask) or column is None or column.distinct < 2:
-            continue
-        rarer = round(column.rarer * newest.day_events)
-        if rarer < sizes.MIN_POSITIVES:
-            yield Finding(
-                f"tasks.{name}.label",
-                f"about {rarer} events of a day have the rarer label: below "
-                f"{sizes.MIN_POSITIVES} a task is hardly learnt, and its gate tells little",
-            )
+        if column is not None and column.distinct > 1:
+            is_binary = isinstance(task, BinaryTask)
+            share = column.rarer if is_binary else column.present / column.rows
+            if (labels := round(share * newest.day_events)) < least:
+                kind = "labels of the rarer kind" if is_binary else "labels"
+                few[name] = f"about {labels} {kind} on {newest.date}"
+    for name, what in few.items():
+        what += f", of the {least} of min_class_events: hardly learnt, and not gated"
+        yield Finding(f"tasks.{name}.label", what)
+    if len(few) == len(spec.tasks):
+        what = f"no task has {least} labels of each kind a day: no model would be pushed. Log more"
+        yield Finding("min_class_events", what, stops=True)
 
 
 def _features(spec: RankingSpec, described: dict[str, Column]) -> Iterator[Finding]:

@@ -136,11 +136,15 @@ def test_what_does_not_fit_the_logs_is_found(logs, override, message):
         ({"hour": 7}, "warning: features.hour: 7 in every event: it says nothing; drop it"),
         (
             {"clicked": lambda n: n < 30},
-            "warning: tasks.click.label: about 30 events of a day have the",
+            "warning: tasks.click.label: about 30 labels of the rarer kind on",
         ),
         (
             {"clicked": lambda n: n > 29},
-            "warning: tasks.click.label: about 30 events of a day have the",
+            "warning: tasks.click.label: about 30 labels of the rarer kind on",
+        ),
+        (
+            {"seconds": lambda n: n % 9 if n < 40 else None},
+            "warning: tasks.watch.label: about 40 labels",
         ),
         ({"topics": []}, "warning: features.topics: empty in every event; drop it"),
         (
@@ -169,6 +173,16 @@ def test_a_log_of_few_events_a_day_is_told(tmp_path, monkeypatch):
         f"warning: logs of 2026-01-04: about {EVENTS} events: too few to learn much from, and to "
         "judge a model by; a few thousand a day are enough to start with"
     ]
+
+
+def test_a_log_whose_models_would_all_be_blocked_for_few_labels_is_told(tmp_path):
+    logs = write_logs(tmp_path, clicked=lambda n: n < 40, seconds=lambda n: n if n < 30 else None)
+    result = check(logs)
+    (stopping,) = [finding for finding in result.findings if finding.stops]
+    assert str(stopping).startswith(
+        "error: min_class_events: no task has 50 labels of each kind a day: no model would be"
+    )
+    assert not check(logs, "min_class_events=30").stops
 
 
 def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):
