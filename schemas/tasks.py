@@ -158,6 +158,7 @@ class BinaryGate(BinaryBounds):
 
     min_auc: float | None = Field(le=1.0)
     calibration: Bounds | None = (0.5, 2.0)
+    max_normalised_entropy: float | None = Field(default=1.25, gt=0.0)
     min_auc_lift: float | None = Field(default=None, ge=-0.5, le=0.5)
     slices: dict[Name, BinaryBounds] = Field(default={})
 

@@ -57,7 +57,8 @@ def test_each_bound_of_the_spec_is_a_threshold_and_declared_slices_have_some_on_
     spec = demo_with(
         f"tasks.click.gate={BINARY_GATE}",
         f"tasks.rating.gate={REGRESSION_GATE}",
-        "tasks.like.gate={min_auc: null, max_auc_drop: null, calibration: null}",
+        "tasks.like.gate={min_auc: null, max_auc_drop: null, calibration: null, "
+        "max_normalised_entropy: null}",
         "slices=[device, topic]",
     )
     config = eval_config(spec, compare=compare)
@@ -83,6 +84,7 @@ def test_each_bound_of_the_spec_is_a_threshold_and_declared_slices_have_some_on_
             ("AUC", None): (0.6, None),
             ("AUC", "device"): (0.55, None),
             ("Calibration", None): (0.5, 2.0),
+            ("normalised_entropy", None): (None, 1.25),
         },
         "rating": {
             ("RootMeanSquaredError", None): (None, 1.5),

@@ -254,6 +254,22 @@ def test_constant_regression_and_probabilities_three_times_too_high_are_blocked(
     assert rate[0].startswith("rate: r2 is 0.0")
 
 
+def test_probabilities_that_are_far_too_sure_are_blocked_though_their_mean_is_right(
+    tmp_path, models
+):
+    columns = good_events()
+    # The same order, eight times as steep around a middle that leaves the mean where it belongs.
+    columns["click_logit"] = 8.0 * (columns["click_logit"] - 0.5 * columns["clicked"] + 0.2)
+    blessing, verdict = evaluate(tmp_path, models, columns)
+    assert_published(blessing, verdict, blessed=False)
+    found = verdict["metrics"]["candidate"]["all events"]["click"]
+    assert found["calibration"] == pytest.approx(1.0, abs=0.1)
+    assert verdict["reasons"] == [
+        f"click: normalised_entropy is {found['normalised_entropy']:.4f}, must be at most 1.25 "
+        "(all events)"
+    ]
+
+
 def test_constant_and_not_finite_predictions_end_in_a_verdict_and_not_in_a_crash(tmp_path, models):
     columns = good_events()
     columns["click_logit"] = np.zeros(EVENTS)
