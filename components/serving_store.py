@@ -46,6 +46,7 @@ class ModelInfo:
             is run again on the same does not make a second version.
         files: SHA-256 of each file, as it was evaluated; empty for a version that was pushed
             before there were digests.
+        ranker: name of its spec; empty for a version from before it was kept.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -58,6 +59,7 @@ class ModelInfo:
     rolled_back_to: int | None = None
     made_from: str = ""
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ranker: str = ""
 
     @property
     def digest(self) -> str:

@@ -28,10 +28,16 @@ def make_plan(
         The plan.
 
     Raises:
-        RankerError: a later day's model is being served; pushing over it would serve
-            an older one.
+        RankerError: a later day's model is being served, or another ranker's; a push would
+            serve an older one, or take the other's place.
     """
     served = versions[-1] if versions else None
+    if served is not None and served.info.ranker not in ("", spec.name):
+        raise RankerError(
+            f"the served version {served.version} is of the ranker {served.info.ranker!r}, and the "
+            f"spec's name is {spec.name!r}: a push would take the other's place. Give another "
+            f"serving folder, or, if it is the same ranker, keep its name"
+        )
     if served is not None and served.info.run_date > run_date:
         raise RankerError(
             f"run date {run_date} is before that of the served version {served.version} "

@@ -60,6 +60,7 @@ class Executor(executor.Executor):
                 model_uri=properties.OWN_URI.get(model) or model.uri,
                 made_from=_made_from(plan, (train, evaluated)),
                 files=files,
+                ranker=plan.spec.name,
             ),
             plan.spec.serving.keep_versions,
             served_before=plan.served_version,

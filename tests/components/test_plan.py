@@ -163,6 +163,20 @@ def test_older_date_than_the_served_one_is_refused_with_what_to_do():
         make_plan(SPEC_NOW, day(4), [version(1, 4), version(2, 5)])
 
 
+def of_ranker(name, item):
+    return dataclasses.replace(item, info=dataclasses.replace(item.info, ranker=name))
+
+
+def test_another_rankers_serving_folder_is_refused_with_what_to_do():
+    assert make_plan(SPEC_NOW, day(5), [of_ranker(SPEC_NOW.name, version(1, 4))]).warm_start
+    message = (
+        rf"version 2 is of the ranker 'search', and the spec's name is '{SPEC_NOW.name}': .*"
+        "Give another serving folder, or, if it is the same ranker, keep its name"
+    )
+    with pytest.raises(RankerError, match=message):
+        make_plan(SPEC_NOW, day(5), [version(1, 3), of_ranker("search", version(2, 4))])
+
+
 @pytest.mark.parametrize(
     ("change", "warm", "compared"),
     [

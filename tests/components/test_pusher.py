@@ -107,6 +107,7 @@ def test_blessed_model_becomes_the_served_version_and_says_what_it_is(tmp_path):
         tasks_fingerprint=SPEC.tasks_fingerprint(),
         model_uri=str(tmp_path / "model"),
         files={"saved_model.pb": hashlib.sha256(b"weights").hexdigest()},
+        ranker=SPEC.name,
     )
     assert serving_store.damage(served) == []
     assert (tmp_path / "serving" / "1" / "saved_model.pb").read_text() == "weights"
