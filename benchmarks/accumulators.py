@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.daily import as_columns
+from benchmarks.learning import default_spec
 from benchmarks.simulated import transformed
-from pipeline.cli import DEMO_SPEC
 from pipeline.simulate import simulate_days
-from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from schemas.training import Accumulators
 from trainer_module import signatures
-from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.training import make_optimizer
 from trainer_module.training_loop import TrainingLoop
@@ -93,15 +92,6 @@ class Contender:
         return self.spec.training.learning_rate / math.sqrt(accumulator)
 
 
-def _arrays(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name, value in columns.items():
-        if isinstance(value, tf.SparseTensor):
-            value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, 10))
-        arrays[name] = value.numpy()
-    return arrays
-
-
 def _joined(days: list[Arrays]) -> Arrays:
     return {name: np.concatenate([day[name] for day in days]) for name in days[0]}
 
@@ -125,7 +115,7 @@ def run(spec: RankingSpec, days: int, rows: int, seed: int) -> list[dict[str, An
     records = []
     simulated = simulate_days(datetime.date(2026, 1, 1), days, rows, seed)
     for number, day in enumerate(simulated):
-        data = _arrays(transformed(day, warm))
+        data = {name: as_columns(value) for name, value in transformed(day, warm).items()}
         record: dict[str, Any] = {"seed": seed, "day": number, "loss": {}, "rate": {}}
         for name, contender in contenders.items():
             record["loss"][name] = contender.loss(data)
@@ -157,8 +147,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override of the demo's spec")
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
-    overrides = ["model.preset=tiny", "training.batch_size=auto", *arguments.set]
-    spec = load_spec(DEMO_SPEC, overrides)
+    spec = default_spec(["model.preset=tiny", *arguments.set])
     records = []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         records += run(spec, arguments.days, arguments.rows, seed)

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import planted
+from benchmarks.daily import as_columns
 from benchmarks.learning import default_spec
 from benchmarks.quality import metric
 from benchmarks.simulated import transformed
@@ -34,7 +35,6 @@ from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
-from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, ClippedOptimizer, Clippy
 from trainer_module.stability.detection import Detector
@@ -107,10 +107,7 @@ def examples(spec: RankingSpec, world: int) -> dict[str, np.ndarray]:
     parts = []
     for number, day in enumerate(simulate_days(datetime.date(2026, 1, 1), DAYS, ROWS, world)):
         part = {"day": np.full(len(day.columns["hour"]), number)}
-        for name, value in transformed(day, spec).items():
-            if isinstance(value, tf.SparseTensor):
-                value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, 10))
-            part[name] = value.numpy()
+        part |= {name: as_columns(value) for name, value in transformed(day, spec).items()}
         parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

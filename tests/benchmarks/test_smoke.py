@@ -39,6 +39,13 @@ def test_a_measurement_joins_those_that_were_kept(tmp_path):
     assert measured["ours_csv_history"]["events_per_second"] > 0
 
 
+def test_policies_of_the_accumulators_part_after_a_day():
+    printed = run("accumulators", "--days", "3", "--rows", "200", "--seeds", "1")
+    *_, last = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
+    assert last["rate"]["forget"] > last["rate"]["decay 0.5"] > last["rate"]["carry"]
+    assert len({round(loss, 9) for loss in last["loss"].values()}) == len(last["loss"])
+
+
 def test_a_first_model_of_any_logs_is_held_against_the_alternatives(tmp_path):
     rng = np.random.default_rng(3)
     for day in range(6):
