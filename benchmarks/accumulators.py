@@ -14,7 +14,7 @@ import datetime
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,10 @@ from trainer_module.training_state import age_accumulators
 
 POLICIES = {
     "carry": Accumulators(),
+    "decay 0.99": Accumulators(decay=0.99),
     "decay 0.95": Accumulators(decay=0.95),
     "decay 0.9": Accumulators(decay=0.9),
     "decay 0.7": Accumulators(decay=0.7),
-    "decay 0.5": Accumulators(decay=0.5),
     "forget": Accumulators(decay=1e-9),
 }
 COLD_EVERY = 15
@@ -104,8 +104,10 @@ def _batch(data: Arrays, spec: RankingSpec) -> Any:
     )
 
 
-def run(spec: RankingSpec, days: int, rows: int, seed: int) -> list[dict[str, Any]]:
-    """Runs every policy through one world; returns a record a day."""
+def run(
+    spec: RankingSpec, policies: Sequence[str], days: int, rows: int, seed: int
+) -> list[dict[str, Any]]:
+    """Runs the policies through one world; returns a record a day."""
     seeded = spec.training.model_copy(update={"seed": seed})
     warm, cold_spec = (
         spec.model_copy(update={"training": seeded.fitted(rows, warm)}) for warm in (True, False)
@@ -127,7 +129,7 @@ def run(spec: RankingSpec, days: int, rows: int, seed: int) -> list[dict[str, An
             record["loss"]["cold start"] = cold.loss(data)
             record["rate"]["cold start"] = cold.effective_rate()
         if not contenders:
-            contenders = {name: Contender(warm, data) for name in POLICIES}
+            contenders = {name: Contender(warm, data) for name in policies}
         for name, contender in contenders.items():
             age_accumulators(contender.optimizer, POLICIES[name])
             contender.train(data, seed + number)
@@ -144,24 +146,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000, help="events a day")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--set", action="append", default=[], help="override of the demo's spec")
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     spec = default_spec(["model.preset=tiny", *arguments.set])
     records = []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        records += run(spec, arguments.days, arguments.rows, seed)
+        records += run(spec, arguments.policies, arguments.days, arguments.rows, seed)
         if arguments.output:
             pathlib.Path(arguments.output).write_text(json.dumps(records) + "\n")
-    print_table(records)
+    print_table(records, arguments.policies)
 
 
-def print_table(records: list[dict[str, Any]]) -> None:
+def print_table(records: list[dict[str, Any]], policies: Sequence[str]) -> None:
     """Prints each policy's log loss less that of `carry`, by third of the days, over seeds."""
     days = 1 + max(record["day"] for record in records)
     seeds = sorted({record["seed"] for record in records})
     print("policy, then per third of the days: loss less carry's (mean, sd over seeds), rate")
-    for name in [*POLICIES, "cold start"]:
+    for name in [*policies, "cold start"]:
         cells = []
         for third in range(3):
             inside = [

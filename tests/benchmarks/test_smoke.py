@@ -40,10 +40,11 @@ def test_a_measurement_joins_those_that_were_kept(tmp_path):
 
 
 def test_policies_of_the_accumulators_part_after_a_day():
-    printed = run("accumulators", "--days", "3", "--rows", "200", "--seeds", "1")
+    options = ("--days", "3", "--rows", "200", "--seeds", "1", "--policies", "carry", "forget")
+    printed = run("accumulators", *options)
     *_, last = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
-    assert last["rate"]["forget"] > last["rate"]["decay 0.5"] > last["rate"]["carry"]
-    assert len({round(loss, 9) for loss in last["loss"].values()}) == len(last["loss"])
+    assert last["rate"]["forget"] > last["rate"]["carry"]
+    assert last["loss"]["forget"] != last["loss"]["carry"]
 
 
 def test_a_first_model_of_any_logs_is_held_against_the_alternatives(tmp_path):
