@@ -129,7 +129,7 @@ def run_history(directory: str) -> int:
 
     spec = make_spec()
     day_before = DAY - datetime.timedelta(days=1)
-    plan = RunPlan(spec, DAY, (day_before,), None, None, "", None, "")
+    plan = RunPlan(spec, DAY, (day_before,))
 
     def pipeline() -> beam.Pipeline:
         return beam.Pipeline(argv=IN_MEMORY)

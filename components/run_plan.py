@@ -17,7 +17,7 @@ _PLAN_FILE = "plan.json"
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """What a run was told to do, and what it starts from.
+    """What a run was told to do, and what it starts from: from nothing, if nothing else is said.
 
     Attributes:
         spec: the ranking spec with overrides applied.
@@ -36,11 +36,11 @@ class RunPlan:
     spec: RankingSpec
     run_date: datetime.date
     window: tuple[datetime.date, ...]
-    base_version: int | None
-    base_trained_through: datetime.date | None
-    start_reason: str
-    baseline_version: int | None
-    baseline_reason: str
+    base_version: int | None = None
+    base_trained_through: datetime.date | None = None
+    start_reason: str = ""
+    baseline_version: int | None = None
+    baseline_reason: str = ""
     served_version: int | None = None
     baseline_run_date: datetime.date | None = None
     baseline_trained_through: datetime.date | None = None

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
+from executions import artifact
 from tfx.orchestration import data_types
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
@@ -83,9 +84,6 @@ def plan(base_trained_through=None, window=None, **overrides):
         window=tuple(DAYS[:-1] if window is None else window),
         base_version=None if base_trained_through is None else 1,
         base_trained_through=base_trained_through,
-        start_reason="",
-        baseline_version=None,
-        baseline_reason="",
     )
 
 
@@ -733,15 +731,15 @@ def test_rates_are_of_the_whole_window_whatever_is_trained_on(root, monkeypatch)
 
 def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
     plan().save(str(root / "plan"))
-    given = {"plan": [artifacts.RunPlan()], "baseline_model": [standard_artifacts.Model()]}
-    given["plan"][0].uri = str(root / "plan")
-    outputs = {
-        "examples": [standard_artifacts.Examples()],
-        "quarantine": [artifacts.QuarantinedEvents()],
-        "history": [artifacts.HistoryTables()],
+    given = {
+        "plan": artifact(artifacts.RunPlan, root / "plan"),
+        "baseline_model": [standard_artifacts.Model()],
     }
-    for name, (artifact,) in outputs.items():
-        artifact.uri = str(root / name)
+    outputs = {
+        "examples": artifact(standard_artifacts.Examples, root / "examples"),
+        "quarantine": artifact(artifacts.QuarantinedEvents, root / "quarantine"),
+        "history": artifact(artifacts.HistoryTables, root / "history"),
+    }
     properties = {"logs_root": str(root / "logs"), "day_store": str(root / "store")}
     Executor().Do(given, outputs, properties)
     (examples,) = outputs["examples"]

@@ -75,7 +75,7 @@ def write_day(logs, date, events):
 def plan(run_date=RUN_DATE, *overrides):
     spec = parse_spec(SPEC, "test", overrides)
     window = tuple(run_date - datetime.timedelta(days=day) for day in (2, 1))
-    return RunPlan(spec, run_date, window, None, None, "", None, "")
+    return RunPlan(spec, run_date, window)
 
 
 def run(root, run_plan=None, make_pipeline=make_pipeline):

@@ -1,5 +1,6 @@
 """The gate on planted predictions: each event carries what the model is to answer."""
 
+import dataclasses
 import datetime
 import json
 import math
@@ -9,6 +10,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from executions import artifact
 from planted_model import export_planted, write_examples
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -75,14 +77,6 @@ def good_events():
     }
 
 
-def artifact(cls, path, **properties):
-    instance = cls()
-    instance.uri = str(path)
-    for name, value in properties.items():
-        instance.set_string_custom_property(name, value)
-    return [instance]
-
-
 def evaluate(
     folder,
     models,
@@ -96,16 +90,8 @@ def evaluate(
     stability=HEALTHY,
 ):
     """Runs the executor; returns (blessing artifact, content of the verdict file)."""
-    RunPlan(
-        spec=SPEC_OF_TEST,
-        run_date=datetime.date(2026, 1, 4),
-        window=(),
-        base_version=None,
-        base_trained_through=None,
-        start_reason="",
-        baseline_version=1 if compare else None,
-        baseline_reason="",
-    ).save(str(folder / "plan"))
+    plan = RunPlan(SPEC_OF_TEST, datetime.date(2026, 1, 4), window=())
+    dataclasses.replace(plan, baseline_version=1 if compare else None).save(str(folder / "plan"))
     io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), tfdv_schema(SPEC_OF_TEST))
     columns = {
         "served_click_logit": columns["click_logit"],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_data_validation as tfdv
 from apache_beam.testing.util import assert_that, equal_to
+from executions import artifact
 from google.protobuf import json_format
 from planted_model import write_examples
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -106,40 +107,26 @@ def test_pattern_without_a_file_is_named(folder):
 
 
 def plan_artifact(folder, *overrides):
-    RunPlan(
-        spec=load_spec(str(DEMO), overrides),
-        run_date=datetime.date(2026, 1, 4),
-        window=(),
-        base_version=None,
-        base_trained_through=None,
-        start_reason="",
-        baseline_version=None,
-        baseline_reason="",
-    ).save(str(folder))
-    artifact = artifacts.RunPlan()
-    artifact.uri = str(folder)
-    return artifact
+    spec = load_spec(str(DEMO), overrides)
+    RunPlan(spec, datetime.date(2026, 1, 4), window=()).save(str(folder))
+    return artifact(artifacts.RunPlan, folder)
 
 
 def statistics_of(executor, folder, tmp_path, name, properties=None, overrides=()):
     """Statistics by split, and the artifact."""
     io_utils.write_pbtxt_file(str(tmp_path / "schema" / "schema.pbtxt"), SCHEMA)
-    examples = standard_artifacts.Examples()
-    examples.uri = str(folder)
+    (examples,) = artifact(standard_artifacts.Examples, folder)
     examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
     examples.span = 7
     for split in ("train", "eval"):
         examples.set_int_custom_property(f"{split}_events", EVENTS)
-    schema = standard_artifacts.Schema()
-    schema.uri = str(tmp_path / "schema")
-    statistics = standard_artifacts.ExampleStatistics()
-    statistics.uri = str(tmp_path / name)
-    plan = plan_artifact(tmp_path / "plan", *overrides)
-    executor.Executor().Do(
-        {"plan": [plan], "examples": [examples], "schema": [schema]},
-        {"statistics": [statistics]},
-        properties or {},
-    )
+    inputs = {
+        "plan": plan_artifact(tmp_path / "plan", *overrides),
+        "examples": [examples],
+        "schema": artifact(standard_artifacts.Schema, tmp_path / "schema"),
+    }
+    (statistics,) = artifact(standard_artifacts.ExampleStatistics, tmp_path / name)
+    executor.Executor().Do(inputs, {"statistics": [statistics]}, properties or {})
     found = {
         split: json_format.MessageToDict(
             tfdv.load_stats_binary(f"{statistics.uri}/Split-{split}/FeatureStats.pb")

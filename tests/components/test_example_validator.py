@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
+from executions import artifact
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
@@ -286,24 +287,9 @@ def test_findings_from_the_level_of_the_spec_on_stop_the_run(stop_at, stops):
     assert [item.severity for item in stopping(every, Validation(stop_at=stop_at))] == stops
 
 
-def artifact(cls, path):
-    instance = cls()
-    instance.uri = str(path)
-    return [instance]
-
-
 def execute(folder, train, evaluation, *overrides):
     spec = spec_with(*overrides)
-    RunPlan(
-        spec=spec,
-        run_date=datetime.date(2026, 1, 4),
-        window=(),
-        base_version=None,
-        base_trained_through=None,
-        start_reason="",
-        baseline_version=None,
-        baseline_reason="",
-    ).save(str(folder / "plan"))
+    RunPlan(spec, datetime.date(2026, 1, 4), window=()).save(str(folder / "plan"))
     io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), tfdv_schema(spec))
     for split, content in (("train", train), ("eval", evaluation)):
         path = folder / "statistics" / f"Split-{split}" / "FeatureStats.pb"

@@ -96,9 +96,7 @@ def plan(run_date, trained_through, *overrides, judged_on=None):
         window=tuple(run_date - datetime.timedelta(days=n) for n in range(4, 0, -1)),
         base_version=3,
         base_trained_through=trained_through,
-        start_reason="",
         baseline_version=3,
-        baseline_reason="",
         baseline_run_date=judged_on or trained_through + datetime.timedelta(days=1),
         baseline_trained_through=trained_through,
     )

@@ -8,6 +8,7 @@ import shutil
 
 import hypothesis.strategies as st
 import pytest
+from executions import artifact
 from hypothesis import given, settings
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
@@ -284,12 +285,6 @@ def test_event_is_seen_exposures_times_over_its_stay_in_the_window(window_days, 
             event_day
         )
     assert seen == pytest.approx(min(exposures, window_days))
-
-
-def artifact(cls, path):
-    instance = cls()
-    instance.uri = str(path)
-    return [instance]
 
 
 def run_executor(

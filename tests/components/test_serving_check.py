@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
+from executions import artifact
 from hypothesis import given, settings
 from served_model import SPEC, SPEC_OF_TEST, Model, save, write_events
 from stability_reports import DIVERGED, HEALTHY, write_stability
@@ -209,21 +210,7 @@ def save_whole(folder):
 
 
 def execute(folder, events, training=HEALTHY):
-    RunPlan(
-        spec=SPEC_OF_TEST,
-        run_date=datetime.date(2026, 1, 4),
-        window=(),
-        base_version=None,
-        base_trained_through=None,
-        start_reason="",
-        baseline_version=None,
-        baseline_reason="",
-    ).save(str(folder / "plan"))
-
-    def artifact(cls, path):
-        instance = cls()
-        instance.uri = str(path)
-        return [instance]
+    RunPlan(SPEC_OF_TEST, datetime.date(2026, 1, 4), window=()).save(str(folder / "plan"))
 
     examples = artifact(standard_artifacts.Examples, os.path.dirname(events))
     examples[0].split_names = '["eval"]'

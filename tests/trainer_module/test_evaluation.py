@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from events import make_events, tiny_spec, write_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainings import trained
 
 from trainer_module import evaluation
-from trainer_module.distribution import make_strategy
 from trainer_module.evaluation import DayEvaluation
 from trainer_module.inputs import parser, training_batches
 from trainer_module.metrics import auc, rmse
 from trainer_module.model import build_model
 from trainer_module.stability.verdict import load_verdict
-from trainer_module.training import train
 
 
 def test_auc_counts_pairs_and_halves_ties():
@@ -63,17 +62,7 @@ def test_the_sample_is_bounded_and_of_every_file(files, monkeypatch):
 
 
 def run(files, folder, *overrides, eval_files):
-    spec = tiny_spec(*overrides)
-    return train(
-        spec,
-        files[0],
-        strategy=make_strategy(spec.training),
-        warm_start_from=None,
-        checkpoint_dir=str(folder / "checkpoints"),
-        stability_dir=str(folder / "stability"),
-        tensorboard_dir=str(folder / "tensorboard"),
-        eval_files=eval_files,
-    )
+    return trained(tiny_spec(*overrides), files[0], folder, eval_files=eval_files)
 
 
 @pytest.fixture(scope="module")

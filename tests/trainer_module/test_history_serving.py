@@ -62,7 +62,7 @@ def ingest(root, spec, run_date):
     out = root / str(run_date)
     window = (run_date - datetime.timedelta(days=1),)
     make_examples(
-        RunPlan(spec, run_date, window, None, None, "", None, ""),
+        RunPlan(spec, run_date, window),
         str(root / "logs"),
         str(root / "store"),
         {"train": str(out / "train"), "eval": str(out / "eval")},

@@ -6,11 +6,11 @@ import typing
 import numpy as np
 import pytest
 from events import tiny_spec
+from trainings import trained
 
 from schemas.training import RULE_THRESHOLDS, OptimizerName, OptimizerSettings, Recovery, Training
 from trainer_module import optimizers
-from trainer_module.distribution import make_strategy
-from trainer_module.training import make_optimizer, make_rule, train
+from trainer_module.training import make_optimizer, make_rule
 
 NAMES = typing.get_args(OptimizerName)
 DEFAULTS = {
@@ -86,15 +86,7 @@ def test_accumulators_are_refused_with_adam():
 )
 def test_a_run_trains_with_it(name, rate, train_files, tmp_path):
     spec = tiny_spec(f"training.optimizer.name={name}", f"training.learning_rate={rate}")
-    done = train(
-        spec,
-        train_files,
-        strategy=make_strategy(spec.training),
-        warm_start_from=None,
-        checkpoint_dir=str(tmp_path / "checkpoints"),
-        stability_dir=str(tmp_path / "stability"),
-        tensorboard_dir=str(tmp_path / "tensorboard"),
-    )
+    done = trained(spec, train_files, tmp_path)
     assert done.stability.verdict != "diverged"
     assert int(done.optimizer.iterations) > 0
     assert all(np.isfinite(w).all() for w in done.model.get_weights())

@@ -3,28 +3,15 @@
 import numpy as np
 import pytest
 from events import make_events, tiny_spec, write_events
+from trainings import trained
 
 from trainer_module import soundness
-from trainer_module.distribution import make_strategy
 from trainer_module.model import task_of_layer
-from trainer_module.training import train
 from trainer_module.training_state import inner_optimizer
 
 pytestmark = pytest.mark.slow
 
 SPEC = tiny_spec("training.epochs=2", "model.wide=true")
-
-
-def trained(spec, files, folder, **changes):
-    arguments = {
-        "strategy": make_strategy(spec.training),
-        "warm_start_from": None,
-        "checkpoint_dir": str(folder / "checkpoints"),
-        "stability_dir": str(folder / "stability"),
-        "tensorboard_dir": str(folder / "tensorboard"),
-        **changes,
-    }
-    return train(spec, files, **arguments)
 
 
 @pytest.fixture(scope="module")

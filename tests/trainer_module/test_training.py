@@ -15,37 +15,25 @@ import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, write_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainings import trained
 
 from benchmarks.train import keras_losses
 from schemas.errors import TrainingError
 from trainer_module import inputs, preprocessing
 from trainer_module.checkpoints import Checkpoints, Progress
-from trainer_module.distribution import make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model
 from trainer_module.stability.events import Event
 from trainer_module.stability.verdict import Attempt, load_verdict
-from trainer_module.training import WarmUp, make_optimizer, train
+from trainer_module.training import WarmUp, make_optimizer
 from trainer_module.training_state import save_state
 
 # Its seeds are part of the state: a state fits models with dropout, or those without.
 DROPOUT = "model.dropout=0.3"
 
 
-def _train(spec, files, folder, **kwargs):
-    return _trained(spec, files, folder, **kwargs).model
-
-
-def _trained(spec, files, folder, **kwargs):
-    arguments = {
-        "strategy": make_strategy(spec.training),
-        "warm_start_from": None,
-        "checkpoint_dir": str(folder / "checkpoints"),
-        "stability_dir": str(folder / "stability"),
-        "tensorboard_dir": str(folder / "tensorboard"),
-        **kwargs,
-    }
-    return train(spec, files, **arguments)
+def _train(spec, files, folder, **changes):
+    return trained(spec, files, folder, **changes).model
 
 
 def _weights(model):
@@ -81,10 +69,10 @@ def half(train_files, tmp_path_factory):
 
 def _with_state(spec, files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    trained = _trained(spec, files, folder)
-    save_state(trained.model, trained.optimizer, str(folder / "state"))
+    done = trained(spec, files, folder)
+    save_state(done.model, done.optimizer, str(folder / "state"))
     return SimpleNamespace(
-        spec=spec, model=trained.model, optimizer=trained.optimizer, state=str(folder / "state")
+        spec=spec, model=done.model, optimizer=done.optimizer, state=str(folder / "state")
     )
 
 
@@ -98,7 +86,7 @@ def healed(train_files, tmp_path_factory):
         "training.epochs=10",
         "training.recovery=[{learning_rate: 1e-7}]",
     )
-    return _trained(wild, train_files, folder), folder
+    return trained(wild, train_files, folder), folder
 
 
 def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
@@ -154,7 +142,7 @@ def test_preprocessing_is_traced_once(train_files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(inputs, "preprocess", preprocess)
     spec = tiny_spec("training.evaluation_steps=4")
-    _trained(spec, train_files, tmp_path, eval_files=train_files[:1])
+    trained(spec, train_files, tmp_path, eval_files=train_files[:1])
     assert len(traced) == 1
 
 
@@ -175,9 +163,9 @@ def test_training_killed_between_checkpoints_resumes_to_the_same_weights(
 
     monkeypatch.setattr(Checkpoints, "save", save_then_die)
     with pytest.raises(KilledError):
-        _trained(base.spec, train_files, tmp_path)
+        trained(base.spec, train_files, tmp_path)
     monkeypatch.setattr(Checkpoints, "save", save)
-    resumed = _trained(base.spec, train_files, tmp_path)
+    resumed = trained(base.spec, train_files, tmp_path)
     _assert_same(_weights(base.model), _weights(resumed.model))
     _assert_same(
         [np.asarray(v) for v in base.optimizer.variables],
@@ -190,7 +178,7 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
     base, train_files, tmp_path
 ):
     frozen = tiny_spec(DROPOUT, "training.learning_rate=1e-30")
-    warm = _trained(frozen, train_files[:1], tmp_path, warm_start_from=base.state)
+    warm = trained(frozen, train_files[:1], tmp_path, warm_start_from=base.state)
     _assert_same(_weights(base.model), _weights(warm.model))
     steps = len(list(_batches(frozen, train_files[:1])))
     assert int(warm.optimizer.iterations) == steps
@@ -206,10 +194,10 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("half", "none"), ("base", "float16")])
 def test_precision_may_change_between_warm_starts(before, after, request, train_files, tmp_path):
-    trained = request.getfixturevalue(before)
+    done = request.getfixturevalue(before)
     spec = tiny_spec(DROPOUT, f"training.mixed_precision={after}", "training.learning_rate=1e-30")
-    warm = _trained(spec, train_files[:1], tmp_path, warm_start_from=trained.state)
-    for one, other in zip(_weights(trained.model), _weights(warm.model), strict=True):
+    warm = trained(spec, train_files[:1], tmp_path, warm_start_from=done.state)
+    for one, other in zip(_weights(done.model), _weights(warm.model), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-20)
 
 
@@ -333,10 +321,10 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
     failed = Attempt(0, 2, "diverged", "diverged", (event,))
     everything = Progress(left_out=((0, len(list(_batches(spec, train_files)))),), failed=(failed,))
     checkpoints.save(everything, model, optimizer)
-    trained = _trained(spec, train_files, tmp_path)
-    assert trained.stability.verdict == "diverged"
-    assert trained.stability.attempts == (failed,)
-    assert load_verdict(str(tmp_path / "stability")) == trained.stability
+    done = trained(spec, train_files, tmp_path)
+    assert done.stability.verdict == "diverged"
+    assert done.stability.attempts == (failed,)
+    assert load_verdict(str(tmp_path / "stability")) == done.stability
 
 
 @pytest.mark.slow
@@ -348,10 +336,10 @@ def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, t
         "training.epochs=10",
         f"training.recovery={recovery}",
     )
-    trained = _trained(spec, train_files, tmp_path)
-    assert trained.stability.verdict == "diverged"
-    assert len(trained.stability.attempts) == 1 + len(spec.training.recovery)
-    steps = int(trained.optimizer.iterations)
+    done = trained(spec, train_files, tmp_path)
+    assert done.stability.verdict == "diverged"
+    assert len(done.stability.attempts) == 1 + len(spec.training.recovery)
+    steps = int(done.optimizer.iterations)
     assert steps < len(list(_batches(spec, train_files)))
 
 
@@ -368,7 +356,7 @@ def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(
     failed = rows.filter(pa.compute.equal(rows["attempt"], 0))
     assert failed["step"].to_pylist() == list(range(healed.stability.attempts[0].steps))
     assert (report / "event.png").exists()
-    tame = _trained(
+    tame = trained(
         tiny_spec(
             "training.optimizer.name=adagrad", "training.epochs=10", "training.learning_rate=0.1"
         ),
