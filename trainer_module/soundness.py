@@ -37,8 +37,9 @@ def faults(
       and not on the one that serves, and a row of an embedding may be of an id to come.
     * A row of an embedding, or a layer, has a weight beyond `training.max_weight`.
     * A kernel or an embedding is where it was at the start. A task without any label has an
-      excuse, which its head's bias tells, and so have an embedding that no gradient reached, since
-      none of its ids occurred, and a linear model of numbers that are all constant.
+      excuse, which its head's bias tells, and so have an embedding of lists that no gradient
+      reached, since all lists were empty, and a linear model of numbers that are all constant. A
+      single value that is absent has a row of its own.
 
     Args:
         model: of `build_model`, trained.
@@ -58,7 +59,7 @@ def faults(
     for variable in model.trainable_variables:
         found += _blown_up(variable, spec.training.max_weight)
     if start:
-        found += _frozen(model, optimizer, start)
+        found += _frozen(model, optimizer, start, spec)
     return tuple(found)
 
 
@@ -76,7 +77,10 @@ def _blown_up(variable: Any, limit: float) -> list[str]:
 
 
 def _frozen(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, start: Mapping[str, str]
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    start: Mapping[str, str],
+    spec: RankingSpec,
 ) -> list[str]:
     now = fingerprints(model, optimizer)
     moved = {path for path, digest in now.items() if digest != start.get(path)}
@@ -85,6 +89,10 @@ def _frozen(
         for variable in model.trainable_variables
         if any(slot.path in moved for slot in slots(optimizer, variable))
     }
+    of_lists = set(spec.categorical) - {
+        spec.table_of(name) for name, feature in spec.categorical.items() if not feature.multivalued
+    }
+    may_be_empty = (WIDE, *(f"{EMBEDDING}{name}/" for name in of_lists))
     found = []
     for variable in model.trainable_variables:
         path, layer = variable.path, _layer(variable)
@@ -96,8 +104,7 @@ def _frozen(
             continue
         task = task_of_layer(layer)
         unlabelled = task is not None and f"{HEAD}{task}/bias" not in reached
-        unseen = layer.startswith((EMBEDDING, WIDE))
-        if not (unlabelled or unseen):
+        if not (unlabelled or layer.startswith(may_be_empty)):
             found.append(f"{path} is where it was before the training: no gradient reaches it")
     return found
 

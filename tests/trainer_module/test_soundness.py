@@ -148,8 +148,11 @@ def weights(layer):
         ),
         pytest.param(
             [*weights("embedding-hour/embedding"), *slots("embedding-hour/embedding")],
-            [],
-            id="embedding of which no id occurred",
+            [
+                "embedding-hour/embedding/embeddings is where it was before the training: "
+                "no gradient reaches it"
+            ],
+            id="embedding of single values, which cannot be unseen",
         ),
         pytest.param(
             [*weights("wide-click"), *slots("wide-click")],
@@ -191,10 +194,14 @@ def test_start_is_remembered_by_a_training_that_is_resumed(frozen, train_files):
     assert again.faults == first.faults
 
 
-def test_task_without_labels_in_the_window_does_not_block(tmp_path):
-    events = [{k: v for k, v in event.items() if k != "rating"} for event in make_events(300)]
+def test_what_the_window_has_nothing_of_does_not_block(tmp_path):
+    """A label, a feature and all lists are absent; the lists have a table of their own."""
+    table = "features.recent={type: categorical, multivalued: true, buckets: 50, embedding: 4}"
+    spec = tiny_spec("training.epochs=2", "model.wide=true", table)
+    absent = ("rating", "hour", "recent")
+    events = [{k: v for k, v in event.items() if k not in absent} for event in make_events(300)]
     files = write_events(events, tmp_path / "files")
-    assert trained(SPEC, files, tmp_path).faults == ()
+    assert trained(spec, files, tmp_path).faults == ()
 
 
 def test_layers_of_the_model_know_their_task(model):
