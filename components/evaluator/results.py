@@ -41,9 +41,6 @@ def load_breaches(path: str, spec: RankingSpec) -> list[Breach]:
                 for bound in bounds.get(key.output_name, {}).get(feature, ())
                 if (bound.metric, bound.is_change) == (key.name, key.is_diff)
             ]
-    for missing in result.missing_slices:
-        keys = ", ".join(missing.feature_keys)
-        breaches.append(Breach(f"slice {keys}", "", "slice", math.nan, "present", False))
     return sorted(breaches, key=lambda breach: breach.slice_name != OVERALL)
 
 

@@ -182,8 +182,6 @@ def decide(
     failed: dict[tuple[str, str], None] = {}
     for breach in breaches:
         why = too_few.get((breach.slice_name, breach.task))
-        if breach.slice_name not in metrics:
-            why = "no event has a value"
         if why:
             notes.append(f"{breach}: not counted, {why}")
         else:
@@ -261,6 +259,8 @@ def _not_gated(
             yield f"{task}: {too_few[OVERALL, task]}"
     for feature in spec.sliced_features:
         values = [name for name in metrics if name.startswith(f"{feature}=")]
+        if not values:
+            yield f"{feature}: no event has a value, so there is no slice to be gated"
         for task in spec.tasks:
             events = {
                 v: metrics[v].get(task, {}).get("weighted_example_count", 0.0) for v in values

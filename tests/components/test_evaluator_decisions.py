@@ -279,16 +279,6 @@ BELOW = "click: auc is 0.5000, must be at least 0.6"
             id="labels of a regression that do not differ",
         ),
         pytest.param(
-            [breach("slice device", math.nan, task="")],
-            day(),
-            [],
-            [
-                ": auc could not be measured, must be at least 0.6 (slice device): "
-                "not counted, no event has a value"
-            ],
-            id="feature without any value",
-        ),
-        pytest.param(
             [breach(task="all_finite")],
             day(overall={"click": labels(0, 0)}),
             ["all_finite: auc is 0.5000, must be at least 0.6 (all events)"],

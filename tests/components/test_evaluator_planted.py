@@ -473,3 +473,21 @@ def test_labels_are_those_of_the_events_whatever_the_model_says_they_are(
     assert_published(blessing, verdict, blessed=False)
     found = verdict["metrics"]["candidate"]["all events"]["click"]
     assert found["auc"] == pytest.approx(auc(columns["clicked"], columns["click_logit"]), abs=2e-3)
+
+
+def test_bound_within_groups_fails_where_no_event_has_a_group(tmp_path, models, monkeypatch):
+    grouped = ["evaluation.group_by=device", "tasks.click.gate.min_gauc=0.5"]
+    grouped += ["tasks.click.gate.max_gauc_drop=0.1", "serving.score_gate.min_ndcg=0.1"]
+    monkeypatch.setitem(globals(), "SPEC_OF_TEST", parse_spec(SPEC, "spec", grouped))
+    absent = {"device": np.ones(EVENTS, bool)}
+    blessing, verdict = evaluate(tmp_path, models, good_events(), absent=absent, compare=True)
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"] == [
+        "click: gauc could not be measured, must be at least 0.5 (all events)",
+        "click: gauc change against the served model could not be measured, "
+        "must be at least -0.1 (all events)",
+        "score: ndcg could not be measured, must be at least 0.1 (all events)",
+    ]
+    assert verdict["not_gated"] == [
+        "device: no event has a value, so there is no slice to be gated"
+    ]
