@@ -147,7 +147,8 @@ def kept_by(ids: str, name: str, days: Sequence[pa.Table]) -> bool:
     """
 
     def numbers(day: pa.Table) -> pa.Table:
-        both = day.select([ids, name]).slice(0, _EVENTS).drop_null()
+        # PyArrow 10 groups wrongly, or crashes, where columns are cut into different chunks.
+        both = day.select([ids, name]).slice(0, _EVENTS).drop_null().combine_chunks()
         values = both[name]
         if pa.types.is_string(values.type):
             values = pc.equal(values, one_of_two)
@@ -156,18 +157,20 @@ def kept_by(ids: str, name: str, days: Sequence[pa.Table]) -> bool:
     one_of_two = pc.min(days[0][name]) if pa.types.is_string(days[0][name].type) else None
     for day, before in itertools.pairwise(days):
         means = numbers(before).group_by("id").aggregate([("value", "mean")])
-        both = numbers(day).join(means, "id", join_type="inner")
-        left = pc.subtract(both["value"], both["value_mean"]).to_numpy()
-        variance = float(both["value"].to_numpy().var()) if len(both) >= _TRACES else 0.0
-        if variance > 0.0:
-            return float(np.square(left).mean()) < (1 - _KEPT) * variance
+        events = numbers(day)
+        told = means["value_mean"].take(pc.index_in(events["id"], means["id"]))
+        both = pa.table([events["value"], told], ["value", "told"]).drop_null()
+        values = both["value"].to_numpy()
+        if len(values) >= _TRACES and values.var() > 0.0:
+            left = np.square(values - both["told"].to_numpy()).mean()
+            return bool(left < (1 - _KEPT) * values.var())
     return False
 
 
 def pairs(table: pa.Table, first: str, second: str) -> int:
     """How many different pairs of values two columns have."""
     both = [first, second]
-    return len(table.select(both).drop_null().group_by(both).aggregate([]))
+    return len(table.select(both).drop_null().combine_chunks().group_by(both).aggregate([]))
 
 
 def above_median(labels: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -138,3 +138,18 @@ def test_whole_numbers_that_tell_by_their_size_are_amounts(rng, effect, heavy):
         amount = (np.exp(6 * rng.random(EVENTS)) - 1).astype(int)
     label = effect(amount) + rng.normal(size=EVENTS)
     assert numbered_ids(rng, label, amount=amount) == []
+
+
+@pytest.mark.parametrize("ids", [lambda n: n, lambda n: f"u{n}"])
+def test_what_an_id_keeps_is_seen_in_columns_of_any_chunks(rng, ids):
+    user = rng.integers(50, size=EVENTS)
+    half, third = EVENTS // 2, EVENTS // 3
+    names = np.array([ids(n) for n in user.tolist()])
+    columns_of = {
+        "user": pa.chunked_array([pa.array(part) for part in np.split(names, [half])]),
+        "plan": pa.chunked_array([pa.array(part) for part in np.split(user % 3, [third])]),
+        "luck": pa.chunked_array([pa.array(rng.integers(3, size=EVENTS))]),
+    }
+    day = pa.table(columns_of)
+    assert columns.kept_by("user", "plan", [day, day])
+    assert not columns.kept_by("user", "luck", [day, day.take(rng.permutation(EVENTS))])
