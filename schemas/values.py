@@ -16,7 +16,7 @@ _MAX_INT = 2**32 - 1
 _MAX_FLOAT = 3.4e38
 _NAME = re.compile(r"[a-z](_?[a-z0-9])*")
 _SPEC_NAME = re.compile(r"[a-z][a-z0-9-]*")
-_FIELD_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+FIELD_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 
 
 def _a_name(name: str) -> str:
@@ -39,7 +39,7 @@ def _a_spec_name(name: str) -> str:
 
 
 def _a_field_name(name: str) -> str:
-    if not _FIELD_NAME.fullmatch(name):
+    if not FIELD_NAME.fullmatch(name):
         raise ValueError(f"must be 1 to 255 characters without control characters, got {name!r}")
     return name
 
@@ -56,7 +56,7 @@ SpecName = Annotated[
     str, pydantic.AfterValidator(_a_spec_name), _text("spec name", _SPEC_NAME, MAX_SPEC_NAME)
 ]
 FieldName = Annotated[
-    str, pydantic.AfterValidator(_a_field_name), _text("field name", _FIELD_NAME, 255)
+    str, pydantic.AfterValidator(_a_field_name), _text("field name", FIELD_NAME, 255)
 ]
 Units = Annotated[int, Field(ge=1, le=65_536)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

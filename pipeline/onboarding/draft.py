@@ -6,9 +6,10 @@ import collections
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import yaml
 
 from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import Field
@@ -16,7 +17,16 @@ from components.daily_example_gen.sampling import Sample, list_days, read_raw_sa
 from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
-from pipeline.onboarding.roles import Guess, Role, fields_of, guess_roles, surfaces, words
+from pipeline.onboarding.roles import (
+    NO_EVENT_ID,
+    Guess,
+    Role,
+    event_id_rank,
+    fields_of,
+    guess_roles,
+    surfaces,
+    words,
+)
 from schemas.errors import BadDataError
 from schemas.features import RESERVED_FEATURES
 from schemas.tasks import RESERVED_TASKS
@@ -77,12 +87,12 @@ def draft_spec(
     if not raw:
         raise _nothing_read(logs_root, listed, [Field("event", "string")])
     found, unread = fields_of(raw)
-    _refuse_other_separators(found)
+    names = [field.source for field in found] + list(unread)
+    _refuse_other_separators(names)
     given = [*([event_id] if event_id else []), *labels]
-    absent = [field for field in given if field not in {f.source for f in found} | unread.keys()]
+    absent = [field for field in given if field not in names]
     if absent:
-        names = ", ".join([field.source for field in found] + list(unread))
-        raise BadDataError(f"no event has a field {absent[0]!r}; there are {names}")
+        raise BadDataError(f"no event has a field {absent[0]!r}; there are {', '.join(names)}")
     listed = [logs for logs in listed if logs.files]
     read = reading.readable(listed[0], found, _MALFORMED)
     unread |= {field.source: why for field, why in read.refused.items()}
@@ -117,16 +127,16 @@ def _nothing_read(
     )
 
 
-def _refuse_other_separators(found: Sequence[Field]) -> None:
-    if len(found) == 1 and (signs := [sign for sign in ";\t|" if sign in found[0].source]):
+def _refuse_other_separators(names: Sequence[str]) -> None:
+    if len(names) == 1 and (signs := [sign for sign in ";\t|" if sign in names[0]]):
         raise BadDataError(
-            f"the only field is {found[0].source[:60]!r}; are its cells separated by "
+            f"the only field is {names[0][:60]!r}; are its cells separated by "
             f"{signs[0]!r}? They must be by commas"
         )
 
 
 def _refuse_what_cannot_run(
-    guesses: Sequence[Guess], unread: dict[str, str], labels: Sequence[str]
+    guesses: Sequence[Guess], unread: Mapping[str, str], labels: Sequence[str]
 ) -> None:
     roles = collections.defaultdict(list)
     for guess in guesses:
@@ -134,7 +144,8 @@ def _refuse_what_cannot_run(
     if not roles[Role.EVENT_ID]:
         raise BadDataError(
             "no field is unique to each event of a day. Log an id with the impression, or make one "
-            "of what tells impressions apart, such as user, item and time; see docs/event-logs.md"
+            f"of what tells impressions apart, such as user, item and time.{_nearest_id(guesses)} "
+            f"There are {'; '.join([*map(_told, guesses), *_untold(unread)])}"
         )
     for label in labels:
         why = unread.get(label)
@@ -146,16 +157,36 @@ def _refuse_what_cannot_run(
     if not roles[Role.BINARY] + roles[Role.REGRESSION]:
         raise BadDataError(
             "no field sounds like a label (clicked, liked, watch_time, ...) and can be one; name "
-            f"those that are by --label. There are {'; '.join(map(_told, guesses))}"
+            "those that are by --label. There are "
+            f"{'; '.join([*map(_told, guesses), *_untold(unread)])}"
         )
     if not roles[Role.CATEGORICAL] + roles[Role.DENSE]:
         raise BadDataError("no field is left that could be a feature")
+
+
+def _nearest_id(guesses: Sequence[Guess]) -> str:
+    shares = {
+        guess.field.source: guess.column.distinct / guess.column.rows
+        for guess in guesses
+        if guess.column and event_id_rank(guess.field.source) < NO_EVENT_ID
+    }
+    nearest = max(shares, key=lambda source: shares[source], default="")
+    if shares.get(nearest, 0.0) < 0.5:
+        return ""
+    return (
+        f" The nearest is {nearest}, with {shares[nearest]:.1%} different values; --id takes it, "
+        "and of events with one id the last counts."
+    )
 
 
 def _told(guess: Guess) -> str:
     """A field by name, and what is to be said of it if it is no label."""
     said = guess.why if guess.role is Role.UNUSED else guess.remark
     return f"{guess.field.source} ({said})" if said else guess.field.source
+
+
+def _untold(unread: Mapping[str, str]) -> list[str]:
+    return [f"{source} ({why})" for source, why in unread.items()]
 
 
 def _spec_name(text: str) -> str:
@@ -408,7 +439,11 @@ def _rounded(number: float) -> int:
 
 def _quoted(text: str) -> str:
     plain = text.isascii() and text.replace("_", "a").isalnum() and not text[0].isdigit()
-    return text if plain else json.dumps(text)
+    return (
+        text
+        if plain
+        else yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
+    )
 
 
 def _flow(content: dict[str, object]) -> str:

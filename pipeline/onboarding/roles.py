@@ -18,7 +18,10 @@ import pyarrow.compute as pc
 from components.daily_example_gen.fields import Field, Kind
 from pipeline.onboarding import columns, sizes
 from pipeline.onboarding.columns import Column
+from schemas.values import FIELD_NAME
 
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
+"""Names that pandas gives to the numbers of rows."""
 _CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 
 _WORDS = {
@@ -56,6 +59,7 @@ _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_AFTER = "'{}' sounds like what is known only after the impression"
 _FRESH = (
     "two values, and no id keeps one from day to day: if it tells what came of the impression, "
     "name it by --label or leave it out"
@@ -73,6 +77,7 @@ _OTHERS = (
 )
 """What JSON and Parquet hold besides."""
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
+NO_EVENT_ID = len(_EVENT_IDS) + 1
 
 
 class Role(enum.Enum):
@@ -122,11 +127,16 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
         for name, value in event.items():
             kinds = seen.setdefault(name, collections.Counter())
             if isinstance(value, list):
-                kinds.update(f"list of {_kind(element)}" for element in value)
+                kinds.update(
+                    f"list of {_kind(element)}" for element in value if element is not None
+                )
             elif value not in (None, ""):
                 kinds[_kind(value)] += 1
     fields, unread = [], {}
     for source, kinds in seen.items():
+        if not FIELD_NAME.fullmatch(source) or _INDEX.fullmatch(source):
+            unread[source] = "no name of a field, perhaps a table's own index: drop it or name it"
+            continue
         most = {kind for kind, count in kinds.items() if count > _RARE * kinds.total()}
         if "whole numbers" in most:
             # A fraction is a number however rare it is: most of a measure may be 0.
@@ -143,6 +153,8 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "whole numbers beyond int64, which must be text"
     if isinstance(value, int | float | decimal.Decimal):
         return "whole numbers" if value % 1 == 0 else "numbers"
     if isinstance(value, str | bytes):
@@ -213,9 +225,12 @@ def guess_roles(
             role, why, remark = *_feature_role(field, column), why
             if _is_time_of_event(events, field.name):
                 role, why = Role.UNUSED, _TIME
+            elif column.present and not columns.describe(events[0][field.name]).present:
+                role, why = Role.UNUSED, "no event of the newest day has a value"
             elif role is Role.CATEGORICAL:
                 remark = remark or _remark(field, column, table[field.name], text)
-                if not remark and column.distinct == 2 and len(events) > 1 and not is_kept():
+                flag = column.distinct == 2 and not field.multivalued and len(events) > 1
+                if not remark and flag and not is_kept():
                     remark = _FRESH
         guesses.append(Guess(field, role, why, column, remark))
     return _without_twins(table, _without_traces(table, guesses))
@@ -239,19 +254,21 @@ def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None
     """
 
     def unique(name: str) -> float:
-        tables = [table[name] for table in events]
-        return min(len(column.unique()) / len(column) - column.null_count for column in tables)
-
-    def likeliness(name: str) -> int:
-        said = words(name)
-        ranks = [rank for rank, word in enumerate(_EVENT_IDS) if word in said]
-        return min(ranks, default=len(_EVENT_IDS) + ("id" not in said))
+        days = [table[name] for table in events]
+        return min(0.0 if day.null_count else len(day.unique()) / len(day) for day in days)
 
     candidates = [f.name for f in fields if f.kind in ("string", "int") and not f.multivalued]
-    for name in sorted(candidates, key=likeliness):
-        if unique(name) >= (0.9 if likeliness(name) < len(_EVENT_IDS) else 1.0):
+    for name in sorted(candidates, key=event_id_rank):
+        if unique(name) >= (0.9 if event_id_rank(name) < len(_EVENT_IDS) else 1.0):
             return name
     return None
+
+
+def event_id_rank(name: str) -> int:
+    """How much a name sounds like that of an event's id: 0 most, `NO_EVENT_ID` not at all."""
+    said = words(name)
+    ranks = [rank for rank, word in enumerate(_EVENT_IDS) if word in said]
+    return min(ranks, default=NO_EVENT_ID - ("id" in said))
 
 
 def _sound(name: str) -> str:
@@ -281,17 +298,19 @@ def _label_role(
     )
     is_number = field.kind in ("int", "number") and not field.multivalued
     if not told:
-        flag_as_text = field.kind == "string" and (column.distinct <= 2 or bool(text))
-        if not sound or not (is_flag or is_number or flag_as_text) or field.multivalued:
-            return None, ""
-        if is_kept():
+        if not sound or not (is_flag or is_number or column.distinct <= 2 or text):
+            after = _AFTER.format(sound) + ": leave it out, unless it tells of those before"
+            return None, after if sound and field.multivalued else ""
+        if not field.multivalued and is_kept():
             return None, f"'{sound}' sounds like a label, but ids keep its value from day to day"
-        after = f"'{sound}' sounds like what is known only after the impression"
+        after = _AFTER.format(sound)
         if labels:
             return Role.UNUSED, f"{after}, and it is no label of --label"
     because = "by --label" if told else f"guessed by '{sound}' in its name"
     if not is_flag and not is_number:
-        what = f"text such as {column.top!r}" if field.kind == "string" else "a list"
+        what = "a list: log an event for each impression"
+        if not field.multivalued:
+            what = f"text such as {column.top!r}"
         return Role.UNUSED, f"{because}, but a label is 0, 1 or a number, not {what}"
     if column.distinct < 2:
         what = f"{because}, but each label is {column.top}"

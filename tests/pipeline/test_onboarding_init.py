@@ -380,6 +380,77 @@ def test_why_no_field_can_be_a_label_is_told(tmp_path):
     assert re.search(r"y \(two values, and no id keeps one .* by --label", str(told.value))
 
 
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("", "csv"), ("Unnamed: 0", "csv"), ("__index_level_0__", "parquet"), ("a\tb", "jsonl")],
+)
+def test_the_index_of_a_table_is_no_field(tmp_path, name, suffix):
+    def indexed(event):
+        return {name: number_of(event), **event}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, indexed), "ranker")
+    assert "drop it or name it" in draft.unread[name]
+    assert parse_spec(draft.text, "draft").events.id == "request.ID"
+
+
+@pytest.mark.parametrize("name", ["💡 hint", "a\u2028b", 'say "x": {y} # z', "naïve", "-", "012"])
+def test_any_name_of_a_field_is_written_as_it_is(tmp_path, name):
+    def named(event):
+        return {**event, name: f"v{number_of(event) % 7}"}
+
+    logs = write_logs(tmp_path, change=named)
+    spec = parse_spec(draft_spec(logs, "ranker").text, "draft")
+    assert name in {feature.field for feature in spec.categorical.values()}
+    assert not [finding for finding in check_logs(spec, logs).findings if finding.stops]
+
+
+def test_an_id_that_repeats_is_proposed(tmp_path):
+    def repeated(event):
+        day, _, number = event["request.ID"].partition("-")
+        return {"id": f"{day}-{int(number) // 20 * 20 + max(int(number) % 20, 2)}", **kept(event)}
+
+    def kept(event):
+        return {k: v for k, v in event.items() if not k.startswith(("request.", "note"))}
+
+    with pytest.raises(BadDataError, match=r"The nearest is id, with 90.0% different values; --id"):
+        draft_spec(write_logs(tmp_path, change=repeated), "ranker")
+
+
+def test_a_list_of_labels_is_none_and_a_list_of_what_was_clicked_is_asked_about(tmp_path):
+    def listed(event):
+        return {**event, "liked": [0, 1, 0], "clickedTopics": event["item.Topics"]}
+
+    draft = draft_spec(write_logs(tmp_path, change=listed), "ranker")
+    assert "not a list: log an event for each impression" in why_of(draft, "liked")
+    assert role_of(draft, "clickedTopics") is Role.CATEGORICAL
+    assert "leave it out, unless it tells of those before" in remark_on(draft, "clickedTopics")
+
+
+def test_a_field_that_the_newest_day_lacks_is_no_feature(tmp_path):
+    def dropped(event):
+        day = int(event["request.ID"][1])
+        return {**event, "old": event["item.Id"] if day < 3 else None}
+
+    draft = draft_spec(write_logs(tmp_path, change=dropped), "ranker")
+    assert why_of(draft, "old") == "no event of the newest day has a value"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_ids_beyond_int64_must_be_text(tmp_path, suffix):
+    def large(event):
+        return {**event, "session": 2**64 - 1 - event["item.Id"]}
+
+    folder = tmp_path / "logs"
+    if suffix == "jsonl":
+        write_logs(folder, suffix, flat, large)
+    else:
+        write_logs(folder, suffix, flat)
+        for path in folder.glob("*/*.parquet"):
+            ids = pa.array([2**64 - 1 - n % 40 for n in range(EVENTS)], pa.uint64())
+            pq.write_table(pq.read_table(path).append_column("session", ids), path)
+    assert "beyond int64, which must be text" in draft_spec(str(folder), "ranker").unread["session"]
+
+
 def test_an_id_that_is_another_under_another_name_is_left_out_once(tmp_path):
     def titled(event):
         return {**event, "item.Title": f"On number {event['item.Id']}"}
