@@ -27,6 +27,8 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 2000
 _MOSTLY = 0.2
+_PART = 0.3
+"""Share of a usual day's events below which a day is perhaps not yet complete."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,7 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     table = pa.concat_tables([sample.events for sample in samples])
     described = {name: columns.describe(table[name]) for name in known}
     found += _ids(spec, samples)
+    found += _ended(spec, samples, fields, described)
     found += _volume(spec, samples[0], described)
     found += _features(spec, described)
     found += _labels(spec, table, described)
@@ -196,6 +199,28 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
                 f"another one, {ids.top!r} for one; the field must be unique to the impression",
                 stops=True,
             )
+
+
+def _ended(
+    spec: RankingSpec,
+    samples: Sequence[Sample],
+    fields: Sequence[Field],
+    described: dict[str, Column],
+) -> Iterator[Finding]:
+    """What the newest day lacks that the days before it have: events, or a field."""
+    newest, *before = samples
+    usual = float(np.median([sample.day_events for sample in before])) if before else 0.0
+    if newest.day_events < _PART * usual:
+        yield Finding(
+            f"logs of {newest.date}",
+            f"about {newest.day_events:,} events, where the days before have {usual:,.0f}: is the "
+            "day complete?",
+        )
+    for field in fields:
+        there = columns.describe(newest.events[field.name]).present
+        if newest.events.num_rows and described[field.name].present and not there:
+            what = f"no event of {newest.date} has a value, those of days before do"
+            yield Finding(_owner(spec, field), what + ": is it still logged?")
 
 
 def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> Iterator[Finding]:

@@ -166,6 +166,30 @@ def test_what_is_wrong_with_the_logs_is_found(tmp_path, changes, message):
     assert any(message in finding for finding in findings), findings
 
 
+def rewrite_newest(root, change):
+    path = root / "2026-01-04" / "part-0.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(event) + "\n" for event in change(events)))
+
+
+def test_a_newest_day_that_is_not_complete_is_asked_about(tmp_path):
+    logs = write_logs(tmp_path)
+    rewrite_newest(tmp_path, lambda events: events[:250])
+    (asked, _few) = check(logs).findings
+    assert str(asked) == (
+        "warning: logs of 2026-01-04: about 250 events, where the days before have 1,000: is the "
+        "day complete?"
+    )
+
+
+def test_a_field_that_the_newest_day_lacks_is_asked_about(tmp_path):
+    logs = write_logs(tmp_path)
+    rewrite_newest(tmp_path, lambda events: [{**e, "age": None, "seconds": None} for e in events])
+    found = {finding.where: finding.what for finding in check(logs).findings}
+    assert set(found) == {"features.age", "tasks.watch.label"}
+    assert found["features.age"].startswith("no event of 2026-01-04 has a value, those of days")
+
+
 def test_a_log_of_few_events_a_day_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.onboarding.sizes.FEW_EVENTS", EVENTS + 1)
     findings = list(map(str, check(write_logs(tmp_path)).findings))
