@@ -18,7 +18,7 @@ _TRACES = 20
 _KEPT = 0.9
 """Share of a field's variance that the day before tells of it, where an id keeps its value."""
 _EVENTS = 50_000
-_NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,]\d+)?[\p{Sc}%\s]*$"
+_NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,:/]\d+)?[\p{Sc}%\s]*$"
 _CODE = r"^0\d"
 _WHOLE = r"^-?\d+$"
 _FEW = 5

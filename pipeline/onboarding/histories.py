@@ -92,6 +92,7 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
         and guess.column is not None
         and guess.column.distinct > 2
         and guess.column.repeats >= REPEATS
+        and not columns.numbers_as_text(table[guess.field.name])
     }
     table = _thinned(table)
     codes = {name: _codes(table[name]) for name in candidates}

@@ -313,8 +313,10 @@ def _label_role(
             what = f"text such as {column.top!r}"
         return Role.UNUSED, f"{because}, but a label is 0, 1 or a number, not {what}"
     if column.distinct < 2:
-        what = f"{because}, but each label is {column.top}"
+        what = f"{because}, but each label is {column.quantile(0):g}"
         return Role.UNUSED, what + ("; log 0 for the other events" if column.top else "")
+    if _is_time(words(field.name), column):
+        return Role.UNUSED, f"{because}, but it holds times: log 0 or 1, or how long it took"
     if is_flag:
         because += f", {column.numbers.mean():.2%} of the events are 1"
         if column.rarer * column.rows < sizes.MIN_POSITIVES:

@@ -236,6 +236,7 @@ def number_of(event):
         ((1, -1), "it is -1 or 1: log 0 or 1"),
         ((1, None), "each label is 1; log 0 for the other events"),
         (("45%", "7%", "31.5%"), "a label is 0, 1 or a number, not text such as"),
+        (("4/5", "1/5", "5/5", "2/5"), "a label is 0, 1 or a number, not text such as"),
         ((3, 0, 0, 1), "is it a label, for --label, or a feature, to be added?"),
     ],
 )
@@ -287,6 +288,7 @@ def test_what_an_id_keeps_from_day_to_day_is_no_label(tmp_path, suffix, name, va
             "numbers, but for 'NULL', 'n/a': leave those empty",
         ),
         (lambda n: json.dumps({"app": "x", "n": n % 9}), "objects as text: log what they hold"),
+        (lambda n: f"{n % 50}:{n % 60:02d}", "numbers as text, such as '[0-9:]+': log the number"),
         (lambda n: f"{n % 50:05d}", "^$"),
         (lambda n: f"{n % 50:02d}" if n % 7 else "none", "^$"),
         (lambda n: str(n % 50), "^$"),
@@ -302,6 +304,15 @@ def test_text_that_should_be_something_else_is_remarked(tmp_path, cells, remark)
     assert role_of(draft, "fee") is Role.CATEGORICAL
     assert re.search(remark, remark_on(draft, "fee"))
     assert remark_on(draft, "fee") in draft.text
+    assert not remark.startswith("numbers") or "fee_history" not in draft.text
+
+
+def test_the_time_of_an_act_is_no_measure_of_it(tmp_path):
+    def acted(event):
+        return {**event, "viewedAt": event["request.Timestamp"] if number_of(event) % 3 else None}
+
+    draft = draft_spec(write_logs(tmp_path, change=acted), "ranker")
+    assert "it holds times: log 0 or 1, or how long it took" in why_of(draft, "viewedAt")
 
 
 def test_ids_that_are_numbers_as_text_are_ids(tmp_path):
