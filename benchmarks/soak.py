@@ -56,7 +56,7 @@ def _shrink(spec: dict[str, Any]) -> None:
         else:
             task["gate"] = {"max_rmse": 100.0, "min_r2": None, "max_r2_drop": None}
     spec["slices"] = []
-    spec["serving"] |= {"score_scale": None, "score_shift": None}
+    spec["serving"] |= dict.fromkeys(("score_scale", "score_shift", "min_score_correlation"))
 
 
 def run_day(date: datetime.date, root: pathlib.Path) -> dict[str, float]:

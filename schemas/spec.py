@@ -85,6 +85,8 @@ class Serving(SpecPart):
             model's score on the same events.
         score_shift: bounds on the mean score minus that of the served model, in standard
             deviations of the served model's score.
+        min_score_correlation: lower bound on the correlation of the score with that of the served
+            model on the same events; below 0 it ranks the other way round.
         score_gate: what the score must reach, and how sure all its bounds must be.
         keep_versions: how many pushed versions are kept, the served one included.
         check_events: events of the run date that the exported model must answer in a fresh
@@ -100,6 +102,7 @@ class Serving(SpecPart):
     score: str
     score_scale: Bounds | None = (0.5, 2.0)
     score_shift: Bounds | None = (-1.0, 1.0)
+    min_score_correlation: float | None = Field(default=0.2, ge=-1.0, le=1.0)
     score_gate: ScoreBounds = ScoreBounds()
     keep_versions: int = Field(default=10, ge=1)
     check_events: int = Field(default=512, ge=2)

@@ -97,7 +97,9 @@ class _Evaluate(beam.PTransform):
 
 def sum_up(extracts: Mapping[str, Any], spec: RankingSpec) -> Iterator[tuple[SliceKey, SliceSums]]:
     """Sums up a batch: over all of its events, and over those of each value of a slice."""
-    labels, weights = extracts[tfma.LABELS_KEY], extracts[tfma.EXAMPLE_WEIGHTS_KEY]
+    labels, weights = dict(extracts[tfma.LABELS_KEY]), extracts[tfma.EXAMPLE_WEIGHTS_KEY]
+    if (served := extracts[tfma.PREDICTIONS_KEY].get(BASELINE)) is not None:
+        labels[signatures.SCORE] = served[signatures.SCORE]
     blocks = extracts[inference.BLOCKS_KEY]
     events = len(blocks)
     slicings: list[tuple[str, inference.Slices]] = [

@@ -175,6 +175,16 @@ COMPARISONS = (
         ),
         served=True,
     ),
+    Comparison(
+        "score_correlation",
+        frozenset([SCORE]),
+        1,
+        lambda model, served: ratio(
+            _mean("product")(model) - _mean("prediction")(model) * _mean("prediction")(served),
+            deviation(model, "prediction") * deviation(served, "prediction"),
+        ),
+        served=True,
+    ),
     # In standard deviations of the served model's scores.
     Comparison(
         "score_shift",

@@ -48,9 +48,11 @@ _COLUMNS: dict[str, dict[str, Callable[[Floats, Floats], Floats]]] = {
         "weight": _LABELLED["weight"],
         "prediction": _LABELLED["prediction"],
         "prediction_squared": lambda labels, predictions: np.square(predictions),
+        "product": lambda labels, predictions: labels * predictions,
     },
 }
-"""What is summed up of an output, times the event's weight, by the kind of the output."""
+"""What is summed up of an output, times the event's weight, by the kind of the output. A score has
+no label; the served model's score is in its place."""
 
 
 @dataclasses.dataclass(frozen=True)

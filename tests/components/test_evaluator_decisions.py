@@ -103,12 +103,15 @@ def test_score_is_held_against_the_served_models_where_there_is_one():
         for m in eval_config(DEMO, compare=True).metrics_specs
         if list(m.output_names) == ["score"]
     )
-    assert score.per_slice_thresholds.keys() == {"score_scale", "score_shift"}
+    metrics = ("score_scale", "score_shift", "score_correlation")
+    assert score.per_slice_thresholds.keys() == set(metrics)
     assert thresholds_of(eval_config(DEMO, compare=True), "score") == {
         ("score_scale", None): (0.5, 2.0),
         ("score_shift", None): (-1.0, 1.0),
+        ("score_correlation", None): (0.2, None),
     }
-    unbounded = demo_with("serving.score_scale=null", "serving.score_shift=null")
+    fields = ("score_scale", "score_shift", "min_score_correlation")
+    unbounded = demo_with(*(f"serving.{field}=null" for field in fields))
     for config in (eval_config(DEMO, compare=False), eval_config(unbounded, compare=True)):
         assert not [m for m in config.metrics_specs if list(m.output_names) == ["score"]]
 

@@ -223,18 +223,23 @@ def test_error_of_a_value_that_hangs_on_one_block_cannot_be_told():
     assert math.isnan(estimate(without, weights).error)
 
 
-def test_score_of_another_scale_and_mean_is_told_in_the_served_models_deviations():
+@pytest.mark.parametrize("scale", [1.5, -0.5])
+def test_score_is_compared_with_the_served_models_in_its_deviations(scale):
     rng = np.random.default_rng(0)
     served = rng.normal(3.0, 2.0, 1000)
+    scores = scale * served + 1.0 + rng.normal(0.0, 1.0, 1000)
     ones, zeros = np.ones(1000), np.zeros(1000, int)
     blocks = rng.integers(0, BLOCKS, 1000)
     of_model, of_served = (
-        sums_by_group("score", ones, scores, ones, blocks, zeros, 1)[0]
-        for scores in (1.5 * served + 1.0, served)
+        sums_by_group("score", served, predictions, ones, blocks, zeros, 1)[0]
+        for predictions in (scores, served)
     )
     found = {c.name: c.estimate(of_model, of_served)[0] for c in COMPARISONS if c.served}
-    shift = (1.5 * served + 1.0 - served).mean() / served.std()
-    assert found == {"score_scale": pytest.approx(1.5), "score_shift": pytest.approx(shift)}
+    assert found == {
+        "score_scale": pytest.approx(scores.std() / served.std()),
+        "score_shift": pytest.approx((scores - served).mean() / served.std()),
+        "score_correlation": pytest.approx(np.corrcoef(scores, served)[0, 1]),
+    }
 
 
 @settings(max_examples=20, deadline=None)

@@ -321,6 +321,22 @@ def test_slice_that_fell_and_a_score_of_another_scale_are_blocked_by_default(tmp
     assert score.endswith("must be at least 0.5 and at most 2 (all events)")
 
 
+def test_score_that_ranks_the_other_way_round_is_blocked_though_scale_and_mean_are_right(
+    tmp_path, models, monkeypatch
+):
+    columns = good_events()
+    mean = (1 / (1 + np.exp(-columns["click_logit"]))).mean()
+    spec = parse_spec(SPEC, "spec", [f"serving.score={2 * mean:.4f} - click"])
+    answers = {"click": "click_logit", "rate": "rate_answer"}
+    export_planted(spec, answers, tmp_path / "turned" / "Format-Serving")
+    monkeypatch.setitem(globals(), "SPEC_OF_TEST", spec)
+    blessing, verdict = evaluate(tmp_path, models, columns, compare=True, model=tmp_path / "turned")
+    assert_published(blessing, verdict, blessed=False)
+    assert verdict["reasons"] == [
+        "score: score_correlation is -1.0000, must be at least 0.2 (all events)"
+    ]
+
+
 def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
     tmp_path, models, monkeypatch
 ):
