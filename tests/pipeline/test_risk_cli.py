@@ -111,7 +111,7 @@ def test_a_day_is_measured_from_its_logs(tmp_path):
     result, output = invoke(
         *("2026-01-04", "--logs", tmp_path / "logs", "--spec", DEMO),
         *("--workspace", tmp_path / "work", "--set", "model.preset=tiny"),
-        *("--steps", 40, "--seeds", 2, "--budget", 14, "--optimizer", "adagrad"),
+        *("--steps", 40, "--seeds", 1, "--budget", 3, "--optimizer", "adagrad"),
     )
     assert result.exit_code == 0, output
     assert "cold start" in output
