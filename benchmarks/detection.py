@@ -38,7 +38,7 @@ from trainer_module.distribution import make_strategy
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.optimizers import ClippedAdagrad, ClippedAdam, ClippedOptimizer, Clippy
 from trainer_module.stability.detection import Detector
-from trainer_module.stability.events import Event, Limits
+from trainer_module.stability.events import DivergenceEvent, Limits
 from trainer_module.stability.statistics import StepStatistics
 from trainer_module.training_loop import TrainingLoop
 
@@ -310,7 +310,7 @@ def true_start(meta: dict[str, Any], statistics: StepStatistics) -> int:
     return int(np.argmax(bad)) if bad.any() else 0
 
 
-def delay(events: tuple[Event, ...], start: int) -> tuple[int, int] | None:
+def delay(events: tuple[DivergenceEvent, ...], start: int) -> tuple[int, int] | None:
     """Steps from `start` to noticing, and to calling it full divergence (None: never)."""
     full = [event for event in events if event.kind in ("full", "open")]
     if not full or full[-1].ended is None:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.html_report.data import Attempt, Report, Steps
+from pipeline.html_report.data import Attempt, Report, StepCurves
 from pipeline.imports import without
 
 # jsonschema, which Altair imports, would make grammars of addresses with it, for formats that no
@@ -262,7 +262,7 @@ def sigma_chart(attempts: Sequence[Attempt]) -> Chart:
     return _finished(chart, "Clipping factor sigma by layer over steps", _solid(_cycle(values)))
 
 
-def _with_steps(attempts: Sequence[Attempt]) -> list[tuple[Attempt, Steps]]:
+def _with_steps(attempts: Sequence[Attempt]) -> list[tuple[Attempt, StepCurves]]:
     return [(a, a.statistics) for a in attempts if a.statistics]
 
 
@@ -270,7 +270,7 @@ _STEP = alt.X("step:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(g
 
 
 def _lines(
-    attempts: Sequence[tuple[Attempt, Steps]],
+    attempts: Sequence[tuple[Attempt, StepCurves]],
     values: Mapping[str, Sequence[float | None]],
     scale: alt.Scale,
 ) -> alt.Chart:
@@ -295,8 +295,8 @@ def _shades(attempts: Sequence[Attempt]) -> list[alt.Chart]:
     rows = [
         {
             "step": event.start,
-            "end": max(event.end or attempt.steps, event.start + 1),
-            "event": event.text,
+            "end": max(event.ended or attempt.steps, event.start + 1),
+            "event": str(event),
         }
         for attempt in attempts
         for event in attempt.events

@@ -22,7 +22,6 @@ from pipeline.html_report.data import (
     Attempt,
     Day,
     Drift,
-    Event,
     Quarantined,
     Report,
     Score,
@@ -334,10 +333,7 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
                     f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
                     for k, v in attempt.changes.items()
                 ),
-                events=[
-                    Event(event.kind, event.start, event.ended, str(event))
-                    for event in attempt.events
-                ],
+                events=attempt.events,
                 statistics=statistics.get(number),
             )
             for number, attempt in enumerate(judged.attempts)

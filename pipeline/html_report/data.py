@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from pipeline.lineage import Run
+from trainer_module.stability.events import DivergenceEvent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +116,7 @@ class Version:
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
-    """A divergence event of an attempt; steps as in `trainer_module.stability.events`."""
-
-    kind: str
-    start: int
-    end: int | None
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
+class StepCurves:
     """Statistics of an attempt's steps, thinned to what a chart can show.
 
     Attributes:
@@ -166,8 +157,8 @@ class Attempt:
     verdict: str
     summary: str
     changes: str
-    events: Sequence[Event]
-    statistics: Steps | None = None
+    events: Sequence[DivergenceEvent]
+    statistics: StepCurves | None = None
 
 
 @dataclasses.dataclass(frozen=True)

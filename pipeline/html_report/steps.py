@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.html_report.data import Steps
+from pipeline.html_report.data import StepCurves
 
 POINTS = 200
 """Points of an attempt, as many as a chart's width can tell apart."""
@@ -23,7 +23,7 @@ MAX_LAYERS = 8
 _Floats = npt.NDArray[np.float64]
 
 
-def thinned(parquet: bytes) -> dict[int, Steps]:
+def thinned(parquet: bytes) -> dict[int, StepCurves]:
     """Thins a training's statistics.
 
     Args:
@@ -43,7 +43,7 @@ def thinned(parquet: bytes) -> dict[int, Steps]:
     }
 
 
-def _attempt(table: pa.Table, layers: Sequence[str]) -> Steps:
+def _attempt(table: pa.Table, layers: Sequence[str]) -> StepCurves:
     step = table["step"].to_numpy()
     loss = _column(table, "loss")
     starts = np.unique(np.linspace(0, len(step), min(POINTS, len(step)), False).astype(np.int64))
@@ -52,7 +52,7 @@ def _attempt(table: pa.Table, layers: Sequence[str]) -> Steps:
     def over(values: _Floats, how: str) -> list[float | None]:
         return [_summary(values[first:end], how) for first, end in stretches]
 
-    return Steps(
+    return StepCurves(
         step=[int(step[first]) for first in starts],
         loss=over(_smooth(loss), "last"),
         peak=over(loss, "max"),

@@ -20,7 +20,7 @@ from tfx.orchestration.kubeflow.v2 import compiler_utils, kubeflow_v2_dag_runner
 from pipeline.dag import RunParameters, create_pipeline
 from pipeline.kubeflow.lint import lint
 from pipeline.kubeflow.package import Document
-from pipeline.kubeflow.values import Parameters, Step, Values, quantity
+from pipeline.kubeflow.values import Parameters, StepSettings, Values, quantity
 from schemas.errors import RankerError
 
 SCHEDULE_TIME = "{{$.pipeline_job_schedule_time_utc}}"
@@ -126,7 +126,7 @@ def _set_defaults(pipeline_spec: Document, defaults: Parameters) -> None:
         declared.update(defaultValue=given[name], isOptional=True)
 
 
-def _resources(step: Step) -> Document:
+def _resources(step: StepSettings) -> Document:
     """`ResourceSpec` in the fields that every version reads: cores, and memory in 1e9 bytes."""
     memory = quantity(step.memory) / 1e9
     resources: Document = {
@@ -141,7 +141,7 @@ def _resources(step: Step) -> Document:
     return resources
 
 
-def _kubernetes_config(step: Step) -> Document:
+def _kubernetes_config(step: StepSettings) -> Document:
     """`KubernetesExecutorConfig` as JSON."""
     config: Document = {}
     if step.node_selector:

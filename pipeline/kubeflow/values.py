@@ -122,7 +122,7 @@ class Volume(_Model):
     path: MountPath
 
 
-class Step(_Model):
+class StepSettings(_Model):
     """How a step's container runs.
 
     Attributes:
@@ -204,8 +204,8 @@ class Values(_Model):
     parameters: Parameters
     beam_args: tuple[str, ...] = ("--direct_running_mode=in_memory",)
     remote_artifacts: bool = False
-    defaults: Step = Step()
-    steps: dict[str, Step] = {}
+    defaults: StepSettings = StepSettings()
+    steps: dict[str, StepSettings] = {}
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -230,7 +230,7 @@ class Values(_Model):
             )
         return self
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> StepSettings:
         """Returns how the container of step `name` runs."""
         return self.steps.get(name, self.defaults)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_module.stability.events import Event, Limits
+from trainer_module.stability.events import DivergenceEvent, Limits
 from trainer_module.stability.recording import StatisticsRecorder
 from trainer_module.stability.report import write_report
 from trainer_module.stability.verdict import Attempt
@@ -15,7 +15,7 @@ DIVERGED = Attempt(
     40,
     "diverged",
     "diverged after 40 steps",
-    (Event("full", 10, 20, 15, 9.0, 1.0, ("click",), 40, "the loss is not finite"),),
+    (DivergenceEvent("full", 10, 20, 15, 9.0, 1.0, ("click",), 40, "the loss is not finite"),),
 )
 
 

@@ -79,7 +79,7 @@ INPUTS_SPEC = {
 
 def executor_input(output_file=None, fail=0, release=NEWEST):
     """What the launcher of a release hands over, for a step with two inputs."""
-    run = driver.Run("run", "pipeline", "minio://mlpipeline/v2", {}, backend_of(release))
+    run = driver.PackageRun("run", "pipeline", "minio://mlpipeline/v2", {}, backend_of(release))
 
     def received(number, uri, artifact_type, **metadata):
         artifact = {"uri": uri, "type": declared(artifact_type), "metadata": metadata}

@@ -15,7 +15,7 @@ from components import serving_store
 from components.plan.planning import make_plan
 from pipeline.workspace import Workspace
 from schemas.loading import load_spec
-from trainer_module.stability.events import Event
+from trainer_module.stability.events import DivergenceEvent
 from trainer_module.stability.verdict import FORMAT, Attempt, Stability
 
 DEMO = os.path.join(os.path.dirname(__file__), "..", "..", "schemas", "demo.yaml")
@@ -147,7 +147,7 @@ class PlantedReport:
         healthy = Attempt(0, 400, "healthy", "healthy after 400 steps", ())
         attempts = [healthy]
         if outcome == "blocked":
-            event = Event(
+            event = DivergenceEvent(
                 "full", 210, 230, 220, 9.0, 1.0, ("click",), 300, "the loss is not finite"
             )
             attempts = [

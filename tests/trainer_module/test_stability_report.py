@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.planted import BINARY, LAYERS, TASKS, healthy, with_full, with_spike
 from schemas.errors import TrainingError
 from trainer_module.stability.detection import Detector
-from trainer_module.stability.events import Event, Limits
+from trainer_module.stability.events import DivergenceEvent, Limits
 from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
 from trainer_module.stability.report import write_report
 from trainer_module.stability.statistics import StepStatistics
@@ -255,7 +255,7 @@ def test_earlier_attempts_stay_and_later_ones_go(tmp_path):
 
 
 def event(start, ended):
-    return Event("micro", start, start + 2, start + 1, 9.0, 1.0, ("click",), ended)
+    return DivergenceEvent("micro", start, start + 2, start + 1, 9.0, 1.0, ("click",), ended)
 
 
 def test_long_trainings_are_thinned_but_for_events(tmp_path):

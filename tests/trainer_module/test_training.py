@@ -23,7 +23,7 @@ from trainer_module import inputs, preprocessing
 from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model
-from trainer_module.stability.events import Event
+from trainer_module.stability.events import DivergenceEvent
 from trainer_module.stability.verdict import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer
 from trainer_module.training_state import save_state
@@ -255,7 +255,9 @@ def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_ou
         checkpoints.save(Progress(step=step), model, optimizer)
 
     def diverged(start, detected):
-        event = Event("full", start, detected, detected, 9.0, 1.0, (), detected + 5, "lost")
+        event = DivergenceEvent(
+            "full", start, detected, detected, 9.0, 1.0, (), detected + 5, "lost"
+        )
         return Attempt(0, detected + 5, "diverged", "diverged", (event,))
 
     first = diverged(12, 14)
@@ -286,7 +288,7 @@ def test_attempt_killed_while_it_goes_back_leaves_nothing_of_the_failed_one(tmp_
     optimizer.build(model.trainable_variables)
     for step in (0, 50, 60, 70):
         checkpoints.save(Progress(step=step), model, optimizer)
-    event = Event("full", 3, 4, 4, 9.0, 1.0, (), 80, "lost")
+    event = DivergenceEvent("full", 3, 4, 4, 9.0, 1.0, (), 80, "lost")
     failed = Attempt(0, 80, "diverged", "diverged", (event,))
 
     def die(*args):
@@ -317,7 +319,7 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
     model = build_model(spec)
     optimizer = make_optimizer(spec.training)
     optimizer.build(model.trainable_variables)
-    event = Event("full", 0, 1, 1, 9.0, 1.0, (), 1, "lost")
+    event = DivergenceEvent("full", 0, 1, 1, 9.0, 1.0, (), 1, "lost")
     failed = Attempt(0, 2, "diverged", "diverged", (event,))
     everything = Progress(left_out=((0, len(list(_batches(spec, train_files)))),), failed=(failed,))
     checkpoints.save(everything, model, optimizer)

@@ -11,7 +11,7 @@ from trainer_module.risk.over_run import SharpnessPoint, measured_steps, sharpne
 from trainer_module.risk.stable_rate import RateOutcome, StableRate, search, train_once
 from trainer_module.risk.trainee import Trainee
 
-Progress = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Called with what is being done."""
 
 
@@ -33,7 +33,7 @@ def measure_sharpness(
     steps: int,
     seeds: int,
     warm_start_from: str | None = None,
-    on_progress: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> tuple[SharpnessPoint, ...]:
     """Measures sharpness over one training for each seed, with the spec's own optimizer.
 
@@ -72,7 +72,7 @@ def find_stable_rate(
     budget: int,
     jumps: bool = False,
     warm_start_from: str | None = None,
-    on_progress: Progress = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> StableRate:
     """Searches an optimizer's largest stable learning rate, from the spec's rate on.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer_module.stability.events import Event, Kind, Limits, Verdict
+from trainer_module.stability.events import DivergenceEvent, Kind, Limits, TrainingVerdict
 from trainer_module.stability.levels import TOTAL, Array, Levels
 from trainer_module.stability.statistics import StepStatistics
 
@@ -44,7 +44,7 @@ class Detector:
         self._binary = tuple(binary_tasks)
         self._layers = tuple(layers)
         self._levels = Levels(limits, len(self._tasks), len(self._binary), len(self._layers))
-        self._past: list[Event] = []
+        self._past: list[DivergenceEvent] = []
         self._event: _Open | None = None
         series = 1 + len(self._tasks)
         # The CUSUM: the sum, the step that it left 0 at, and the highest since.
@@ -71,12 +71,12 @@ class Detector:
         return self._event is None and not self.diverged and quiet and alive
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[DivergenceEvent, ...]:
         """What happened so far, in order; the last one may be open."""
         return (*self._past, *([] if self._event is None else [self._describe("open")]))
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> TrainingVerdict:
         """The verdict if training ended now: an event that is still open counts as diverged."""
         events = self.events
         if events and events[-1].kind in ("open", "full"):
@@ -256,14 +256,14 @@ class Detector:
             return f"loss of {names} above its level for {steps} steps"
         return ""
 
-    def _describe(self, kind: Kind, ended: int | None = None, reason: str = "") -> Event:
+    def _describe(self, kind: Kind, ended: int | None = None, reason: str = "") -> DivergenceEvent:
         assert self._event is not None
         event, level = self._event, self._levels.level
         seen = np.isfinite(self._peak) & np.isfinite(level)
         scores = np.where(seen, (self._peak - level) / self._levels.scale, 0.0)
         worst = int(np.argmax(scores))
         rise = np.exp(self._peak[TOTAL]) - np.exp(level[TOTAL]) if seen[TOTAL] else 0.0
-        return Event(
+        return DivergenceEvent(
             kind=kind,
             start=event.start,
             detected=event.detected,
@@ -309,7 +309,7 @@ class Detector:
         """
         names = (state["tasks"], state["binary_tasks"], state["layers"])
         detector = cls(*names, limits=Limits(**state["limits"]))
-        detector._past = [Event.from_json(event) for event in state["events"]]
+        detector._past = [DivergenceEvent.from_json(event) for event in state["events"]]
         if state["open"] is not None:
             _restore(detector._open(0), state["open"])
         _restore(detector, state["counts"])
@@ -322,8 +322,8 @@ class _Open:
     """An event that is not decided yet.
 
     Attributes:
-        start: as in `Event`.
-        detected: as in `Event`.
+        start: as in `DivergenceEvent`.
+        detected: as in `DivergenceEvent`.
         affected: bool [series].
         recent: the last steps of the event, [steps, series].
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-Verdict = Literal["healthy", "recovered", "diverged", "unjudged"]
+TrainingVerdict = Literal["healthy", "recovered", "diverged", "unjudged"]
 """Of a training: nothing happened; something did and passed; it ended, or was stopped, bad;
 nothing happened, in fewer steps than it takes to tell."""
 
@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
+class DivergenceEvent:
     """One departure from health; steps count from 0 at the training's start.
 
     Attributes:
@@ -99,7 +99,7 @@ class Event:
         return {**dataclasses.asdict(self), "tasks": list(self.tasks)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Event:
+    def from_json(cls, content: dict[str, Any]) -> DivergenceEvent:
         """Makes the event that `to_json` described."""
         return cls(**{**content, "tasks": tuple(content["tasks"])})
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer_module.stability.events import Event
+from trainer_module.stability.events import DivergenceEvent
 
 _BEFORE, _AFTER = 60, 120
 """Steps around an event's start that its plot shows."""
@@ -33,7 +33,7 @@ _COLORS = (
 Floats = npt.NDArray[np.float64]
 
 
-def draw(table: pa.Table, events: Sequence[Sequence[Event]]) -> dict[str, bytes]:
+def draw(table: pa.Table, events: Sequence[Sequence[DivergenceEvent]]) -> dict[str, bytes]:
     """Draws a training.
 
     Args:
@@ -109,11 +109,13 @@ class _Rows:
                 total += np.square(self[f"{field}/{name}"])
         return np.sqrt(total)
 
-    def around(self, event: Event) -> npt.NDArray[np.bool_]:
+    def around(self, event: DivergenceEvent) -> npt.NDArray[np.bool_]:
         return (self.step >= event.start - _BEFORE) & (self.step <= event.start + _AFTER)
 
 
-def _loss_and_auc(last: _Rows, earlier: Sequence[_Rows], events: Sequence[Event]) -> Figure:
+def _loss_and_auc(
+    last: _Rows, earlier: Sequence[_Rows], events: Sequence[DivergenceEvent]
+) -> Figure:
     tasks = last.names("auc")
     figure = Figure(figsize=(9, 6 if tasks else 3.5), layout="constrained")
     axes = figure.subplots(2 if tasks else 1, 1, sharex=True, squeeze=False)[:, 0]
@@ -136,7 +138,7 @@ def _loss_and_auc(last: _Rows, earlier: Sequence[_Rows], events: Sequence[Event]
     return figure
 
 
-def _event(rows: _Rows, event: Event) -> Figure:
+def _event(rows: _Rows, event: DivergenceEvent) -> Figure:
     near = rows.around(event)
     step = rows.step[near]
     clipped = np.array([rows[f"sigma_min/{name}"] for name in rows.names("sigma_min")])
@@ -215,7 +217,7 @@ def _line(ax: Axes, step: Floats, values: Floats, **kwargs: Any) -> None:
         )
 
 
-def _shade(ax: Axes, event: Event, last_step: int) -> None:
+def _shade(ax: Axes, event: DivergenceEvent, last_step: int) -> None:
     end = last_step if event.ended is None else event.ended
     color = "#e69f00" if event.kind in ("micro", "shift") else "#d55e00"
     ax.axvspan(event.start, max(end, event.start + 1), color=color, alpha=0.2, linewidth=0)

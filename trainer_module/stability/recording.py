@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from trainer_module.stability.events import Event
+from trainer_module.stability.events import DivergenceEvent
 from trainer_module.stability.statistics import StepStatistics
 
 MAX_ROWS = 20_000
@@ -72,7 +72,7 @@ class StatisticsRecorder:
         if sum(map(len, self._buffer)) >= _BUFFERED:
             self._write_buffer()
 
-    def flush(self, events: Sequence[Event] = ()) -> None:
+    def flush(self, events: Sequence[DivergenceEvent] = ()) -> None:
         """Writes what was appended; call it before a checkpoint is made and at an attempt's end.
 
         Args:
@@ -82,7 +82,7 @@ class StatisticsRecorder:
         if self._unthinned > 2 * self._max_rows:
             self._thin(events)
 
-    def read(self, events: Sequence[Sequence[Event]] = ()) -> pa.Table:
+    def read(self, events: Sequence[Sequence[DivergenceEvent]] = ()) -> pa.Table:
         """Returns all rows, by attempt and step, thinned; see `StatisticsRecorder`.
 
         Columns: `attempt`, `step`, `loss`, and by task or layer `task_loss/click`,
@@ -109,7 +109,7 @@ class StatisticsRecorder:
         self._unthinned += len(statistics)
         self._buffer = []
 
-    def _thin(self, events: Sequence[Event]) -> None:
+    def _thin(self, events: Sequence[DivergenceEvent]) -> None:
         parts = [part for part in self._parts() if part[0] == self._attempt]
         table = thin(self._read_attempt(self._attempt), self._max_rows, events)
         target = (self._attempt, parts[0][1], max(end for *_, end in parts))
@@ -147,7 +147,7 @@ class StatisticsRecorder:
         return table.take(pa.array(order))
 
 
-def thin(table: pa.Table, max_rows: int, events: Sequence[Event]) -> pa.Table:
+def thin(table: pa.Table, max_rows: int, events: Sequence[DivergenceEvent]) -> pa.Table:
     """Returns at most `max_rows` rows of one attempt, and those in and around events.
 
     Args:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from schemas.errors import TrainingError
-from trainer_module.stability.events import Event, Verdict
+from trainer_module.stability.events import DivergenceEvent, TrainingVerdict
 
 if TYPE_CHECKING:
     from trainer_module.stability.detection import Detector
@@ -62,9 +62,9 @@ class Attempt:
 
     first_step: int
     steps: int
-    verdict: Verdict
+    verdict: TrainingVerdict
     summary: str
-    events: tuple[Event, ...]
+    events: tuple[DivergenceEvent, ...]
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
 
@@ -104,11 +104,11 @@ class Attempt:
         Raises:
             KeyError, TypeError, ValueError: `content` is no such description.
         """
-        events = tuple(map(Event.from_json, content["events"]))
+        events = tuple(map(DivergenceEvent.from_json, content["events"]))
         # Reports of older versions have none.
         evaluations = tuple(Evaluation(**found) for found in content.get("evaluations", ()))
         attempt = cls(**{**content, "events": events, "evaluations": evaluations})
-        if attempt.verdict not in get_args(Verdict):
+        if attempt.verdict not in get_args(TrainingVerdict):
             raise ValueError(f"verdict {attempt.verdict!r}")
         undecided = bool(attempt.events) and attempt.events[-1].kind in ("open", "full")
         if undecided != (attempt.verdict == "diverged"):
@@ -127,7 +127,7 @@ class Stability:
         attempts: in order; at least one.
     """
 
-    verdict: Verdict
+    verdict: TrainingVerdict
     summary: str
     attempts: tuple[Attempt, ...]
 
@@ -137,7 +137,7 @@ class Stability:
         last = attempts[-1]
         if len(attempts) == 1:
             return cls(last.verdict, last.summary, (last,))
-        verdict: Verdict = "recovered" if last.verdict == "healthy" else last.verdict
+        verdict: TrainingVerdict = "recovered" if last.verdict == "healthy" else last.verdict
         tries = f"attempt {len(attempts)}"
         summary = f"{verdict}: {tries} from step {last.first_step} was {last.summary}"
         return cls(verdict, summary, tuple(attempts))

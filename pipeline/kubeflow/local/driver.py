@@ -30,7 +30,7 @@ def _now() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PackageRun:
     """One run of a package.
 
     Attributes:
@@ -90,7 +90,11 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
 
 
 def resolve_inputs(
-    run: Run, name: str, task: Json, component: Json, outputs: Mapping[str, Mapping[str, Json]]
+    run: PackageRun,
+    name: str,
+    task: Json,
+    component: Json,
+    outputs: Mapping[str, Mapping[str, Json]],
 ) -> Json:
     """Mints the `inputs` of a step's ExecutorInput.
 
@@ -127,7 +131,7 @@ def resolve_inputs(
     return _without_empty({"parameterValues": parameters, "artifacts": artifacts})
 
 
-def provision_outputs(run: Run, name: str, component: Json, salt: str) -> Json:
+def provision_outputs(run: PackageRun, name: str, component: Json, salt: str) -> Json:
     """Mints the `outputs` of a step's ExecutorInput, `executor-logs` among them.
 
     Args:
@@ -151,7 +155,7 @@ def provision_outputs(run: Run, name: str, component: Json, salt: str) -> Json:
     return {"artifacts": artifacts, "outputFile": f"{folder}/output_metadata.json"}
 
 
-def record(name: str, artifact: Json, new_id: int, run: Run) -> Json:
+def record(name: str, artifact: Json, new_id: int, run: PackageRun) -> Json:
     """Returns an output artifact as the back end gives it back: what consumers are told of it.
 
     Args:

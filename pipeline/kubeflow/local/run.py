@@ -110,7 +110,7 @@ def run_package(
         pipeline_root: what the run was given as its root. The package's own reaches nobody.
         backend: release of Kubeflow Pipelines whose driver and launcher to follow.
         jobs: how many steps may run at once.
-        schedule_time: see `driver.Run`.
+        schedule_time: see `driver.PackageRun`.
         container: the beginning of a command that starts a container, such as `docker run
             --network none`; each step runs in its image then, and in a process if it is empty.
         on_step: told about each step that has ended.
@@ -126,7 +126,7 @@ def run_package(
     spec = documents[0]
     values = driver.run_parameters(spec, parameters)
     volumes = _volumes(documents, root.absolute() / "volumes")
-    run = driver.Run(
+    run = driver.PackageRun(
         run_id=str(uuid.uuid4()),
         pipeline_name=spec["pipelineInfo"]["name"],
         pipeline_root=pipeline_root,
@@ -203,7 +203,7 @@ class _Work:
 
     def __init__(
         self,
-        run: driver.Run,
+        run: driver.PackageRun,
         spec: Json,
         folder: Path,
         store: Path,
