@@ -224,6 +224,8 @@ def _ended(
 
 
 def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> Iterator[Finding]:
+    if not newest.events.num_rows:
+        return  # What keeps them all from being read is told already.
     if newest.day_events < spec.validation.min_events:
         yield Finding(
             "validation.min_events",
@@ -273,7 +275,7 @@ def _features(spec: RankingSpec, described: dict[str, Column]) -> Iterator[Findi
             yield from _numbers(where, feature, column)
     for owner, values in tables.items():
         buckets = spec.categorical[owner].buckets or 0
-        if values > buckets:
+        if values > buckets and sizes.buckets(values) > buckets:
             yield Finding(
                 f"features.{owner}.buckets",
                 f"about {values:,} values share {buckets:,} rows; take {sizes.buckets(values)}",

@@ -25,6 +25,7 @@ from pipeline.onboarding.roles import (
     fields_of,
     guess_roles,
     surfaces,
+    without_passing_ids,
     words,
 )
 from schemas.errors import BadDataError
@@ -101,6 +102,8 @@ def draft_spec(
     if not tables:
         raise _nothing_read(logs_root, listed, read.fields)
     guesses = with_numbered_ids(tables, guess_roles(tables, read.fields, event_id, labels))
+    if all(sample.share == 1 for sample in samples):
+        guesses = without_passing_ids(tables, guesses)
     _refuse_what_cannot_run(guesses, unread, labels)
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
     text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"

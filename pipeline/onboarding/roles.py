@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -59,6 +60,7 @@ _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_PASSING = "no value comes back on the next day: an id of a request or session, no use to a model"
 _AFTER = "'{}' sounds like what is known only after the impression"
 _FRESH = (
     "two values, and no id keeps one from day to day: if it tells what came of the impression, "
@@ -352,7 +354,8 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     values = f"about {column.all_distinct:,} values"
     if field.kind == "string" or field.multivalued:
         unique = column.distinct > 0.9 * column.values and column.values > 100
-        if unique and "id" not in said:
+        # Of a part of a large log each user may be there once, but not each request.
+        if unique and event_id_rank(field.name) != NO_EVENT_ID - 1:
             return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
         return Role.CATEGORICAL, values
     if _is_code(field.name) or column.distinct <= FEW:
@@ -431,6 +434,31 @@ def _without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
                 break
         kept.append(guess)
     return kept
+
+
+def without_passing_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out ids of which no value comes back on the next day, as those of requests.
+
+    Args:
+        days: checked events of whole days, a table a day, neighbours next to each other.
+        guesses: what the fields are for.
+    """
+
+    def passes(name: str) -> bool:
+        values = [day[name].unique() for day in days]
+        return not any(
+            pc.any(pc.is_in(day, before.drop_null())).as_py()
+            for day, before in itertools.pairwise(values)
+        )
+
+    left = []
+    for guess in guesses:
+        large = guess.column is not None and guess.column.distinct > FEW
+        single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
+        if single and large and len(days) > 1 and passes(guess.field.name):
+            guess = dataclasses.replace(guess, role=Role.UNUSED, why=_PASSING, remark="")
+        left.append(guess)
+    return left
 
 
 def _without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:

@@ -437,6 +437,35 @@ def test_a_list_of_labels_is_none_and_a_list_of_what_was_clicked_is_asked_about(
     assert "leave it out, unless it tells of those before" in remark_on(draft, "clickedTopics")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "role"),
+    [
+        ("requestId", lambda day, number: f"{day}-{number // 4}", Role.UNUSED),
+        ("traceId", lambda day, number: 1000 * day + number // 4, Role.UNUSED),
+        ("logId", lambda day, number: f"log-{day}-{number}", Role.UNUSED),
+        ("requestId", lambda day, number: f"{(day + number // 4) % 120}", Role.CATEGORICAL),
+        ("weekday", lambda day, number: f"w{day}", Role.CATEGORICAL),
+    ],
+)
+def test_an_id_of_which_no_value_comes_back_is_no_feature(tmp_path, name, value, role):
+    def requested(event):
+        return {**event, name: value(int(event["request.ID"][1]), number_of(event))}
+
+    draft = draft_spec(write_logs(tmp_path, change=requested), "ranker", "request.ID")
+    assert role_of(draft, name) is role
+
+
+def test_ids_are_not_judged_by_whether_they_come_back_in_parts_of_days(tmp_path, monkeypatch):
+    def requested(event):
+        return {**event, "visitorId": f"{event['request.ID'][1]}-{number_of(event) // 4}"}
+
+    logs = write_logs(tmp_path, change=requested)
+    assert role_of(draft_spec(logs, "ranker"), "visitorId") is Role.UNUSED
+    monkeypatch.setattr("components.daily_example_gen.sampling._MIN_PIECE_BYTES", 1000)
+    monkeypatch.setattr("pipeline.onboarding.draft.DAY_BYTES", 60_000)
+    assert role_of(draft_spec(logs, "ranker"), "visitorId") is Role.CATEGORICAL
+
+
 def test_a_field_that_the_newest_day_lacks_is_no_feature(tmp_path):
     def dropped(event):
         day = int(event["request.ID"][1])
