@@ -21,6 +21,7 @@ from tfx.utils import io_utils, path_utils
 
 from components import properties
 from components.channels import EVAL, TRAIN, Channels, Given
+from components.daily_example_gen.copied import copied_from
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
@@ -106,6 +107,12 @@ def make_examples(
         logging.warning("%s", note)
     days = {date: days[date] for date in (*plan.window, plan.run_date) if date in days}
     evaluated = days[plan.run_date]
+    if copy := copied_from(evaluated, (days[day.date] for day in training), plan.spec):
+        raise BadDataError(
+            f"{os.path.join(logs_root, str(plan.run_date))}: has the same events as "
+            f"{copy.manifest.date}, which the model is trained on, so nothing could be told from "
+            "it. Deliver the day's own logs, and run it again"
+        )
     eval_events = choose_eval_events(
         evaluated.manifest.shards, plan.spec.validation.max_eval_events
     )

@@ -703,6 +703,22 @@ def predicted(path, spec, records):
     return rates.predict({name: v.numpy() for name, v in buckets.items()}, len(records))
 
 
+@pytest.mark.parametrize("seen", [None, DAYS[2]], ids=["trained on now", "trained on before"])
+def test_run_date_whose_events_a_training_day_has_is_an_error(root, seen):
+    """A delivery that was copied: in another order, from another file."""
+    copied = [event(1000 * 1 + n) for n in range(100)]
+    (root / "logs" / str(RUN_DATE) / "part-0.jsonl").unlink()
+    write_day(root / "logs", RUN_DATE, copied[::-1], "again.jsonl")
+    message = rf"{RUN_DATE}: has the same events as {DAYS[1]}, which .* Deliver the day's own logs"
+    with pytest.raises(BadDataError, match=message):
+        run(plan(seen), root, make_pipeline=make_pipeline)
+    assert not (root / "out").exists()
+    # The same ids, as logs have them that count from 0 each day, and one event that differs.
+    copied[50]["clicked"] = 1 - copied[50]["clicked"]
+    write_day(root / "logs", RUN_DATE, copied, "again.jsonl")
+    run(plan(seen), root, make_pipeline=make_pipeline)
+
+
 def test_rates_are_of_the_whole_window_whatever_is_trained_on(root, monkeypatch):
     spec = plan().spec
     result = run(plan(), root, rates=root / "cold.npz")
