@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
@@ -27,6 +28,8 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 2000
 _MOSTLY = 0.2
+_AGAIN = 0.05
+"""Share of a day's events from which on it is no chance that an earlier day has them, too."""
 _PART = 0.3
 """Share of a usual day's events below which a day is perhaps not yet complete."""
 
@@ -95,6 +98,8 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     table = pa.concat_tables([sample.events for sample in samples])
     described = {name: columns.describe(table[name]) for name in known}
     found += _ids(spec, samples)
+    if not faults:
+        found += _of_other_days(samples)
     found += _ended(spec, samples, fields, described)
     found += _volume(spec, samples[0], described)
     found += _features(spec, described)
@@ -199,6 +204,31 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
                 f"another one, {ids.top!r} for one; the field must be unique to the impression",
                 stops=True,
             )
+
+
+def _of_other_days(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Events that an earlier day has, too: a model would be judged on what it was trained on."""
+
+    def alike(sample: Sample) -> np.ndarray:
+        single = [
+            name
+            for name, column in zip(sample.events.column_names, sample.events.columns, strict=True)
+            if not pa.types.is_list(column.type)
+        ]
+        values = sample.events.select(single).to_pandas()
+        return pd.util.hash_pandas_object(values, index=False).to_numpy()
+
+    newest, *before = samples
+    events = alike(newest)
+    for sample in before:
+        again = int(np.isin(events, alike(sample)).sum())
+        if again > _AGAIN * len(events):
+            yield Finding(
+                f"logs of {newest.date}",
+                f"{reading.share(again, len(events))} of the events are among those of "
+                f"{sample.date}, alike in all fields: a folder must hold its own day alone",
+            )
+            return
 
 
 def _ended(

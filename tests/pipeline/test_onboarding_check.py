@@ -182,6 +182,18 @@ def test_a_newest_day_that_is_not_complete_is_asked_about(tmp_path):
     )
 
 
+@pytest.mark.parametrize("own", [0, 800])
+def test_a_folder_with_events_of_another_day_is_told(tmp_path, own):
+    logs = write_logs(tmp_path)
+    before = (tmp_path / "2026-01-03" / "part-0.jsonl").read_text().splitlines()[own:]
+    rewrite_newest(tmp_path, lambda events: [*events[:own], *map(json.loads, before)])
+    (finding,) = check(logs).findings
+    assert str(finding) == (
+        f"warning: logs of 2026-01-04: {1 - own / EVENTS:.2%} of the events are among those of "
+        "2026-01-03, alike in all fields: a folder must hold its own day alone"
+    )
+
+
 def test_a_field_that_the_newest_day_lacks_is_asked_about(tmp_path):
     logs = write_logs(tmp_path)
     rewrite_newest(tmp_path, lambda events: [{**e, "age": None, "seconds": None} for e in events])
