@@ -57,7 +57,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             # There is no model, and were there one, no metric could speak for it.
             refused = (f"training {stability.summary}",)
         if not refused and properties.SERVABLE.get(infra) != 1:
-            refused = (f"{infra.uri}: does not say that ServingCheck has served the model",)
+            refused = (
+                f"{infra.uri}: does not say whether ServingCheck could serve the model; run the "
+                "day again",
+            )
         if refused:
             # It may abort or hang, and nothing ends that in this process.
             _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, outputs, [])

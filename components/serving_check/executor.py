@@ -28,6 +28,7 @@ from trainer_module.signatures import NOT_EXPORTED
 from trainer_module.stability.verdict import load_verdict
 from trainer_module.warmup import sample_requests
 
+_UNTOLD = "is empty; no model was exported, and nobody says why. Run the day again"
 _NODE = re.compile(r"\s*\[\[")
 _BLESSED = "INFRA_BLESSED"
 _NOT_BLESSED = "INFRA_NOT_BLESSED"
@@ -48,7 +49,7 @@ class Executor(base_executor.BaseExecutor):
         if fileio.exists(not_exported):
             # An empty file is one whose content a full disk or a kill has taken.
             told = io_utils.read_string_file(not_exported).splitlines()
-            report = _failed(*(told or [f"{not_exported}: the training does not say why"]))
+            report = _failed(*(told or [f"{not_exported}: {_UNTOLD}"]))
         elif stability.verdict == "diverged":
             report = _failed(f"training {stability.summary}")
         else:

@@ -463,7 +463,8 @@ def test_model_that_serving_check_has_not_blessed_is_refused_though_no_reason_is
     )
     assert_published(blessing, verdict, blessed=False)
     assert verdict["reasons"] == [
-        f"{tmp_path / 'infra'}: does not say that ServingCheck has served the model"
+        f"{tmp_path / 'infra'}: does not say whether ServingCheck could serve the model; "
+        "run the day again"
     ]
 
 

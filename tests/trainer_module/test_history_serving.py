@@ -117,8 +117,10 @@ def halved(answer):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
-def test_what_is_served_with_history_must_be_what_is_judged(logs, tmp_path, monkeypatch):
-    spec = parse_spec(SPEC, "test")
+@pytest.mark.parametrize("serving", ["table", "request"])
+def test_what_is_served_with_history_must_be_what_is_judged(serving, logs, tmp_path, monkeypatch):
+    names = ("user_history", "author_history", "pair_history")
+    spec = parse_spec(SPEC, "test", [f"features.{name}.serving={serving}" for name in names])
     records = ingest(logs, spec, DAYS[3])
     split = str(logs / str(DAYS[3]) / "eval")
     transform = write_transform_graph(spec, tmp_path / "graph", records=records)
