@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import light
 import pytest
 from planted_runs import Store
 from typer.testing import CliRunner
@@ -55,20 +56,17 @@ def _push(workspace, day, model_uri):
         (["rollback", "first"], 2),
         (["run", "2026-01-03", "--logs", "l", "--spec", "nowhere.yaml"], 3),
         (["run", "2026-01-03", "--logs", "l", "--spec", DEMO, "--set", "model.depth=1"], 3),
+        (["risk", "--help"], 0),
+        (["risk", "yesterday", *RUN[2:]], 2),
+        (["risk", *RUN[1:], "--optimizer", "sgd"], 2),
+        (["risk", *RUN[1:], "--seeds", "5", "--budget", "4"], 2),
+        (["risk", *RUN[1:-1], "nowhere.yaml"], 3),
+        (["risk", *RUN[1:], "--set", "training.rate=1"], 3),
     ],
 )
-def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path):
-    script = (
-        "import sys\nfrom pipeline.cli import app\n"
-        "try:\n    app(sys.argv[1:])\n"
-        "finally:\n"
-        "    heavy = {'tensorflow', 'tfx', 'apache_beam', 'ml_metadata'} & set(sys.modules)\n"
-        "    assert not heavy, heavy\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
-    )
-    assert "AssertionError" not in done.stderr
+def test_help_and_bad_calls_answer_without_tensorflow(arguments, code):
+    heavy = {"tensorflow", "tfx", "apache_beam", "ml_metadata", "matplotlib"}
+    done = light.call(*arguments, without=heavy)
     assert done.returncode == code, done.stderr
 
 
@@ -87,22 +85,14 @@ def test_status_of_a_year_and_a_refused_rollback_take_no_tensorflow_and_seconds(
         date = str(first + datetime.timedelta(day))
         store.run(f"r{day}", date, version=day + 1, base=f"r{day - 1}" if day else None)
     _push(in_memory, first, "model/r0")
-    script = (
-        "import resource, sys\nfrom pipeline.cli import app\n"
-        "try:\n    app(sys.argv[1:])\n"
-        "finally:\n"
-        "    assert not {'tensorflow', 'apache_beam'} & set(sys.modules), 'heavy'\n"
-        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "    assert used.ru_utime + used.ru_stime < 6.0, used\n"
-    )
     for arguments, code, text in (
         (["status"], 0, "2025-12-31"),
         (["status", "--json"], 0, '"r364"'),
         (["rollback", "7"], 1, "no version 7"),
     ):
-        command = [sys.executable, "-c", script, *arguments, "-w", str(in_memory)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = light.call(*arguments, "-w", in_memory, without={"tensorflow", "apache_beam"})
         assert (done.returncode, text in done.stdout + done.stderr) == (code, True), done.stderr
+        assert float(done.stderr.split()[-1]) < 6.0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 import datetime
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from pipeline.workspace import Workspace
 from schemas.loading import load_spec
 
 DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
-CALL = ["2026-01-04", "--logs", "logs", "--spec", DEMO]
 
 
 def invoke(*arguments):
@@ -25,33 +22,6 @@ def invoke(*arguments):
     app.command()(risk)
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     return result, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["--help"], 0),
-        (["yesterday", *CALL[1:]], 2),
-        ([*CALL, "--optimizer", "sgd"], 2),
-        ([*CALL, "--seeds", "5", "--budget", "4"], 2),
-        ([*CALL[:-1], "nowhere.yaml"], 3),
-        ([*CALL, "--set", "training.rate=1"], 3),
-    ],
-)
-def test_help_and_bad_calls_answer_without_tensorflow(arguments, code, tmp_path):
-    script = (
-        "import sys, typer\nfrom pipeline.cli.risk import risk\n"
-        "app = typer.Typer()\napp.command()(risk)\n"
-        "try:\n    app(sys.argv[1:])\n"
-        "finally:\n"
-        "    heavy = {'tensorflow', 'tfx', 'apache_beam', 'matplotlib'} & set(sys.modules)\n"
-        "    assert not heavy, heavy\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
-    )
-    assert "AssertionError" not in done.stderr
-    assert done.returncode == code, done.stderr
 
 
 def test_days_without_logs_are_bad_data(tmp_path):
