@@ -22,6 +22,8 @@ _NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,:/]\d+)?[\p{Sc
 _CODE = r"^0\d"
 _WHOLE = r"^-?\d+$"
 _FEW = 5
+_SCALE = 10
+"""Numbers up to which they may be a scale, such as -1, 0 and 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Column:
         """Share of the events that have the rarer one of the labels 0 and 1."""
         ones = float(self.numbers.sum())
         return min(ones, self.present - ones) / self.rows
+
+    @property
+    def stand_in(self) -> float | None:
+        """The only number below 0 where all others are not: it stands for no value, perhaps."""
+        below = np.unique(self.numbers[self.numbers < 0])
+        return float(below[0]) if len(below) == 1 and self.distinct > _SCALE else None
 
     def quantile(self, share: float) -> float:
         """Quantile of the numbers; NaN without any."""

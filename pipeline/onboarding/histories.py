@@ -128,6 +128,8 @@ def with_numbered_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> lis
     """
     table = _thinned(pa.concat_tables(days))
     labels = list(_labels(table, guesses))
+    if not labels:
+        return list(guesses)
     found = {guess.field.name: guess for guess in guesses}
     owners = [
         guess.field.name

@@ -38,7 +38,7 @@ _WORDS = {
     "unsubscribed upvote upvoted view viewed vote voted watched wishlist",
     # What of it is measured.
     "measures": "dwell label listen listened play played rated rating read reward revenue spend "
-    "spent stars stay target view viewed viewing watch watched",
+    "spent stars stay view viewed viewing watch watched",
     # What makes a summary of the past, or a property, of it.
     "summaries": "author avg average count counts degree fans history item last mean num number "
     "past range rate rates recent size total type user",
@@ -60,6 +60,7 @@ _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_STAND_IN = "{:g} is the only value below 0: if it says that there is none, leave it empty"
 _PASSING = "no value comes back on the next day: an id of a request or session, no use to a model"
 _AFTER = "'{}' sounds like what is known only after the impression"
 _FRESH = (
@@ -229,6 +230,8 @@ def guess_roles(
                 role, why = Role.UNUSED, _TIME
             elif column.present and not columns.describe(events[0][field.name]).present:
                 role, why = Role.UNUSED, "no event of the newest day has a value"
+            elif role is Role.DENSE and column.stand_in is not None:
+                remark = remark or _STAND_IN.format(column.stand_in)
             elif role is Role.CATEGORICAL:
                 remark = remark or _remark(field, column, table[field.name], text)
                 flag = column.distinct == 2 and not field.multivalued and len(events) > 1
@@ -329,9 +332,12 @@ def _label_role(
         return Role.UNUSED, f"{because}, but it is {low:g} or {high:g}: log 0 or 1"
     if not told and sound not in _OF["measures"]:
         return Role.UNUSED, f"{after}: is it a label, for --label, or a feature, to be added?"
-    zeros = float((column.numbers == 0).mean())
-    if not told and zeros > 0.5:
-        return Role.UNUSED, f"{because}, but {zeros:.0%} of the values are 0: an act of its own?"
+    most = column.top_count / column.values
+    if not told and column.stand_in is not None:
+        return Role.UNUSED, f"{because}, but {_STAND_IN.format(column.stand_in)}"
+    if not told and most > 0.5:
+        what = f"{most:.0%} of the values are {column.top:g}: an act of its own?"
+        return Role.UNUSED, f"{because}, but {what}"
     return Role.REGRESSION, because
 
 

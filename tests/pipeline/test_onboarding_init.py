@@ -307,6 +307,27 @@ def test_text_that_should_be_something_else_is_remarked(tmp_path, cells, remark)
     assert not remark.startswith("numbers") or "fee_history" not in draft.text
 
 
+def test_a_number_that_stands_for_no_value_is_asked_about(tmp_path):
+    def shown(event):
+        number = number_of(event)
+        return {
+            **event,
+            "age": number % 40 + 18 if number % 5 else -1,
+            "listened": number / 10 if number % 5 else -1.0,
+            "balance": number % 40 - 7,
+            "votes": number % 3 - 1,
+            "stars": 1.0 if number % 5 else number / 10,
+        }
+
+    draft = draft_spec(write_logs(tmp_path, change=shown), "ranker")
+    assert "-1 is the only value below 0" in remark_on(draft, "age")
+    assert role_of(draft, "listened") is Role.UNUSED
+    assert "-1 is the only value below 0" in why_of(draft, "listened")
+    assert not remark_on(draft, "balance")
+    assert "below 0" not in why_of(draft, "votes")
+    assert "80% of the values are 1: an act of its own?" in why_of(draft, "stars")
+
+
 def test_the_time_of_an_act_is_no_measure_of_it(tmp_path):
     def acted(event):
         return {**event, "viewedAt": event["request.Timestamp"] if number_of(event) % 3 else None}

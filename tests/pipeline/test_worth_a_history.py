@@ -120,6 +120,12 @@ def test_whole_numbers_whose_neighbours_differ_are_ids(rng, popularity, values):
     assert numbered_ids(rng, label, pages=pages, book=7 * book) == ["book"]
 
 
+def test_without_a_label_whole_numbers_stay_amounts(rng):
+    label = np.full(EVENTS, np.nan)
+    label[:3] = 1.0
+    assert numbered_ids(rng, label, amount=rng.integers(400, size=EVENTS)) == []
+
+
 @pytest.mark.parametrize(
     "effect",
     [
