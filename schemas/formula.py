@@ -56,6 +56,11 @@ def parse(text: str, names: Collection[str]) -> ast.expr:
     return tree
 
 
+def names_in(tree: ast.expr) -> frozenset[str]:
+    """Names that a formula reads, those of its functions included."""
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
 def _check(node: ast.expr, names: frozenset[str]) -> bool:
     """Raises ValueError on what is not allowed; returns whether a name is used."""
     used = _check_parts(node, names)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from schemas import formula
 from schemas.spec import RankingSpec
 from trainer_module.model import EMBEDDING, HEAD, WIDE, task_of_layer
 from trainer_module.training_state import slots
@@ -30,12 +31,14 @@ def faults(
     optimizer: keras.optimizers.Optimizer,
     start: Mapping[str, str],
     spec: RankingSpec,
+    cold: bool,
 ) -> tuple[str, ...]:
     """Says why a model must not be exported, whatever it answers to the events at hand.
 
     * A weight or a slot is NaN or infinite: a kernel may turn a NaN into zero on this machine
       and not on the one that serves, and a row of an embedding may be of an id to come.
     * A row of an embedding, or a layer, has a weight beyond `training.max_weight`.
+    * The score reads a task that a cold start has seen no label of.
     * A kernel or an embedding is where it was at the start. A task without any label has an
       excuse, which its head's bias tells, and so have an embedding of lists that no gradient
       reached, since all lists were empty, and a linear model of numbers that are all constant. A
@@ -46,6 +49,7 @@ def faults(
         optimizer: its optimizer.
         start: `fingerprints` at the start of the training; empty if they are not known.
         spec: the ranking spec.
+        cold: whether the training started from fresh weights.
 
     Returns:
         A line for each fault, with the layer's name.
@@ -59,7 +63,7 @@ def faults(
     for variable in model.trainable_variables:
         found += _blown_up(variable, spec.training.max_weight)
     if start:
-        found += _frozen(model, optimizer, start, spec)
+        found += _frozen(model, optimizer, start, spec, cold)
     return tuple(found)
 
 
@@ -81,6 +85,7 @@ def _frozen(
     optimizer: keras.optimizers.Optimizer,
     start: Mapping[str, str],
     spec: RankingSpec,
+    cold: bool,
 ) -> list[str]:
     now = fingerprints(model, optimizer)
     moved = {path for path, digest in now.items() if digest != start.get(path)}
@@ -93,7 +98,14 @@ def _frozen(
         spec.table_of(name) for name, feature in spec.categorical.items() if not feature.multivalued
     }
     may_be_empty = (WIDE, *(f"{EMBEDDING}{name}/" for name in of_lists))
-    found = []
+    unlabelled = {task for task in spec.tasks if f"{HEAD}{task}/bias" not in reached}
+    read = formula.names_in(formula.parse(spec.serving.score, names=spec.tasks))
+    found = [
+        f"{task} has no label in the days that were trained on, and serving.score reads it: it is "
+        "answered by random weights. Leave it out of the score until there are labels"
+        for task in spec.tasks
+        if cold and task in unlabelled & read
+    ]
     for variable in model.trainable_variables:
         path, layer = variable.path, _layer(variable)
         # A bias may rightly stay at zero; a kernel, which starts at random, has no reason to.
@@ -102,9 +114,7 @@ def _frozen(
         if path in reached:
             found.append(f"{path} is where it was before the training: the optimizer holds it")
             continue
-        task = task_of_layer(layer)
-        unlabelled = task is not None and f"{HEAD}{task}/bias" not in reached
-        if not (unlabelled or layer.startswith(may_be_empty)):
+        if task_of_layer(layer) not in unlabelled and not layer.startswith(may_be_empty):
             found.append(f"{path} is where it was before the training: no gradient reaches it")
     return found
 

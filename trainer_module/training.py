@@ -193,7 +193,7 @@ def train(
         raise ValueError("the spec has settings that are 'auto'; call RankingSpec.fitted first")
     if not files:
         raise TrainingError("there are no events to train on")
-    chief = is_chief(strategy)
+    chief, cold = is_chief(strategy), warm_start_from is None
     checkpoints = Checkpoints(checkpoint_dir, writes=chief)
     parse = parser(spec)
     read = functools.partial(training_batches, files, parse=parse)
@@ -256,11 +256,11 @@ def train(
                 write_report(stability_dir, attempts, recorder, detector.limits, rates)
             faults: tuple[str, ...] = ()
             if stability.verdict != "diverged":
-                faults = soundness.faults(model, optimizer, progress.start, spec)
+                faults = soundness.faults(model, optimizer, progress.start, spec, cold)
                 if average is not None and not faults:
                     average.assign()
                     # Its limits hold for what is exported, too.
-                    faults = soundness.faults(model, optimizer, progress.start, spec)
+                    faults = soundness.faults(model, optimizer, progress.start, spec, cold)
             return Trained(model, optimizer, stability, faults)
         checkpoints.go_back(progress, attempts[-1], leave_out=rungs[0].skip_batches)
         barrier(strategy)

@@ -45,8 +45,8 @@ def plant(model):
         variable.assign(values)
 
 
-def found(model, start=None, spec=SPEC):
-    return soundness.faults(model.model, model.optimizer, start or {}, spec)
+def found(model, start=None, spec=SPEC, cold=True):
+    return soundness.faults(model.model, model.optimizer, start or {}, spec, cold)
 
 
 def test_healthy_training_has_no_fault(model):
@@ -202,6 +202,20 @@ def test_what_the_window_has_nothing_of_does_not_block(tmp_path):
     events = [{k: v for k, v in event.items() if k not in absent} for event in make_events(300)]
     files = write_events(events, tmp_path / "files")
     assert trained(spec, files, tmp_path).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("score", "cold", "refused"),
+    [("click", True, False), ("click + stars", True, True), ("click + stars", False, False)],
+)
+def test_score_may_not_read_a_task_that_was_never_trained(model, score, cold, refused):
+    spec = tiny_spec("training.epochs=2", "model.wide=true", f"serving.score={score}")
+    layers = ("tower-stars-0", "head-stars")
+    start = start_with(model, *(name for x in layers for name in (*weights(x), *slots(x))))
+    faults = found(model, start, spec, cold)
+    assert [fault.partition(" in the days")[0] for fault in faults] == (
+        ["stars has no label"] if refused else []
+    )
 
 
 def test_layers_of_the_model_know_their_task(model):
