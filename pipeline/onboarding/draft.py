@@ -96,7 +96,8 @@ def draft_spec(
         raise BadDataError(f"no event has a field {absent[0]!r}; there are {', '.join(names)}")
     listed = [logs for logs in listed if logs.files]
     read = reading.readable(listed[0], found, _MALFORMED)
-    unread |= {field.source: why for field, why in read.refused.items()}
+    for field, why in read.refused.items():
+        unread[field.source] = why + ("; log it as text" if field.kind == "string" else "")
     samples = [read_sample(logs, read.fields, DAY_BYTES) for logs in listed]
     tables = [sample.events for sample in samples if sample.events.num_rows]
     if not tables:

@@ -496,6 +496,15 @@ def test_a_field_that_the_newest_day_lacks_is_no_feature(tmp_path):
     assert why_of(draft, "old") == "no event of the newest day has a value"
 
 
+def test_an_id_of_numbers_and_text_is_left_out_and_told(tmp_path):
+    def mixed(event):
+        number = event["item.Id"]
+        return {**event, "item.Id": str(number) if number_of(event) % 9 == 0 else number}
+
+    why = draft_spec(write_logs(tmp_path, change=mixed), "ranker").unread["item.Id"]
+    assert re.search(r"of the events: expected a string, got \d+; log it as text", why)
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_ids_beyond_int64_must_be_text(tmp_path, suffix):
     def large(event):
