@@ -272,11 +272,15 @@ print("same")
 
 JAX = """
 import sys
-import jax, numpy as np
+import jax, numpy as np, pytest
 sys.path.insert(0, "tests/trainer_module")
 from test_optimizers_keras import MAKERS, walk
 for name, make in MAKERS.items():
     np.savez(f"{sys.argv[1]}/{name}", *walk(make(), jax.jit))
+# The formulas are checked in float64 too.
+jax.config.update("jax_enable_x64", True)
+rules = "tests/trainer_module/test_optimizers_rules.py"
+pytest.main(["-q", "--noconftest", "-pno:cacheprovider", rules])
 """
 # Two layers too large to be stepped together with the others, between some that are not.
 SHAPES = (((4, 3), "kernel"), ((3,), "bias"), ((513, 512), "kernel_1"), ((512,), "bias_1"))
@@ -332,35 +336,25 @@ def test_mirrored_strategy_trains_as_one_device_does():
     assert "same" in run_python(DISTRIBUTED)
 
 
-@pytest.fixture(scope="session")
-def jax_walks(tmp_path_factory):
+@pytest.fixture(scope="module")
+def on_jax(tmp_path_factory):
+    """Folder of the walks that JAX took, and what the tests of rules printed there."""
     folder = tmp_path_factory.mktemp("jax")
-    run_python(JAX, str(folder), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
-    return folder
+    return folder, run_python(JAX, str(folder), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
-def test_jax_takes_the_steps_that_tensorflow_takes(name, jax_walks):
+def test_jax_takes_the_steps_that_tensorflow_takes(name, on_jax):
     skipped, *expected = walk(MAKERS[name](jit_compile=False))
     np.testing.assert_array_equal(skipped, [1, *[0] * (len(SHAPES) - 1)])
-    with np.load(jax_walks / f"{name}.npz") as stored:
+    with np.load(on_jax[0] / f"{name}.npz") as stored:
         for ours, theirs in zip([skipped, *expected], stored.values(), strict=True):
             # Moments are sums of large numbers of either sign.
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * np.abs(ours).max())
 
 
 @pytest.mark.slow
-def test_rules_keep_to_their_formulas_on_jax():
-    code = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = (
-        "-q",
-        "--noconftest",
-        "-pno:cacheprovider",
-        "tests/trainer_module/test_optimizers_rules.py",
-    )
-    # The formulas are checked in float64 too.
-    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
-    output = run_python(code, *arguments, **jax)
-    assert " passed" in output
-    assert "failed" not in output
+def test_rules_keep_to_their_formulas_on_jax(on_jax):
+    assert " passed" in on_jax[1]
+    assert "failed" not in on_jax[1]
