@@ -23,9 +23,11 @@ from components.daily_example_gen.parts import open_stored
 from components.daily_example_gen.shards import decompressed
 from components.daily_example_gen.splits import choose_eval_events
 from components.evaluator.ranking import rankings_by_group
+from components.evaluator.verdict import lost_classes
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.spec import RankingSpec, Validation
+from schemas.tasks import BinaryTask
 from trainer_module import signatures
 
 _SAMPLE = 50_000
@@ -82,17 +84,21 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
         judged_on = plan.baseline_run_date
         measured = [*new, judged_on] if judged_on in days and judged_on else new
         try:
-            skills = _skills(plan.spec, {date: days[date] for date in measured}, model_dir)
+            found = _judged(plan.spec, {date: days[date] for date in measured}, model_dir)
         except (tf.errors.OpError, ValueError, KeyError) as error:
             logging.exception("The served version cannot score the days.")
             notes += (f"{_listed(new)}: not judged, the served version cannot score them: {error}",)
         else:
-            for date, reasons in collapsed(skills, judged_on, plan.spec.validation).items():
+            skills = {date: of_day for date, (of_day, _) in found.items()}
+            worse = collapsed(skills, judged_on, plan.spec.validation)
+            for date in new:
+                if not (reasons := (*worse.get(date, ()), *found[date][1])):
+                    continue
                 assert plan.baseline_version is not None
                 known[date] = HeldDay(
                     date, _content(days[date]), plan.baseline_version, reasons, plan.run_date
                 )
-            if blind := [date for date in new if not skills[date]]:
+            if blind := [date for date in new if not skills[date] and date not in known]:
                 notes += (f"{_listed(blind)}: not judged, too few events of each label",)
     return _decide(plan, known, day_store, notes)
 
@@ -157,12 +163,15 @@ def collapsed(
     return {date: tuple(reasons) for date, reasons in sorted(found.items())}
 
 
-def _skills(spec: RankingSpec, days: Days, model_dir: str) -> dict[datetime.date, Skills]:
+def _judged(
+    spec: RankingSpec, days: Days, model_dir: str
+) -> dict[datetime.date, tuple[Skills, list[str]]]:
     model = tf.saved_model.load(model_dir)
-    return {date: _skill(spec, day, model) for date, day in days.items()}
+    return {date: _judge(spec, day, model) for date, day in days.items()}
 
 
-def _skill(spec: RankingSpec, day: StoredDay, model: Any) -> Skills:
+def _judge(spec: RankingSpec, day: StoredDay, model: Any) -> tuple[Skills, list[str]]:
+    """A model's skills on a day, and the labels that the day has lost."""
     answers: dict[str, list[np.ndarray]] = {}
     for batch in _batches(day):
         examples = tf.constant(batch)
@@ -170,17 +179,21 @@ def _skill(spec: RankingSpec, day: StoredDay, model: Any) -> Skills:
             for name, values in model.signatures[signature](examples=examples).items():
                 answers.setdefault(name, []).append(values.numpy())
     whole = {name: np.concatenate(values) for name, values in answers.items()}
-    skills = {}
-    for task in spec.tasks:
+    skills, lost = {}, []
+    for task, declared in spec.tasks.items():
         known = whole[signatures.weight_key(task)] > 0
-        auc = _auc(
-            whole[task][known],
-            whole[signatures.label_key(task)][known],
-            spec.validation.min_positives,
-        )
+        predictions, labels = whole[task][known], whole[signatures.label_key(task)][known]
+        auc = _auc(predictions, labels, spec.validation.min_positives)
         if auc is not None:
             skills[task] = auc
-    return skills
+        if isinstance(declared, BinaryTask) and len(labels):
+            served = {
+                "weighted_example_count": float(len(labels)),
+                "mean_label": float(labels.mean()),
+                "mean_prediction": float(predictions.mean()),
+            }
+            lost += [f"{task}: {what}" for what in lost_classes(served, spec)]
+    return skills, lost
 
 
 def _auc(predictions: np.ndarray, labels: np.ndarray, fewest: int) -> float | None:

@@ -215,15 +215,25 @@ def _lost_labels(estimates: Mapping[str, Estimates], spec: RankingSpec) -> Itera
         values = served.get(name, {})
         if not isinstance(task, BinaryTask) or "mean_prediction" not in values:
             continue
-        expected = _of_each_class(values, "mean_prediction")
-        for what, count in _of_each_class(values, "mean_label").items():
-            if count < spec.min_class_events and expected[what] >= _LOST * spec.min_class_events:
-                yield (
-                    f"{name}: the day has {count:.0f} {what}, and the served model expects "
-                    f"{expected[what]:.0f}: labels are late or lost, and nothing can be said of "
-                    "the task. Run the day again when they are there; a label that is not given "
-                    "any more must leave the spec"
-                )
+        for lost in lost_classes(values, spec):
+            yield (
+                f"{name}: the day has {lost}: labels are late or lost, and nothing can be said of "
+                "the task. Run the day again when they are there; a label that is not given any "
+                "more must leave the spec"
+            )
+
+
+def lost_classes(served: Mapping[str, float], spec: RankingSpec) -> Iterator[str]:
+    """Says of which class a day has far fewer events than the served model expects.
+
+    Args:
+        served: of a binary task, the metrics of the served model on the day.
+        spec: the ranking spec.
+    """
+    expected = _of_each_class(served, "mean_prediction")
+    for what, count in _of_each_class(served, "mean_label").items():
+        if count < spec.min_class_events and expected[what] >= _LOST * spec.min_class_events:
+            yield f"{count:.0f} {what}, and the served model expects {expected[what]:.0f}"
 
 
 def _of_each_class(values: Mapping[str, float], share: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 import dataclasses
 import datetime
 import json
+import re
 
 import apache_beam as beam
 import numpy as np
@@ -42,6 +43,8 @@ def write_day(logs, date, poison="", events=EVENTS):
     seconds = np.exp(taste + 0.3 * rng.normal(size=events))
     if poison in ("click", "both"):
         clicked = rng.permutation(clicked)
+    if poison == "late":
+        clicked[:] = False
     if poison in ("watch", "both"):
         seconds = rng.permutation(seconds)
     (logs / str(date)).mkdir(parents=True, exist_ok=True)
@@ -154,6 +157,24 @@ def test_day_with_permuted_labels_is_held_by_name_until_it_is_released(
     assert trained(again) == {DAYS[4]: 1.0}
     assert [day.date for day in again.held] == [DAYS[3]]
     assert [day.date for day in held_days.list_held(str(tmp_path / "store"))] == [DAYS[3]]
+
+
+def test_day_whose_labels_are_late_is_held_until_they_are_there(tmp_path, logs, served):
+    write_day(logs, DAYS[3], "late")
+    few = "min_class_events=40"
+    result = run(tmp_path, plan(DAYS[4], DAYS[0], few), served)
+    assert trained(result) == dict.fromkeys(DAYS[1:3], 1.0)
+    (day,) = result.held
+    (reason,) = day.reasons
+    lost = re.fullmatch("click: 0 positives, and the served model expects ([0-9]+)", reason)
+    assert 160 < int(lost[1]) < 240
+    # A rare label may be absent by chance.
+    write_day(logs, DAYS[2], "late")
+    again = run(tmp_path, plan(DAYS[4], DAYS[0], "min_class_events=100"), served)
+    assert [held.date for held in again.held] == [DAYS[3]]
+    write_day(logs, DAYS[3])
+    mended = run(tmp_path, plan(DAYS[4], DAYS[0], "min_class_events=100"), served)
+    assert trained(mended) == dict.fromkeys(DAYS[1:4], 1.0)
 
 
 def test_released_day_is_trained_on_in_full_once(tmp_path, logs, served):
