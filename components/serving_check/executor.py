@@ -129,7 +129,12 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
     reasons = answers["faults"] + (
         verdict.reasons(predictions, tasks, score, len(sample))
         or verdict.reasons(answers["odd"], tasks, score, len(odd), odd=list(odd))
-        or verdict.unsteady(predictions, answers["again"], tasks)
+        or verdict.unsteady(
+            predictions,
+            answers["again"],
+            tasks,
+            half_precision=spec.training.mixed_precision != "none",
+        )
     )
     reasons += verdict.too_slow(answers["latency"], spec.serving)
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}

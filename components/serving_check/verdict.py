@@ -19,6 +19,9 @@ _SERVED = (signatures.SERVE_EXAMPLES, signatures.SERVE_FEATURES)
 _AGREEMENT = 1e-3
 """Difference that two answers to one event may show (float32 kernels), as a share of the answer
 or of the median answer's size, whichever is larger."""
+_OF_HALF = 2e-2
+"""The same for layers in float16 or bfloat16, whose kernels add up in another order for a batch of
+another size: a few of bfloat16's last bits."""
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": np.exp,
     "log1p": np.log1p,
@@ -87,6 +90,8 @@ def unsteady(
     predictions: Mapping[str, Outputs],
     again: Mapping[str, Sequence[tuple[Sequence[int], Outputs]]],
     tasks: Iterable[str],
+    *,
+    half_precision: bool = False,
 ) -> list[str]:
     """Says which events are answered otherwise when they are asked later, in another batch.
 
@@ -95,6 +100,7 @@ def unsteady(
         again: by signature the later batches: the place of each event among those, and the
             answers.
         tasks: names of the outputs, the score apart.
+        half_precision: whether layers compute in less than float32.
 
     Returns:
         One line for each output and batch.
@@ -109,6 +115,7 @@ def unsteady(
                     outputs[name],
                     alike[list(places)],
                     f"an earlier one for {alike.size}",
+                    agreement=_OF_HALF if half_precision else _AGREEMENT,
                 )
     return faults
 
@@ -183,11 +190,12 @@ def _differs(
     right: np.ndarray,
     source: str,
     odd: Sequence[str] = (),
+    agreement: float = _AGREEMENT,
 ) -> list[str]:
     values = np.asarray(answers, np.float64)
     size = np.maximum(np.abs(right), np.median(np.abs(right)))
     # Also where the right value is not finite.
-    wrong = ~(np.abs(values - right) <= _AGREEMENT * size)
+    wrong = ~(np.abs(values - right) <= agreement * size)
     if not wrong.any():
         return []
     first = int(np.argmax(wrong))

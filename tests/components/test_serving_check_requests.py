@@ -93,6 +93,16 @@ def test_answers_that_change_from_one_call_to_the_next_are_told():
     ]
 
 
+@pytest.mark.parametrize(
+    ("half", "by", "told"), [(False, 5e-3, 1), (True, 5e-3, 0), (True, 0.1, 1)]
+)
+def test_layers_in_half_precision_may_differ_in_their_last_bits(half, by, told):
+    first, later = {"score": [1.0, 2.0]}, {"score": [1.0, 2.0 + 2.0 * by]}
+    again = {"raw_features": [([0, 1], later)]}
+    found = verdict.unsteady({"raw_features": first}, again, [], half_precision=half)
+    assert len(found) == told
+
+
 def test_odd_requests_have_each_feature_in_turn_absent_unknown_or_extreme():
     spec = parse_spec(SPEC, "spec", ["features.items.max_length=2"])
     usual = tf.train.Example()
