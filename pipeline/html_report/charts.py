@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.html_report.data import Attempt, Report, StepCurves
+from pipeline.html_report.data import Report, ShownAttempt, StepCurves
 from pipeline.imports import without
 
 # jsonschema, which Altair imports, would make grammars of addresses with it, for formats that no
@@ -215,7 +215,7 @@ def drift_chart(report: Report) -> Chart:
     return _finished(alt.layer(line, limit), "Drift of fields as a share of their limits", key)
 
 
-def loss_chart(attempts: Sequence[Attempt]) -> Chart:
+def loss_chart(attempts: Sequence[ShownAttempt]) -> Chart:
     """Loss over the steps of a training's attempts, with its events."""
     rows = [
         {"step": step, "attempt": f"attempt {attempt.number}", "loss": loss, "peak": peak}
@@ -234,7 +234,7 @@ def loss_chart(attempts: Sequence[Attempt]) -> Chart:
     return _finished(chart, "Loss over steps", _solid(colors) if len(colors) > 1 else ())
 
 
-def auc_chart(attempts: Sequence[Attempt]) -> Chart:
+def auc_chart(attempts: Sequence[ShownAttempt]) -> Chart:
     """Streaming AUC of the last attempt, a line a task."""
     last = _with_steps(attempts)[-1:]
     values = {task: column for _, s in last for task, column in s.auc.items()}
@@ -249,7 +249,7 @@ def auc_chart(attempts: Sequence[Attempt]) -> Chart:
     return _finished(chart, "AUC over a fading window of steps, by task", key)
 
 
-def sigma_chart(attempts: Sequence[Attempt]) -> Chart:
+def sigma_chart(attempts: Sequence[ShownAttempt]) -> Chart:
     """Clipping factors of the last attempt, a line a layer."""
     last = _with_steps(attempts)[-1:]
     values = {
@@ -262,7 +262,7 @@ def sigma_chart(attempts: Sequence[Attempt]) -> Chart:
     return _finished(chart, "Clipping factor sigma by layer over steps", _solid(_cycle(values)))
 
 
-def _with_steps(attempts: Sequence[Attempt]) -> list[tuple[Attempt, StepCurves]]:
+def _with_steps(attempts: Sequence[ShownAttempt]) -> list[tuple[ShownAttempt, StepCurves]]:
     return [(a, a.statistics) for a in attempts if a.statistics]
 
 
@@ -270,7 +270,7 @@ _STEP = alt.X("step:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(g
 
 
 def _lines(
-    attempts: Sequence[tuple[Attempt, StepCurves]],
+    attempts: Sequence[tuple[ShownAttempt, StepCurves]],
     values: Mapping[str, Sequence[float | None]],
     scale: alt.Scale,
 ) -> alt.Chart:
@@ -291,7 +291,7 @@ def _lines(
     )
 
 
-def _shades(attempts: Sequence[Attempt]) -> list[alt.Chart]:
+def _shades(attempts: Sequence[ShownAttempt]) -> list[alt.Chart]:
     rows = [
         {
             "step": event.start,

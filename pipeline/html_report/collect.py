@@ -19,12 +19,12 @@ from components import held_days, serving_store, storage
 from pipeline import lineage
 from pipeline.html_report import steps
 from pipeline.html_report.data import (
-    Attempt,
     Day,
     Drift,
     Quarantined,
     Report,
     Score,
+    ShownAttempt,
     Slice,
     Training,
     Version,
@@ -323,19 +323,7 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
             )
             statistics = read or {}
         attempts = [
-            Attempt(
-                number=number + 1,
-                first_step=attempt.first_step,
-                steps=attempt.steps,
-                verdict=attempt.verdict,
-                summary=attempt.summary,
-                changes=", ".join(
-                    f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
-                    for k, v in attempt.changes.items()
-                ),
-                events=attempt.events,
-                statistics=statistics.get(number),
-            )
+            ShownAttempt(**vars(attempt), number=number + 1, statistics=statistics.get(number))
             for number, attempt in enumerate(judged.attempts)
         ]
         trainings.append(Training(date, judged.verdict, judged.summary, attempts))

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from pipeline.lineage import Run
-from trainer_module.stability.events import DivergenceEvent
+from trainer_module.stability.verdict import Attempt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,28 +137,23 @@ class StepCurves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attempt:
-    """An attempt at a day's training.
+class ShownAttempt(Attempt):
+    """An attempt at a day's training, and its curves.
 
     Attributes:
         number: from 1.
-        first_step: step it began at.
-        steps: steps its weights have behind them.
-        verdict: how it ended.
-        summary: the same in a line.
-        changes: what it did differently.
-        events: what happened.
         statistics: of its steps; None where they are not shown.
     """
 
-    number: int
-    first_step: int
-    steps: int
-    verdict: str
-    summary: str
-    changes: str
-    events: Sequence[DivergenceEvent]
+    number: int = 1
     statistics: StepCurves | None = None
+
+    @property
+    def changed(self) -> str:
+        """What it did differently, in words."""
+        return ", ".join(
+            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.changes.items()
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +163,7 @@ class Training:
     date: datetime.date
     verdict: str
     summary: str
-    attempts: Sequence[Attempt]
+    attempts: Sequence[ShownAttempt]
 
     @property
     def events(self) -> int:

@@ -133,8 +133,8 @@ def test_steps_are_shown_of_the_newest_training_and_of_those_with_trouble(report
 def test_steps_are_thinned_and_keep_what_is_not_finite(report):
     training = next(t for t in reversed(report.trainings) if t.verdict == "recovered")
     diverged, retried = training.attempts
-    assert (diverged.verdict, diverged.changes) == ("diverged", "")
-    assert (retried.verdict, retried.changes) == ("healthy", "learning_rate 0.5")
+    assert (diverged.verdict, diverged.changed) == ("diverged", "")
+    assert (retried.verdict, retried.changed) == ("healthy", "learning_rate 0.5")
     assert diverged.statistics.not_finite == 300 - 230
     assert len(retried.statistics.step) == POINTS
     assert set(retried.statistics.sigma) == set(LAYERS)
