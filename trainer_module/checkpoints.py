@@ -15,7 +15,8 @@ from trainer_module.averaging import WeightAverage
 from trainer_module.stability.verdict import Attempt
 
 _STATE = "state"
-_PROGRESS = "progress.json"
+_PROGRESS = "progress-2.json"
+"""Whose number is that of the format: a checkpoint of another one does not count."""
 _KEPT = 3
 
 
@@ -43,7 +44,7 @@ class Progress:
 class Checkpoints:
     """The checkpoints of one training, each in a folder of its own.
 
-    A checkpoint counts once its `progress.json` is there, which is written last: whoever is
+    A checkpoint counts once its progress is there, which is written last: whoever is
     killed while saving leaves the one before as the newest. That of the training's start is
     kept, and the three newest.
     """
