@@ -8,7 +8,7 @@ import tensorflow as tf
 from events import encode, make_events, tiny_spec, write_events
 from tensorflow_serving.apis import prediction_log_pb2
 
-from components.serving_check import probe
+from components.serving_check import probe, requests
 from trainer_module.export import export_model
 from trainer_module.model import build_model
 from trainer_module.warmup import PATH, write_warmup
@@ -84,8 +84,8 @@ def test_both_forms_of_a_request_get_the_same_answers(exported):
 
 
 def test_first_request_after_the_warm_up_is_not_the_slow_one(exported, newest, tmp_path):
-    requests = tmp_path / "requests"
-    with tf.io.TFRecordWriter(str(requests)) as writer:
+    asked, answered = str(tmp_path / "requests"), str(tmp_path / "answers")
+    with tf.io.TFRecordWriter(asked) as writer:
         for event in newest[:20]:
             writer.write(encode({k: v for k, v in event.items() if k not in LABELS}))
     cold = str(tmp_path / "cold")
@@ -93,8 +93,9 @@ def test_first_request_after_the_warm_up_is_not_the_slow_one(exported, newest, t
     os.remove(os.path.join(cold, PATH))
     answers = []
     for directory in (cold, exported):
-        probe.main(directory, str(requests), str(tmp_path / "answers"), BATCH)
-        answers.append(json.loads((tmp_path / "answers").read_text()))
+        probe.main(directory, asked, asked, answered, BATCH, requests.promised(SPEC))
+        with open(answered, encoding="utf-8") as file:
+            answers.append(json.load(file))
     for signature in ("serving_default", "raw_features"):
         assert answers[1]["first"][signature] < 0.5 * answers[0]["first"][signature]
         assert f"{signature}/batch {BATCH}" in answers[1]["latency"]
