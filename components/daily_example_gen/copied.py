@@ -7,9 +7,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from components.daily_example_gen.day_store import StoredDay
-from components.daily_example_gen.judging import records
-from components.daily_example_gen.parts import open_stored
-from components.daily_example_gen.shards import decompressed
+from components.daily_example_gen.shards import read_records
 from schemas.spec import RankingSpec
 
 
@@ -32,10 +30,8 @@ def copied_from(day: StoredDay, others: Iterable[StoredDay], spec: RankingSpec) 
 
 def _events(day: StoredDay, number: int, spec: RankingSpec) -> list[bytes]:
     """A shard's events in an order of their own, without what was joined from earlier days."""
-    with open_stored(day.shard(number)) as file:
-        framed = decompressed(file.read())
     events = []
-    for record in records(framed, day.manifest.shards[number]):
+    for record in read_records(day.shard(number)):
         example = tf.train.Example.FromString(record)
         for name in set(example.features.feature) - {*spec.logged, *spec.labels}:
             del example.features.feature[name]

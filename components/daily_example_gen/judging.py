@@ -216,7 +216,7 @@ def _batches(day: StoredDay) -> Iterator[list[bytes]]:
     for number, events in enumerate(choose_eval_events(day.manifest.shards, _SAMPLE)):
         if events:
             with open_stored(day.shard(number)) as file:
-                pending += records(decompressed(file.read()), events)
+                pending += _records(decompressed(file.read()), events)
         while len(pending) >= _BATCH:
             yield pending[:_BATCH]
             pending = pending[_BATCH:]
@@ -224,7 +224,7 @@ def _batches(day: StoredDay) -> Iterator[list[bytes]]:
         yield pending
 
 
-def records(framed: bytes, count: int) -> list[bytes]:
+def _records(framed: bytes, count: int) -> list[bytes]:
     """The first records of a TFRecord file: each with its length, two CRCs around it."""
     records, at = [], 0
     for _ in range(count):
