@@ -79,13 +79,14 @@ def test_who_lost_it_leaves_the_object_of_who_took_it(bucket, monkeypatch):
 
 
 def test_a_holder_that_changes_is_waited_for(bucket, monkeypatch):
-    monkeypatch.setattr(serving_lock, "_WAIT_SECONDS", 0.5)
+    # Far above a change's 0.2 s, as a busy machine may stall, and below what they take in all.
+    monkeypatch.setattr(serving_lock, "_WAIT_SECONDS", 1.5)
     name = f"serving/{LOCK_FILE}"
     bucket.objects[name] = (1000, "another's")
     done = threading.Event()
 
     def others():
-        for generation in range(1001, 1006):
+        for generation in range(1001, 1011):
             time.sleep(0.2)
             bucket.objects[name] = (generation, "yet another's")
         del bucket.objects[name]
