@@ -71,7 +71,7 @@ def export_models(spec: RankingSpec, examples: str, folder: str) -> None:
 
 def write_rates(spec: RankingSpec, examples: str, path: str) -> None:
     """Writes the rates that the models are to beat, of a few events."""
-    from components.evaluator.rates import MAX_EVENTS, Counter, Rates
+    from components.smoothed_rates import MAX_EVENTS, Counter, Rates
 
     files = [os.path.join(examples, name) for name in os.listdir(examples)]
     Rates.of(Counter(spec).count(files, MAX_EVENTS), spec).save(path)

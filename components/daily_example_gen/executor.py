@@ -35,9 +35,9 @@ from components.daily_example_gen.splits import (
     usual_day,
 )
 from components.daily_example_gen.window_rates import write_rates
-from components.evaluator.rates import RATES_FILE
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
+from components.smoothed_rates import RATES_FILE
 from schemas.errors import BadDataError
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,16 +20,14 @@ from absl import logging
 
 from components import held_days
 from components.daily_example_gen.day_store import StoredDay
-from components.daily_example_gen.parts import open_stored
-from components.daily_example_gen.shards import decompressed
+from components.daily_example_gen.shards import read_records
 from components.daily_example_gen.splits import choose_eval_events
-from components.evaluator.ranking import rankings_by_group
-from components.evaluator.verdict import lost_classes
 from components.held_days import HeldDay
+from components.lost_labels import lost_classes
 from components.run_plan import RunPlan
 from schemas.spec import RankingSpec, Validation
 from schemas.tasks import BinaryTask
-from trainer_module import signatures
+from trainer_module import metrics, signatures
 
 _SAMPLE = 50_000
 """Events of a day that it is judged by."""
@@ -205,33 +204,21 @@ def _auc(predictions: np.ndarray, labels: np.ndarray, fewest: int) -> float | No
     positives = int(labels.sum())
     if min(positives, len(labels) - positives) < fewest:
         return None
-    scores = predictions - predictions.min()
-    ones, whole = np.ones(len(labels)), np.zeros(len(labels), np.int64)
-    (ranking,) = rankings_by_group(labels.astype(np.float64), scores, ones, whole, whole, 1)
-    return float(ranking.auc()[0])
+    auc = metrics.auc(labels, predictions)
+    # Predictions that are no numbers rank nothing.
+    return 0.5 if math.isnan(auc) else auc
 
 
 def _batches(day: StoredDay) -> Iterator[list[bytes]]:
     pending: list[bytes] = []
     for number, events in enumerate(choose_eval_events(day.manifest.shards, _SAMPLE)):
         if events:
-            with open_stored(day.shard(number)) as file:
-                pending += _records(decompressed(file.read()), events)
+            pending += read_records(day.shard(number))[:events]
         while len(pending) >= _BATCH:
             yield pending[:_BATCH]
             pending = pending[_BATCH:]
     if pending:
         yield pending
-
-
-def _records(framed: bytes, count: int) -> list[bytes]:
-    """The first records of a TFRecord file: each with its length, two CRCs around it."""
-    records, at = [], 0
-    for _ in range(count):
-        size = int.from_bytes(framed[at : at + 8], "little")
-        records.append(framed[at + 12 : at + 12 + size])
-        at += 16 + size
-    return records
 
 
 def _content(day: StoredDay) -> str:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 
 from components.daily_example_gen.day_store import StoredDay
-from components.evaluator.rates import MAX_EVENTS, Counter, Rates, save_counts
+from components.smoothed_rates import MAX_EVENTS, Counter, Rates, save_counts
 from schemas.spec import RankingSpec
 
 

@@ -22,7 +22,6 @@ from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
-from components.evaluator.rates import RATES_FILE
 from components.evaluator.verdict import (
     CHANGE,
     OVERALL,
@@ -35,6 +34,7 @@ from components.evaluator.verdict import (
     values_of,
 )
 from components.example_reading import ReadFiles
+from components.smoothed_rates import RATES_FILE
 from schemas.spec import RankingSpec
 from trainer_module.stability.verdict import load_verdict
 

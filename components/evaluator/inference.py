@@ -15,8 +15,8 @@ import tensorflow_model_analysis as tfma
 from apache_beam.utils.shared import Shared
 
 from components.evaluator.estimates import BLOCKS
-from components.evaluator.rates import Rates, event_buckets
 from components.example_reading import read_records
+from components.smoothed_rates import Rates, event_buckets
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.preprocessing import labels_and_weights, raw_feature_spec

@@ -9,12 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from components.evaluator.bounds import BASELINE, CANDIDATE, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.metrics import SHOWN
+from components.lost_labels import class_counts, lost_classes
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, RegressionTask
-
-_LOST = 4.0
-"""A class that is this much rarer than the served model expects, whose calibration was within two
-at its own gate, has not become rare by chance."""
 
 OVERALL = "all events"
 CHANGE = "change"
@@ -223,26 +220,6 @@ def _lost_labels(estimates: Mapping[str, Estimates], spec: RankingSpec) -> Itera
             )
 
 
-def lost_classes(served: Mapping[str, float], spec: RankingSpec) -> Iterator[str]:
-    """Says of which class a day has far fewer events than the served model expects.
-
-    Args:
-        served: of a binary task, the metrics of the served model on the day.
-        spec: the ranking spec.
-    """
-    expected = _of_each_class(served, "mean_prediction")
-    for what, count in _of_each_class(served, "mean_label").items():
-        if count < spec.min_class_events and expected[what] >= _LOST * spec.min_class_events:
-            yield f"{count:.0f} {what}, and the served model expects {expected[what]:.0f}"
-
-
-def _of_each_class(values: Mapping[str, float], share: str) -> dict[str, float]:
-    """How many positives and negatives there are, by a mean label or prediction."""
-    labelled = values.get("weighted_example_count", 0.0)
-    positives = round(labelled * values.get(share, 0.0))
-    return {"positives": positives, "negatives": labelled - positives}
-
-
 def _too_few(
     values: Mapping[str, float], spec: RankingSpec, name: str, *, in_slice: bool
 ) -> str | None:
@@ -252,7 +229,7 @@ def _too_few(
         return f"{labelled:.0f} of {spec.min_slice_events} events with its label"
     wanted = spec.min_class_events
     if isinstance(spec.tasks[name], BinaryTask):
-        counts = _of_each_class(values, "mean_label")
+        counts = class_counts(values, "mean_label")
     else:
         counts = {"events with its label": labelled}
     for what, count in counts.items():

@@ -14,8 +14,8 @@ from components.evaluator import inference
 from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
 from components.evaluator.executor import evaluate
-from components.evaluator.rates import Counter, Rates
 from components.evaluator.results import load_breaches
+from components.smoothed_rates import Counter, Rates
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema
 

@@ -21,9 +21,9 @@ from components.daily_example_gen.component import DailyExampleGen
 from components.daily_example_gen.day_store import DayStore, list_logs
 from components.daily_example_gen.executor import Executor, make_examples
 from components.daily_example_gen.fields import event_fields
-from components.evaluator.rates import Counter, Rates, event_buckets
 from components.pusher.executor import newest_day
 from components.run_plan import RunPlan
+from components.smoothed_rates import Counter, Rates, event_buckets
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 from trainer_module.preprocessing import raw_feature_spec

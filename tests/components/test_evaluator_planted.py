@@ -19,8 +19,8 @@ from tfx.utils import io_utils
 
 from components import artifacts
 from components.evaluator.executor import VERDICT_FILE, Executor
-from components.evaluator.rates import RATES_FILE, Counter, Rates
 from components.run_plan import RunPlan
+from components.smoothed_rates import RATES_FILE, Counter, Rates
 from pipeline.dag import with_code
 from schemas.loading import parse_spec
 from schemas.tfdv_schema import tfdv_schema

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from planted_model import write_examples
 
-from components.evaluator.rates import PRIOR_EVENTS, Counter, Rates, event_buckets, save_counts
+from components.smoothed_rates import PRIOR_EVENTS, Counter, Rates, event_buckets, save_counts
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 from trainer_module.preprocessing import raw_feature_spec
