@@ -1,4 +1,4 @@
-"""What a model must beat: smoothed rates of ids over the days of its window.
+"""What a model must beat: smoothed rates of ids, or of numbers, over the days of its window.
 
 Events are counted day by day: the counts of a day are kept, and those of a window added up.
 """
@@ -23,7 +23,7 @@ from schemas.errors import BadDataError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
-from trainer_module.preprocessing import hashed, labels_and_weights, raw_feature_spec
+from trainer_module.preprocessing import hashed, labels_and_weights, raw_feature_spec, squashed
 
 RATES_FILE = "rates.npz"
 """File of the rates, in the folder of the run's examples."""
@@ -35,6 +35,10 @@ PRIOR_EVENTS = 20.0
 """Events at the base rate that are added to those of each id."""
 
 _BASE = "base rates"
+
+# Sign, exponent and the first bits of the fraction: eight buckets between 1 and 2, 2 and 4, and so
+# on. They are the same every day, so that the counts of days add up.
+_NUMBER_BITS = 12
 
 Counts = dict[str, npt.NDArray[np.float64]]
 """Labels, their sum, and for a regression that of their squares, by feature [3, buckets, tasks]; of
@@ -49,6 +53,8 @@ class Counter:
         self._spec = spec
         self._sizes = {
             name: spec.categorical[spec.table_of(name)].buckets or 0
+            if name in spec.categorical
+            else 1 << _NUMBER_BITS
             for name in rated_features(spec)
         }
         self._parse = tf.function(self._events, autograph=False)
@@ -135,11 +141,11 @@ def _save(path: str, arrays: Mapping[str, Any]) -> None:
 class Rates:
     """Predicts a task from the labels that each value of a feature had before.
 
-    The log odds of a binary task are those of the base rate, and for each single-valued
-    categorical feature the difference that the smoothed rate of its value makes: naive Bayes.
+    The log odds of a binary task are those of the base rate, and for each of `rated_features` the
+    difference that the smoothed rate of its value makes: naive Bayes.
     Such a sum would exaggerate a regression, whose unit counts: it is the smoothed mean of the
     value of one feature, the one with the least squared error on events that it does not know.
-    Values are hashed into the feature's buckets, as the model does.
+    Ids are hashed into the feature's buckets, as the model does; near numbers share a bucket.
     """
 
     def __init__(self, spec: RankingSpec, tables: Mapping[str, npt.NDArray[np.float32]]):
@@ -200,8 +206,12 @@ class Rates:
 
 
 def rated_features(spec: RankingSpec) -> tuple[str, ...]:
-    """Features whose values have rates."""
-    return tuple(name for name, feature in spec.categorical.items() if not feature.multivalued)
+    """Features whose values have rates: single-valued categorical ones; without any, numbers.
+
+    A spec of lists alone has none: its rates are the base rates.
+    """
+    single = (name for name, feature in spec.categorical.items() if not feature.multivalued)
+    return tuple(single) or tuple(spec.dense)
 
 
 def event_buckets(parsed: Mapping[str, tf.SparseTensor], spec: RankingSpec) -> dict[str, tf.Tensor]:
@@ -214,9 +224,17 @@ def event_buckets(parsed: Mapping[str, tf.SparseTensor], spec: RankingSpec) -> d
     Returns:
         Buckets by feature, int64 [events].
     """
-    return {
-        name: tf.reshape(hashed(name, parsed[name], spec), [-1]) for name in rated_features(spec)
-    }
+    buckets = {}
+    for name in rated_features(spec):
+        if name in spec.categorical:
+            values = hashed(name, parsed[name], spec)
+        else:
+            # 0 and -0 are one number.
+            bits = tf.bitcast(squashed(name, parsed[name], spec) + 0.0, tf.uint32)
+            shift = tf.constant(32 - _NUMBER_BITS, tf.uint32)
+            values = tf.cast(tf.bitwise.right_shift(bits, shift), tf.int64)
+        buckets[name] = tf.reshape(values, [-1])
+    return buckets
 
 
 def _squared_error(

@@ -152,7 +152,7 @@ class BinaryGate(BinaryBounds):
 
     Attributes:
         min_auc_lift: lower bound on the AUC minus that of smoothed rates of the single-valued
-            categorical features, counted on the events of the window.
+            categorical features (without any, of the numbers), counted on the events of the window.
         slices: bounds for each value of a feature, such as `{device: {min_auc: 0.55}}`.
     """
 
@@ -172,7 +172,7 @@ class RegressionGate(RegressionBounds):
 
     Attributes:
         min_r2_lift: lower bound on the R2 minus that of smoothed means of the best single-valued
-            categorical feature, counted on the events of the window.
+            categorical feature (without any, number), counted on the events of the window.
         slices: bounds for each value of a feature, such as `{device: {max_r2_drop: 0.2}}`.
     """
 

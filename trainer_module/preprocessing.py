@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.features import CategoricalFeature, DenseFeature
+from schemas.features import CategoricalFeature
 from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import Task
@@ -50,8 +50,7 @@ def preprocess(
         label in the space of the loss and the label's weight, float32 [batch, 1].
     """
     outputs = {name: hashed(name, inputs[name], spec) for name in spec.categorical}
-    for name, number in spec.dense.items():
-        outputs[name] = _squashed(inputs[name], number)
+    outputs |= {name: squashed(name, inputs[name], spec) for name in spec.dense}
     return outputs | labels_and_weights(inputs, spec)
 
 
@@ -101,7 +100,9 @@ def hashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor |
     return tft.hash_strings(first_value(values, ""), buckets)
 
 
-def _squashed(values: tf.SparseTensor, feature: DenseFeature) -> tf.Tensor:
+def squashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor:
+    """The numbers of a dense feature, as `preprocess` returns them."""
+    feature = spec.dense[name]
     dense = first_value(values, feature.default)
     # Only a JSON client can send NaN; it means that there is no value.
     dense = tf.where(tf.math.is_nan(dense), tf.fill(tf.shape(dense), feature.default), dense)

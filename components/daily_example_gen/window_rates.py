@@ -33,7 +33,7 @@ def write_rates(spec: RankingSpec, days: Sequence[StoredDay], path: str) -> None
     most = -(-MAX_EVENTS // spec.training.window_days)
     key = f"{spec.model_fingerprint()}-{most}"
     for day in days:
-        kept = os.path.join(day.directory, f"counts-{key}.npz")
+        kept = os.path.join(day.directory, f"value-counts-{key}.npz")
         if FileSystems.exists(kept):
             counts = counter.load(kept)
         else:

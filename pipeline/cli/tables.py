@@ -46,7 +46,7 @@ def day_table(runs: Sequence[Run], tasks: Sequence[str]) -> Table:
     table = Table(
         title="Days",
         title_justify="left",
-        caption="below an AUC: its lift over smoothed rates of the ids" if lifts else None,
+        caption="below an AUC: its lift over smoothed rates" if lifts else None,
         caption_justify="left",
         header_style="bold",
         expand=False,

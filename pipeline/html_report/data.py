@@ -43,7 +43,7 @@ class Score:
         metric: `AUC`, of which more is better, or `RMSE`.
         candidate: the day's model.
         served: the model that was served then, on the same events; None without comparison.
-        trivial: what needs no model: smoothed rates of the ids, or the best constant.
+        trivial: what needs no model: smoothed rates, or the best constant.
         gate: the value that would just have passed.
         interval: low and high end of the candidate's confidence interval, where it has one.
         events: events with the task's label.

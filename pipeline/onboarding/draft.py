@@ -414,7 +414,7 @@ def _gate(guess: Guess, column: Column, day_events: int) -> Iterator[str]:
     if guess.role is Role.BINARY:
         rarer = column.rarer * day_events
         slack = _visible_lift(rarer)
-        yield "    # A coin has an AUC of 0.5. The lift is over smoothed rates of the ids."
+        yield "    # A coin has an AUC of 0.5. The lift is over smoothed rates (docs/gates.md)."
         if slack > _LIFT_SLACK:
             yield f"    # A day with {rarer:.0f} labels of the rarer kind tells no more of it."
         yield f"    gate: {{min_auc: 0.55, min_auc_lift: -{slack:g}}}"

@@ -39,11 +39,12 @@ def day(tmp_path_factory):
     columns = {
         "user": [f"u{n}" for n in rng.zipf(1.5, EVENTS) % 20],
         "hour": rng.integers(0, 5, EVENTS),
+        "age": np.round(rng.normal(2.0, 3.0, EVENTS), 2).astype(np.float32),
         "clicked": (rng.random(EVENTS) < 0.3).astype(float),
         "saved": (rng.random(EVENTS) < 0.1).astype(float),
         "rating": rng.random(EVENTS) + 0.2 * (np.arange(EVENTS) % 2),
     }
-    absent = {name: rng.random(EVENTS) < 0.2 for name in ("hour", "saved")}
+    absent = {name: rng.random(EVENTS) < 0.2 for name in ("hour", "saved", "age")}
     folder = tmp_path_factory.mktemp("examples") / "day"
     write_examples(str(folder), columns, absent, files=3)
     return [str(path) for path in sorted(folder.iterdir())], columns, absent
@@ -53,20 +54,32 @@ def log_odds(rate):
     return math.log(rate / (1 - rate))
 
 
-def expected(columns, absent, label, row):
-    """The probability of an event, from counts by value; a missing hour is a value, too."""
+def expected(columns, absent, label, row, values_of):
+    """The probability of an event, from counts by value, of [events] by feature."""
     labelled = ~absent.get(label, np.zeros(EVENTS, bool))
     positive = labelled & (columns[label] == 1)
     base = (positive.sum() + 1) / (labelled.sum() + 2)
     answer = log_odds(base)
-    for name in ("user", "hour"):
-        missing = absent.get(name, np.zeros(EVENTS, bool))
-        values = [None if missing[i] else columns[name][i] for i in range(EVENTS)]
+    for values in values_of.values():
         seen = collections.Counter(value for i, value in enumerate(values) if labelled[i])
         hits = collections.Counter(value for i, value in enumerate(values) if positive[i])
         rate = (hits[values[row]] + PRIOR_EVENTS * base) / (seen[values[row]] + PRIOR_EVENTS)
         answer += log_odds(rate) - log_odds(base)
     return 1 / (1 + math.exp(-answer))
+
+
+def ids(columns, absent):
+    """A missing hour is a value, too."""
+    return {
+        "user": columns["user"],
+        "hour": np.where(absent["hour"], None, columns["hour"]),
+    }
+
+
+def eighths(columns, absent):
+    """The part of a number's doubling that it lies in; a missing one is the default of 0."""
+    ages = np.where(absent["age"], 0.0, columns["age"])
+    return {"age": [(n < 0, e, int(abs(m) * 16)) for n in ages for m, e in [math.frexp(n)]]}
 
 
 def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_path):
@@ -80,7 +93,7 @@ def test_rates_are_the_smoothed_counts_of_each_value_saved_and_loaded(day, tmp_p
     for task, label in (("click", "clicked"), ("save", "saved")):
         np.testing.assert_allclose(
             answer[task],
-            [expected(columns, absent, label, row) for row in range(1, EVENTS, 3)],
+            [expected(columns, absent, label, n, ids(*day[1:])) for n in range(1, EVENTS, 3)],
             rtol=1e-4,
         )
     np.testing.assert_allclose(answer["rate"], smoothed_means(columns, absent)[1::3], rtol=1e-4)
@@ -116,9 +129,24 @@ def test_no_more_events_than_the_limit_are_counted_of_each_file_the_same(day):
     assert few[0] == pytest.approx((columns["clicked"][counted].sum() + 1) / 32, rel=1e-5)
 
 
-def test_spec_without_such_features_has_base_rates(day):
-    files, columns, _ = day
+def test_spec_of_numbers_alone_has_rates_of_near_ones(day):
+    files, columns, absent = day
     spec = parse_spec(SPEC.to_yaml(), "spec", ["features={age: {type: dense}}"])
+    records = list(tf.data.TFRecordDataset(files[1], "GZIP").as_numpy_iterator())
+    buckets = event_buckets(tf.io.parse_example(records, raw_feature_spec(spec)), spec)
+    values = eighths(columns, absent)
+    assert len(set(values["age"])) > 20
+    np.testing.assert_allclose(
+        fit(files, spec).predict({n: v.numpy() for n, v in buckets.items()}, 100)["click"],
+        [expected(columns, absent, "clicked", row, values) for row in range(1, EVENTS, 3)],
+        rtol=1e-4,
+    )
+
+
+def test_spec_of_lists_alone_has_base_rates(day):
+    files, columns, _ = day
+    lists = "features={recent: {type: categorical, multivalued: true, buckets: 9, embedding: 2}}"
+    spec = parse_spec(SPEC.to_yaml(), "spec", [lists])
     answer = fit(files, spec).predict({}, 4)["click"]
     np.testing.assert_allclose(
         answer, np.full(4, (columns["clicked"].sum() + 1) / (EVENTS + 2)), rtol=1e-5
