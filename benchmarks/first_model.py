@@ -34,7 +34,7 @@ from benchmarks.quality import Predictions, label_of, ours, rates, table
 from components.daily_example_gen.day_store import list_logs
 from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.sampling import list_days, read_sample
-from examples.kuairand import arrays
+from examples import frames
 from pipeline.onboarding.draft import draft_spec
 from schemas.errors import BadDataError, RankerError
 from schemas.loading import load_spec, parse_spec
@@ -73,7 +73,7 @@ def read_events(logs: str, spec: RankingSpec) -> pd.DataFrame:
         elif feature.dtype == "int":
             # pandas makes a float of an integer that some events lack.
             events[name] = events[name].astype("Int64")
-    return arrays.with_history(events, spec)
+    return frames.with_history(events, spec)
 
 
 def scores(events: pd.DataFrame, spec: RankingSpec, found: Found) -> dict[str, float]:
@@ -168,7 +168,7 @@ def compare(logs: str, spec: RankingSpec, overrides: Sequence[str], seeds: int) 
         add("lightgbm", [best(spec, tried)])
     else:
         print("LightGBM is left out: pip install .[bench]", file=sys.stderr)
-    columns = arrays.transformed(events, spec)
+    columns = frames.transformed(events, spec)
     trainings = [scores(events, spec, ours(columns, spec, days, seed)) for seed in range(seeds)]
     add(" ".join(["ours", *overrides]), trainings)
     return table(spec, entries, kind)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.daily import metric
 from benchmarks.quality import label_of
+from examples import frames
 from examples.kuairand import arrays, convert, source
 from schemas.features import history_column
 from schemas.loading import load_spec
@@ -39,7 +40,7 @@ def measure(events: pd.DataFrame) -> pd.DataFrame:
         spec = load_spec(
             arrays.SPEC, [f"features.{name}.prior_strength={strength}" for name in plain.history]
         )
-        joined = arrays.with_history(events, spec)
+        joined = frames.with_history(events, spec)
         by_pair = {}
         for name in spec.history:
             for task_name, task in spec.history_tasks(name).items():

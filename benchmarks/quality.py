@@ -33,6 +33,7 @@ import scipy.stats
 
 from benchmarks.daily import Columns, Ranker, metric
 from benchmarks.learning import default_spec, measure
+from examples import frames
 from examples.kuairand import arrays, convert, source
 from schemas.errors import BadDataError, RankerError
 from schemas.features import history_column
@@ -130,7 +131,7 @@ def ours(
     """Trains from day to day, as a backfill does; or anew for each day, where nothing starts warm.
 
     Args:
-        columns: of `arrays.transformed`.
+        columns: of `frames.transformed`.
         spec: the ranking spec.
         days: the days to predict, by number.
         seed: of weights and order.
@@ -338,14 +339,14 @@ def run(options: argparse.Namespace) -> str:
     """Measures what is asked for, records it, and returns the tables of these days."""
     spec = load_spec(str(SPEC), options.overrides)
     plain = load_spec(str(SPEC))
-    events = arrays.with_history(convert.events_of(source.read_impressions(options.source)), plain)
+    events = frames.with_history(convert.events_of(source.read_impressions(options.source)), plain)
     every = [pd.Timestamp(day) for day in sorted(events["date"].unique())]
     first, last = options.days
     numbers = {number: day for number, day in enumerate(every) if first <= day <= last}
     days = list(numbers.values())
     if not days:
         raise BadDataError(f"{options.source}: no impressions of {_period(options.days)}")
-    columns = arrays.transformed(events, spec) if "ours" in options.rankers else {}
+    columns = frames.transformed(events, spec) if "ours" in options.rankers else {}
     for ranker in options.rankers:
         started = time.process_time()
         settings: list[str] = []

@@ -29,7 +29,7 @@ from pipeline.workspace import Workspace
 from schemas.loading import load_spec
 from schemas.spec import RankingSpec
 from trainer_module.risk.assess import find_stable_rate, measure_sharpness
-from trainer_module.risk.data import event_batches
+from trainer_module.risk.batches import event_batches
 from trainer_module.risk.over_run import SharpnessPoint
 from trainer_module.risk.stable_rate import StableRate
 

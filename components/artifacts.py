@@ -22,6 +22,6 @@ class HistoryTables(artifact.Artifact):
 
 
 class TrainingStability(artifact.Artifact):
-    """The report of `trainer_module.stability.report`: verdict, statistics, plots."""
+    """The report of `trainer_module.stability.writing`: verdict, statistics, plots."""
 
     TYPE_NAME = "TrainingStability"

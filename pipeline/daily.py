@@ -20,7 +20,7 @@ from pipeline.beam_run import Request
 from pipeline.failure import Failure
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import ExitCode, RankerError
-from trainer_module.live import VARIABLE
+from trainer_module.live_file import VARIABLE
 
 DEFAULT_BEAM_ARGS = ("--direct_running_mode=in_memory",)
 """Runs Beam in the component's own thread: it needs no start."""

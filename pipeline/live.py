@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 class Watch:
-    """Follows a run by ML Metadata and by what its training says (`trainer_module.live`)."""
+    """Follows a run by ML Metadata and by what its training says (`trainer_module.live_file`)."""
 
     def __init__(self, told_in: str, before: Run | None) -> None:
         """Takes the file that the training writes, and the run before, whose pace is known."""

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer_module.averaging import WeightAverage
-from trainer_module.stability.verdict import Attempt
+from trainer_module.stability.outcome import Attempt
 
 _STATE = "state"
 _PROGRESS = "progress-2.json"

@@ -16,7 +16,7 @@ from schemas.features import CategoricalFeature, DenseFeature
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
-from trainer_module.history import HistoryLookup
+from trainer_module.history_lookup import HistoryLookup
 from trainer_module.inputs import model_inputs
 from trainer_module.preprocessing import as_column, first_value, raw_feature_spec
 
@@ -52,7 +52,7 @@ def export_model(
         transform: what Transform wrote.
         spec: the ranking spec.
         directory: folder of the SavedModel; replaced.
-        history: table by history feature, of `trainer_module.history.load_tables`.
+        history: table by history feature, of `trainer_module.history_lookup.load_tables`.
     """
     module = _Ranker(model, transform, spec, history or {})
     if tf.io.gfile.exists(directory):

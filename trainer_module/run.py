@@ -24,7 +24,7 @@ from schemas.loading import parse_spec
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
 from trainer_module.export import export_model
-from trainer_module.history import load_tables
+from trainer_module.history_lookup import load_tables
 from trainer_module.training import Trained, train
 from trainer_module.training_state import save_state
 from trainer_module.warmup import write_warmup

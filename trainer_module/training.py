@@ -23,14 +23,14 @@ from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.distribution import barrier, batches_of_replicas, is_chief
 from trainer_module.evaluation import DayEvaluation
 from trainer_module.inputs import parser, training_batches
-from trainer_module.live import Teller
+from trainer_module.live_file import Teller
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.monitor import Monitor
+from trainer_module.stability.outcome import Attempt, Evaluation, Stability
 from trainer_module.stability.recording import StatisticsRecorder
-from trainer_module.stability.report import write_report
 from trainer_module.stability.tensorboard import Scalars
-from trainer_module.stability.verdict import Attempt, Evaluation, Stability
+from trainer_module.stability.writing import write_report
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import age_accumulators, effective_rates, restore_state
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from components.daily_example_gen.check import cut_lists, fields_with_values
 from components.daily_example_gen.fields import Field, arrow_schema
 from components.daily_example_gen.formats.checked import Checked
 from components.daily_example_gen.formats.text import UnreadableError
 from components.daily_example_gen.readers import read_events
+from components.daily_example_gen.well_formed import cut_lists, fields_with_values
 
 _ROUND_BYTES = 32 << 20
 _HASH_KEY = "daily-event-logs"  # 16 characters; another key moves events between shards.

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.daily_example_gen.check import MalformedError
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.formats import text
 from components.daily_example_gen.formats.checked import Checked
@@ -15,6 +14,7 @@ from components.daily_example_gen.formats.csv_lines import CsvLines, cells
 from components.daily_example_gen.formats.json_lines import JsonLines
 from components.daily_example_gen.formats.lines import read_text
 from components.daily_example_gen.formats.parquet import parquet_rows, read_parquet
+from components.daily_example_gen.well_formed import MalformedError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 

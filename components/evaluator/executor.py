@@ -36,7 +36,7 @@ from components.evaluator.verdict import (
 from components.example_reading import ReadFiles
 from components.smoothed_rates import RATES_FILE
 from schemas.spec import RankingSpec
-from trainer_module.stability.verdict import load_verdict
+from trainer_module.stability.outcome import load_verdict
 
 VERDICT_FILE = "verdict.json"
 

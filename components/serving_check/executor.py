@@ -20,12 +20,12 @@ from tfx.utils import io_utils, path_utils
 
 from components import model_files, properties, storage
 from components.channels import EVAL, Channels, Given
-from components.serving_check import requests, verdict
+from components.serving_check import fit_to_serve, requests
 from components.serving_check.process import Process, take
 from components.serving_store import TRAINING_STATE
 from schemas.spec import RankingSpec
 from trainer_module.signatures import NOT_EXPORTED
-from trainer_module.stability.verdict import load_verdict
+from trainer_module.stability.outcome import load_verdict
 from trainer_module.warmup import sample_requests
 
 _UNTOLD = "is empty; no model was exported, and nobody says why. Run the day again"
@@ -127,16 +127,16 @@ def check(model_dir: str, events_dir: str, spec: RankingSpec) -> dict[str, Any]:
     predictions, tasks, score = answers["predictions"], spec.tasks, spec.serving.score
     # One fault shows in each of these; the first tells it best.
     reasons = answers["faults"] + (
-        verdict.reasons(predictions, tasks, score, len(sample))
-        or verdict.reasons(answers["odd"], tasks, score, len(odd), odd=list(odd))
-        or verdict.unsteady(
+        fit_to_serve.reasons(predictions, tasks, score, len(sample))
+        or fit_to_serve.reasons(answers["odd"], tasks, score, len(odd), odd=list(odd))
+        or fit_to_serve.unsteady(
             predictions,
             answers["again"],
             tasks,
             half_precision=spec.training.mixed_precision != "none",
         )
     )
-    reasons += verdict.too_slow(answers["latency"], spec.serving)
+    reasons += fit_to_serve.too_slow(answers["latency"], spec.serving)
     return {"reasons": reasons, "latency": answers["latency"], "first": answers["first"]}
 
 

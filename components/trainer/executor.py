@@ -16,7 +16,7 @@ from components.channels import TRAIN, Channels, Given
 from components.run_plan import RunPlan
 from components.serving_store import TRAINING_STATE
 from schemas.errors import TrainingError
-from trainer_module.stability.verdict import load_verdict
+from trainer_module.stability.outcome import load_verdict
 from trainer_module.steps import describe_steps
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.kuairand import history, source
+from examples.kuairand import recent, source
 from schemas.errors import RankerError
 
 _HISTORY = 10
@@ -157,11 +157,11 @@ def _history(rows: pd.DataFrame) -> pd.DataFrame:
     tagged = enjoyed & (rows["first_tag"] != "")
     return pd.DataFrame(
         {
-            "recent_videos": history.recent(rows, enjoyed, "video_id", _HISTORY),
-            "recent_authors": history.recent(
+            "recent_videos": recent.last_chosen(rows, enjoyed, "video_id", _HISTORY),
+            "recent_authors": recent.last_chosen(
                 rows, enjoyed & rows["author_id"].notna(), "author_id", _HISTORY
             ),
-            "recent_tags": history.recent(rows, tagged, "first_tag", _HISTORY),
+            "recent_tags": recent.last_chosen(rows, tagged, "first_tag", _HISTORY),
         }
     )
 

@@ -16,7 +16,7 @@ from pipeline.kubeflow.local.backends import BACKENDS, NEWEST
 from schemas.errors import ExitCode
 
 if TYPE_CHECKING:
-    from pipeline.kubeflow.local.run import RunResult, StepResult
+    from pipeline.kubeflow.local.runner import RunResult, StepResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,7 +97,7 @@ def local_run_command(
 
     Exit codes: 0 pushed; 10 blocked by the gate; 1 a step failed.
     """
-    from pipeline.kubeflow.local.run import BUILT_IN_ROOT, run_package
+    from pipeline.kubeflow.local.runner import BUILT_IN_ROOT, run_package
     from pipeline.kubeflow.package import load_package
 
     def on_step(step: StepResult) -> None:

@@ -200,7 +200,7 @@ def assess(
         TrainingError: there is nothing to train on, or the state to start from does not fit.
     """
     from trainer_module.risk.assess import find_stable_rate, measure_sharpness
-    from trainer_module.risk.data import event_batches
+    from trainer_module.risk.batches import event_batches
     from trainer_module.risk.report import RiskReport
 
     steps, seeds = measurement.steps, measurement.seeds

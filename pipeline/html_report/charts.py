@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.html_report.data import Report, ShownAttempt, StepCurves
+from pipeline.html_report.contents import Report, ShownAttempt, StepCurves
 from pipeline.imports import without
 
 # jsonschema, which Altair imports, would make grammars of addresses with it, for formats that no

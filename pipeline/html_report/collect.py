@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from components import held_days, serving_store, storage
 from pipeline import lineage
-from pipeline.html_report import steps
-from pipeline.html_report.data import (
+from pipeline.html_report import curves
+from pipeline.html_report.contents import (
     Day,
     Drift,
     Quarantined,
@@ -33,7 +33,7 @@ from pipeline.workspace import Workspace
 from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, Task
-from trainer_module.stability import verdict as stability
+from trainer_module.stability.outcome import STATISTICS_FILE, VERDICT_FILE, parse_verdict
 
 MAX_SLICES = 12
 MAX_TRAININGS = 8
@@ -307,8 +307,8 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
         judged = files.read(
             run,
             "TrainingStability",
-            stability.VERDICT_FILE,
-            lambda text, path: stability.parse_verdict(text.decode(), path),
+            VERDICT_FILE,
+            lambda text, path: parse_verdict(text.decode(), path),
         )
         if judged is not None:
             found.append((date, run, judged))
@@ -319,7 +319,7 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
         statistics: Mapping[int, Any] = {}
         if date in shown:
             read = files.read(
-                run, "TrainingStability", stability.STATISTICS_FILE, lambda c, _: steps.thinned(c)
+                run, "TrainingStability", STATISTICS_FILE, lambda c, _: curves.thinned(c)
             )
             statistics = read or {}
         attempts = [

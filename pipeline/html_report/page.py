@@ -20,7 +20,7 @@ import jinja2
 import markupsafe
 
 from pipeline.html_report import charts
-from pipeline.html_report.data import Day, Report
+from pipeline.html_report.contents import Day, Report
 from pipeline.lineage import Run
 
 OPEN_MONTHS = 2

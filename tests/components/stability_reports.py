@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trainer_module.stability.events import DivergenceEvent, Limits
+from trainer_module.stability.outcome import Attempt
 from trainer_module.stability.recording import StatisticsRecorder
-from trainer_module.stability.report import write_report
-from trainer_module.stability.verdict import Attempt
+from trainer_module.stability.writing import write_report
 
 HEALTHY = Attempt(0, 100, "healthy", "healthy after 100 steps", ())
 DIVERGED = Attempt(

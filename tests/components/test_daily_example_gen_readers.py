@@ -24,7 +24,7 @@ from event_logs import (
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from components.daily_example_gen import check, readers
+from components.daily_example_gen import readers, well_formed
 from components.daily_example_gen.fields import Field, event_fields
 from components.daily_example_gen.formats import text
 from components.daily_example_gen.formats.csv_lines import CsvLines
@@ -105,8 +105,8 @@ def test_list_or_label_beyond_its_limit_is_malformed(tmp_path, values, reason, s
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6), st.integers(1, 4))
 def test_lists_are_cut_to_their_first_elements(lists, limit):
     fields = (Field("codes", "int", multivalued=True, max_length=limit),)
-    batch = check.rows_to_batch(fields, [[values] for values in lists])
-    cut, counts = check.cut_lists(fields, batch)
+    batch = well_formed.rows_to_batch(fields, [[values] for values in lists])
+    cut, counts = well_formed.cut_lists(fields, batch)
     assert cut.column(0).to_pylist() == [values[:limit] for values in lists]
     assert counts.get("codes", 0) == sum(len(values) > limit for values in lists)
     assert cut.schema == batch.schema

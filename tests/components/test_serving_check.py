@@ -17,7 +17,7 @@ from tfx.types import standard_artifacts
 
 from components import artifacts, model_files
 from components.run_plan import RunPlan
-from components.serving_check import executor, process, verdict
+from components.serving_check import executor, fit_to_serve, process
 from components.serving_check.executor import Executor, check
 from components.serving_store import TRAINING_STATE
 from schemas.loading import parse_spec
@@ -34,7 +34,7 @@ def answers(**changes):
 def reasons(first, second, evaluated=EVALUATED):
     predictions = {"serving_default": first, "raw_features": second, "evaluate": evaluated}
     tasks, score = SPEC_OF_TEST.tasks, SPEC_OF_TEST.serving.score
-    return verdict.reasons(predictions, tasks, score, events=2)
+    return fit_to_serve.reasons(predictions, tasks, score, events=2)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_is_served_must_be_what_is_judged_and_the_score_its_formula(served,
 def test_model_without_a_signature_is_not_served(missing):
     predictions = {"serving_default": GOOD, "raw_features": GOOD, "evaluate": EVALUATED}
     del predictions[missing]
-    found = verdict.reasons(predictions, SPEC_OF_TEST.tasks, "click + rate", events=2)
+    found = fit_to_serve.reasons(predictions, SPEC_OF_TEST.tasks, "click + rate", events=2)
     assert found == [f"no signature {missing!r}"]
 
 
@@ -147,7 +147,7 @@ def test_answers_of_one_model_agree_and_scaled_ones_do_not(logits, factor):
     served["score"] = served["click"] + served["rate"]
     if any(np.ptp(values) == 0 for values in served.values()):
         return
-    ask = functools.partial(verdict.reasons, tasks=SPEC_OF_TEST.tasks, score="click + rate")
+    ask = functools.partial(fit_to_serve.reasons, tasks=SPEC_OF_TEST.tasks, score="click + rate")
     good = {"serving_default": served, "raw_features": served, "evaluate": evaluated}
     assert ask(good, events=len(logits)) == []
     scaled = {**served, "rate": served["rate"] * factor}
@@ -162,7 +162,7 @@ def test_single_event_cannot_show_that_predictions_are_constant():
     one = {"click": [0.5], "score": [0.5]}
     predictions = {"serving_default": one, "raw_features": one, "evaluate": one}
     tasks = {"click": SPEC_OF_TEST.tasks["click"]}
-    assert verdict.reasons(predictions, tasks, "click", events=1) == []
+    assert fit_to_serve.reasons(predictions, tasks, "click", events=1) == []
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_model_slower_than_the_spec_allows_is_refused(limit, slow):
         "serving_default/batch 20": {"p50": 900.0, "max": 900.0},
         "raw_features/batch 64": {"p50": 30.0, "max": 31.0},
     }
-    found = verdict.too_slow(latency, spec.serving)
+    found = fit_to_serve.too_slow(latency, spec.serving)
     assert [line.partition(":")[0] for line in found] == slow
     if slow:
         assert found[-1] == (

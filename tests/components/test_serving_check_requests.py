@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from served_model import SPEC, SPEC_OF_TEST, Model, save, write_events
 
-from components.serving_check import verdict
+from components.serving_check import fit_to_serve
 from components.serving_check.executor import check
 from components.serving_check.requests import odd_requests
 from schemas.loading import parse_spec
@@ -87,7 +87,7 @@ def test_answers_that_change_from_one_call_to_the_next_are_told():
     first = {"click": [0.1, 0.2], "score": [1.0, 2.0], "more": [1.0, 2.0]}
     later = {"click": [0.2, 0.1], "score": [2.0, 1.5], "more": [5.0, 5.0]}
     ask = {"serving_default": [([1, 0], later), ([0], {**first, "click": [0.1], "score": [1.0]})]}
-    assert verdict.unsteady({"serving_default": first}, ask, ["click"]) == [
+    assert fit_to_serve.unsteady({"serving_default": first}, ask, ["click"]) == [
         "serving_default: score in a request for 2 events is 1.5 "
         "where an earlier one for 2 gives 1 (1 of 2 events)"
     ]
@@ -99,7 +99,7 @@ def test_answers_that_change_from_one_call_to_the_next_are_told():
 def test_layers_in_half_precision_may_differ_in_their_last_bits(half, by, told):
     first, later = {"score": [1.0, 2.0]}, {"score": [1.0, 2.0 + 2.0 * by]}
     again = {"raw_features": [([0, 1], later)]}
-    found = verdict.unsteady({"raw_features": first}, again, [], half_precision=half)
+    found = fit_to_serve.unsteady({"raw_features": first}, again, [], half_precision=half)
     assert len(found) == told
 
 

@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import quality
-from examples.kuairand import arrays, convert, history, source
+from examples import frames
+from examples.kuairand import convert, recent, source
 from schemas.loading import load_spec
 from trainer_module import signatures
 
@@ -111,7 +112,7 @@ def test_rows_that_come_later_change_nothing_before_them(folder):
 
 def test_rates_count_the_days_before(folder):
     log = a_log()
-    events = arrays.with_history(events_with(folder, log).reset_index(), SPEC)
+    events = frames.with_history(events_with(folder, log).reset_index(), SPEC)
     row = events[events["date"] == "2022-05-04"].iloc[0]
     past = log[(log["user_id"] == row["user_id"]) & (log["date"] < 20220504)]
     assert row["user_history__count"] == len(past)
@@ -124,8 +125,8 @@ def test_rates_count_the_days_before(folder):
 
 
 def test_arrays_hold_every_input_and_label_of_every_event(folder):
-    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
-    found = arrays.transformed(events, SPEC)
+    events = frames.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    found = frames.transformed(events, SPEC)
     assert set(SPEC.inputs) <= set(found)
     assert {len(values) for values in found.values()} == {DAYS * A_DAY}
     np.testing.assert_allclose(
@@ -137,7 +138,7 @@ def test_arrays_hold_every_input_and_label_of_every_event(folder):
 
 
 def test_the_first_day_has_no_past(folder):
-    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = frames.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     first = events[events["date"] == "2022-04-29"]
     assert (first[[name for name in SPEC.inputs if "__" in name]] == 0).all(axis=None)
     assert first["recent_videos"].map(len).eq(0).all()
@@ -152,7 +153,7 @@ def test_recent_lists_are_distinct_newest_first_and_of_past_days():
         }
     )
     chosen = pd.Series([True, True, True, True, True, False, True])
-    lists = history.recent(rows, chosen, "video_id", size=2)
+    lists = recent.last_chosen(rows, chosen, "video_id", size=2)
     assert lists.tolist() == [[], [], [], [], [10, 11], [10, 11], [13, 10]]
 
 
@@ -291,7 +292,7 @@ def test_each_day_is_predicted_by_a_model_that_has_not_seen_it(monkeypatch):
 
 
 def test_trees_learn_from_days_before_the_predicted_one_alone(folder):
-    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = frames.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     day = pd.Timestamp("2022-05-03")
     first = quality.Trees(events, SPEC, 1).predict("click", day, quality.TREES)
     changed = events.copy()
@@ -301,7 +302,7 @@ def test_trees_learn_from_days_before_the_predicted_one_alone(folder):
 
 
 def test_search_chooses_on_its_days_by_models_of_the_days_before_them(folder, capsys):
-    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = frames.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     day = pd.Timestamp("2022-05-01")
     # Something to learn: late hours are clicked more.
     late = np.random.default_rng(4).normal(events["hour"], 6) > 12
@@ -360,7 +361,7 @@ def test_auc_counts_ties_by_half():
 
 
 def test_trees_get_no_label_and_no_id(folder):
-    events = arrays.with_history(events_with(folder, a_log()).reset_index(), SPEC)
+    events = frames.with_history(events_with(folder, a_log()).reset_index(), SPEC)
     inputs = quality.tree_inputs(events, SPEC)
     assert not {*LABELS, "user_id", "video_id", "event_id", "date"} & set(inputs)
     assert {"first_tag", "tab", "user_tab_history__click__rate"} <= set(inputs)

@@ -19,7 +19,7 @@ import yaml
 from test_local_run import UNREACHABLE, write_spec
 
 from components import serving_store
-from pipeline.kubeflow.local.run import run_package
+from pipeline.kubeflow.local.runner import run_package
 from pipeline.kubeflow.package import load_package
 from pipeline.simulate import write_logs
 

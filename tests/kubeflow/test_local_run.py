@@ -15,7 +15,7 @@ from pipeline import cli as steadyrank
 from pipeline import lineage
 from pipeline.cli import kubeflow_package
 from pipeline.kubeflow.local.backends import BACKENDS
-from pipeline.kubeflow.local.run import STATE_FILE, run_package
+from pipeline.kubeflow.local.runner import STATE_FILE, run_package
 from pipeline.kubeflow.package import load_package, write_package
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace

@@ -16,7 +16,7 @@ from components.plan.planning import make_plan
 from pipeline.workspace import Workspace
 from schemas.loading import load_spec
 from trainer_module.stability.events import DivergenceEvent
-from trainer_module.stability.verdict import FORMAT, Attempt, Stability
+from trainer_module.stability.outcome import FORMAT, Attempt, Stability
 
 DEMO = os.path.join(os.path.dirname(__file__), "..", "..", "schemas", "demo.yaml")
 FIRST = datetime.date(2026, 1, 3)

@@ -16,7 +16,7 @@ from pipeline import lineage
 from pipeline.cli import app
 from pipeline.html_report import charts, page, write
 from pipeline.html_report.collect import MAX_TRAININGS, collect
-from pipeline.html_report.steps import POINTS
+from pipeline.html_report.curves import POINTS
 from pipeline.workspace import Workspace
 
 

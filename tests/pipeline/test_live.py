@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline import lineage, live
 from schemas.training import Training
-from trainer_module.live import VARIABLE, Teller
+from trainer_module.live_file import VARIABLE, Teller
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_days_without_logs_are_bad_data(tmp_path):
 
 @pytest.mark.slow
 def test_trainings_start_where_the_run_would(tmp_path):
-    from trainer_module.risk.data import event_batches
+    from trainer_module.risk.batches import event_batches
     from trainer_module.risk.trainee import Trainee
     from trainer_module.training_state import save_state
 

@@ -14,7 +14,7 @@ from trainer_module.evaluation import DayEvaluation
 from trainer_module.inputs import parser, training_batches
 from trainer_module.metrics import auc, rmse
 from trainer_module.model import build_model
-from trainer_module.stability.verdict import load_verdict
+from trainer_module.stability.outcome import load_verdict
 
 
 def test_auc_counts_pairs_and_halves_ties():

@@ -18,7 +18,7 @@ from schemas.errors import TrainingError
 from schemas.loading import parse_spec
 from trainer_module import export
 from trainer_module.export import export_model, requested_features
-from trainer_module.history import HistoryLookup, load_tables
+from trainer_module.history_lookup import HistoryLookup, load_tables
 from trainer_module.inputs import model_inputs
 from trainer_module.model import HEAD, build_model
 from trainer_module.preprocessing import raw_feature_spec

@@ -15,7 +15,7 @@ from trainer_module.inputs import model_inputs
 from trainer_module.model import build_model
 from trainer_module.optimizers import ClippedAdam
 from trainer_module.risk.assess import find_stable_rate, measure_sharpness, with_training
-from trainer_module.risk.data import batch_count, best_constant_loss, event_batches, pick
+from trainer_module.risk.batches import batch_count, best_constant_loss, event_batches, pick
 from trainer_module.risk.over_run import SharpnessPoint, measured_steps, sharpness_over_run
 from trainer_module.risk.report import (
     JSON_FILE,

@@ -24,7 +24,7 @@ from trainer_module.checkpoints import Checkpoints, Progress
 from trainer_module.inputs import training_batches
 from trainer_module.model import build_model
 from trainer_module.stability.events import DivergenceEvent
-from trainer_module.stability.verdict import Attempt, load_verdict
+from trainer_module.stability.outcome import Attempt, load_verdict
 from trainer_module.training import WarmUp, make_optimizer
 from trainer_module.training_state import save_state
 

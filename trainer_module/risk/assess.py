@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from schemas.spec import RankingSpec
 from trainer_module.inputs import Batch
-from trainer_module.risk.data import batch_count, pick
+from trainer_module.risk.batches import batch_count, pick
 from trainer_module.risk.over_run import SharpnessPoint, measured_steps, sharpness_over_run
 from trainer_module.risk.stable_rate import RateOutcome, StableRate, search, train_once
 from trainer_module.risk.trainee import Trainee

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from trainer_module.inputs import Batch
 from trainer_module.model import label_deviations
-from trainer_module.risk.data import best_constant_loss, pick
+from trainer_module.risk.batches import best_constant_loss, pick
 from trainer_module.risk.trainee import Trainee
 
 _TAIL = 0.25

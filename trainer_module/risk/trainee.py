@@ -13,7 +13,7 @@ from schemas.spec import RankingSpec
 from schemas.training import Training
 from trainer_module.inputs import Batch
 from trainer_module.model import build_model, initialise_from_data
-from trainer_module.risk.data import batch_count, pick
+from trainer_module.risk.batches import batch_count, pick
 from trainer_module.training import make_optimizer
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import restore_state

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.daily_example_gen.check import MalformedError
 from components.daily_example_gen.fields import Field
+from components.daily_example_gen.well_formed import MalformedError
 
 RAW_CHARS = 2000
 """Characters of a malformed line that are kept."""

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from components.daily_example_gen.check import MalformedError
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.formats import text
 from components.daily_example_gen.formats.checked import bounded
@@ -25,6 +24,7 @@ from components.daily_example_gen.formats.lines import (
     valid_utf8,
 )
 from components.daily_example_gen.formats.text import Block
+from components.daily_example_gen.well_formed import MalformedError
 
 _SHOWN_CHARS = 60
 _INTEGER = re.compile(r"-?[0-9]+")

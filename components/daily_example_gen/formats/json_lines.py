@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from components.daily_example_gen.check import MalformedError
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.formats.checked import of_fields
 from components.daily_example_gen.formats.lines import (
@@ -23,6 +22,7 @@ from components.daily_example_gen.formats.lines import (
     valid_utf8,
 )
 from components.daily_example_gen.formats.text import Block
+from components.daily_example_gen.well_formed import MalformedError
 
 
 class JsonLines(Lines):

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.daily_example_gen.check import (
+from components.daily_example_gen.fields import Field
+from components.daily_example_gen.formats import text
+from components.daily_example_gen.formats.checked import Checked, Malformed, bounded
+from components.daily_example_gen.formats.text import Block
+from components.daily_example_gen.well_formed import (
     MalformedError,
     check_columns,
     check_event,
     rows_to_batch,
     value_of,
 )
-from components.daily_example_gen.fields import Field
-from components.daily_example_gen.formats import text
-from components.daily_example_gen.formats.checked import Checked, Malformed, bounded
-from components.daily_example_gen.formats.text import Block
 
 CARRIAGE_RETURN = "carriage returns within the line; end lines in \\n or \\r\\n"
 CHUNK_LINES = 2048

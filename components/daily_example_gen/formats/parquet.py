@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.daily_example_gen.check import (
-    MalformedError,
-    check_columns,
-    check_event,
-    rows_to_batch,
-)
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.formats import text
 from components.daily_example_gen.formats.checked import Checked, Malformed, of_fields
 from components.daily_example_gen.formats.parquet_columns import open_columns
 from components.daily_example_gen.formats.text import UnreadableError
+from components.daily_example_gen.well_formed import (
+    MalformedError,
+    check_columns,
+    check_event,
+    rows_to_batch,
+)
 
 _ROWS = 1 << 14
 _RAW_ROWS = 512

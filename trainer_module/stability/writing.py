@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from trainer_module.stability import plots
 from trainer_module.stability.events import Limits
-from trainer_module.stability.recording import StatisticsRecorder, write_parquet
-from trainer_module.stability.verdict import (
+from trainer_module.stability.outcome import (
     FORMAT,
     STATISTICS_FILE,
     VERDICT_FILE,
     Attempt,
     Stability,
 )
+from trainer_module.stability.recording import StatisticsRecorder, write_parquet
 
 
 def write_report(

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from pipeline.lineage import Run
-from trainer_module.stability.verdict import Attempt
+from trainer_module.stability.outcome import Attempt
 
 
 @dataclasses.dataclass(frozen=True)

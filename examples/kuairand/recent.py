@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 
-def recent(rows: pd.DataFrame, chosen: pd.Series, column: str, size: int) -> pd.Series:
+def last_chosen(rows: pd.DataFrame, chosen: pd.Series, column: str, size: int) -> pd.Series:
     """Lists what each row's user chose last on the days before the row's own.
 
     Args:

@@ -16,11 +16,11 @@ from benchmarks.planted import BINARY, LAYERS, TASKS, healthy, with_full, with_s
 from schemas.errors import TrainingError
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.events import DivergenceEvent, Limits
+from trainer_module.stability.outcome import Attempt, Stability, load_verdict
 from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
-from trainer_module.stability.report import write_report
 from trainer_module.stability.statistics import StepStatistics
 from trainer_module.stability.tensorboard import Scalars
-from trainer_module.stability.verdict import Attempt, Stability, load_verdict
+from trainer_module.stability.writing import write_report
 
 HEALTHY = healthy("noisy", 400, 0).statistics()
 RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
@@ -193,7 +193,7 @@ def test_a_report_cut_short_has_no_verdict(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer_module.stability.report.plots.draw", killed)
+    monkeypatch.setattr("trainer_module.stability.writing.plots.draw", killed)
     with pytest.raises(KeyboardInterrupt):
         report(tmp_path, DIVERGED)
     with pytest.raises(TrainingError):
@@ -300,7 +300,7 @@ def test_short_trainings_are_not_thinned(tmp_path):
 
 def test_a_verdict_is_read_without_what_draws_it():
     program = (
-        "import sys, trainer_module.stability.verdict\n"
+        "import sys, trainer_module.stability.outcome\n"
         "print(sorted({'matplotlib', 'tensorflow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

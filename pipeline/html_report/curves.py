@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.html_report.data import StepCurves
+from pipeline.html_report.contents import StepCurves
 
 POINTS = 200
 """Points of an attempt, as many as a chart's width can tell apart."""

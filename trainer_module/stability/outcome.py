@@ -171,7 +171,7 @@ def parse_verdict(text: str, path: str) -> Stability:
 
 
 def load_verdict(folder: str) -> Stability:
-    """Reads the verdict that `trainer_module.stability.report.write_report` left.
+    """Reads the verdict that `trainer_module.stability.writing.write_report` left.
 
     Args:
         folder: of the report; may be remote.
