@@ -66,7 +66,7 @@ def init(
             raise RankerError(f"{spec}: already exists; --force replaces it")
         from pipeline.onboarding.check import check_logs
         from pipeline.onboarding.draft import draft_spec
-        from pipeline.onboarding.roles import Role
+        from pipeline.onboarding.guesses import Role
 
         stem = os.path.splitext(os.path.basename(spec))[0]
         draft = draft_spec(logs, stem, event_id, label or ())

@@ -16,18 +16,12 @@ from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
 from pipeline.onboarding import columns, reading, sizes
 from pipeline.onboarding.columns import Column
+from pipeline.onboarding.guesses import Guess, Role
 from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
-from pipeline.onboarding.roles import (
-    NO_EVENT_ID,
-    Guess,
-    Role,
-    event_id_rank,
-    fields_of,
-    guess_roles,
-    surfaces,
-    without_passing_ids,
-    words,
-)
+from pipeline.onboarding.kinds import fields_of
+from pipeline.onboarding.left_out import without_passing_ids
+from pipeline.onboarding.names import NO_EVENT_ID, event_id_rank, words
+from pipeline.onboarding.roles import guess_roles, surfaces
 from schemas.errors import BadDataError
 from schemas.features import RESERVED_FEATURES
 from schemas.tasks import RESERVED_TASKS

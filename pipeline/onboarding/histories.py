@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.onboarding import columns
-from pipeline.onboarding.roles import FEW, REPEATS, Guess, Role
+from pipeline.onboarding.guesses import FEW, REPEATS, Guess, Role
 
 _MOST = 6
 _LARGE = 5

@@ -4,8 +4,8 @@ import pytest
 
 from components.daily_example_gen.fields import Field
 from pipeline.onboarding import columns
+from pipeline.onboarding.guesses import Guess, Role
 from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
-from pipeline.onboarding.roles import Guess, Role
 
 EVENTS = 8000
 KINDS = {Role.CATEGORICAL: "int", Role.BINARY: "binary", Role.REGRESSION: "number"}

@@ -1,0 +1,106 @@
+"""Features left out for what their values tell: a label, nothing that lasts, another id."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.onboarding import columns, sizes
+from pipeline.onboarding.guesses import FEW, Guess, Role
+
+_PASSING = "no value comes back on the next day: an id of a request or session, no use to a model"
+
+
+def without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out single-valued features that tell a label all alone."""
+    flags = {}
+    for label in guesses:
+        values, name = table[label.field.name], label.field.name
+        if label.role is Role.BINARY:
+            flags[name, f"{name} is 1"] = values
+        elif label.role is Role.REGRESSION:
+            flags[name, f"{name} is above its median"] = columns.above_median(values)
+    kept = []
+    for guess in guesses:
+        if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
+            for (name, where), labels in flags.items():
+                area = _tells(guess, table[guess.field.name], labels)
+                why = f"tells {name} on its own (AUC {area:.3f})"
+                if columns.comes_with(table[guess.field.name], labels):
+                    why = f"has a value of its own only where {where}"
+                elif area <= sizes.TOO_GOOD:
+                    continue
+                why += ": known only after the impression?"
+                guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                break
+        kept.append(guess)
+    return kept
+
+
+def without_passing_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out ids of which no value comes back on the next day, as those of requests.
+
+    Args:
+        days: checked events of whole days, a table a day, neighbours next to each other.
+        guesses: what the fields are for.
+    """
+
+    def passes(name: str) -> bool:
+        values = [day[name].unique() for day in days]
+        return not any(
+            pc.any(pc.is_in(day, before.drop_null())).as_py()
+            for day, before in itertools.pairwise(values)
+        )
+
+    left = []
+    for guess in guesses:
+        large = guess.column is not None and guess.column.distinct > FEW
+        single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
+        if single and large and len(days) > 1 and passes(guess.field.name):
+            guess = dataclasses.replace(guess, role=Role.UNUSED, why=_PASSING, remark="")
+        left.append(guess)
+    return left
+
+
+def without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
+    """Leaves out ids that are another's under other names, as an item's title is."""
+    kept: list[Guess] = []
+    ids: list[Guess] = []
+    for guess in guesses:
+        field, column = guess.field.name, guess.column
+        single = guess.role is Role.CATEGORICAL and not guess.field.multivalued
+        if single and column is not None and column.distinct > FEW:
+            for other in ids:
+                assert other.column is not None
+                same = column.distinct == other.column.distinct
+                if same and columns.pairs(table, field, other.field.name) == column.distinct:
+                    why = f"tells the same as {other.field.name}"
+                    guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
+                    break
+            else:
+                ids.append(guess)
+        kept.append(guess)
+    return kept
+
+
+def _tells(guess: Guess, column: pa.ChunkedArray, flags: pa.ChunkedArray) -> float:
+    """AUC of a feature for 0 or 1; a category by its rate in the other half of the events."""
+    both = pa.table([column, flags], ["value", "label"]).drop_null()
+    values, labels = both["value"].to_pandas().to_numpy(), both["label"].to_numpy()
+    if guess.role is Role.DENSE:
+        area = columns.auc(values.astype(np.float64), labels)
+        return max(area, 1 - area) if area == area else 0.5
+    if guess.column is None or guess.column.distinct > 1000:
+        return 0.5
+    _, codes = np.unique(values, return_inverse=True)
+    half = columns.half(len(codes))
+    seen = np.bincount(codes[half], minlength=codes.max() + 1)
+    ones = np.bincount(codes[half], weights=labels[half], minlength=codes.max() + 1)
+    rates = (ones + labels.mean()) / (seen + 1)
+    area = columns.auc(rates[codes[~half]], labels[~half])
+    return area if area == area else 0.5

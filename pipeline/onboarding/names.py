@@ -1,0 +1,78 @@
+"""What the name of a field says it is for, in words that logs use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pipeline.onboarding.columns import Column
+
+_CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
+_TEXTS = {
+    # What users do once an impression is shown.
+    "acts": "add added applied apply booked bookmark bookmarked bought buy cart checkout "
+    "churn churned click clicked comment commented complete completed conversion convert "
+    "converted dislike disliked dismiss dismissed donate donated downvote downvoted engaged "
+    "engagement enter expand expanded favorite favorited finish finished follow followed "
+    "forward forwarded hate hide hover hovered install installed label like liked mute muted "
+    "opened order ordered purchase purchased react reacted register registered replied reply "
+    "report reported repost reposted retweet retweeted returned save saved share shared "
+    "signup skip skipped subscribe subscribed target unfollow unfollowed unsubscribe "
+    "unsubscribed upvote upvoted view viewed vote voted watched wishlist",
+    # What of it is measured.
+    "measures": "dwell label listen listened play played rated rating read reward revenue spend "
+    "spent stars stay view viewed viewing watch watched",
+    # What makes a summary of the past, or a property, of it.
+    "summaries": "author avg average count counts degree fans history item last mean num number "
+    "past range rate rates recent size total type user",
+    "codes": "app brand bucket category channel city class code country device dow gender genre "
+    "hour id ids kind lang language level month onehot os page placement platform region segment "
+    "slot surface tab tier topic type weekday zip",
+    # Who and what: numbers of them are names, where the word stands at the end.
+    "entities": "account ad advertiser adset album article artist asin author campaign collection "
+    "community company course creative creator customer document driver episode flight game gender "
+    "genre hotel item job lesson listener listing member merchant movie offer partner playlist "
+    "podcast post posting product profile property publisher query question reader recipe "
+    "restaurant rider route seller session shop show sku song store student subscriber thread "
+    "track user vehicle video viewer visitor",
+    "surfaces": "app channel country device os page placement platform surface tab",
+    "times": "at date datetime day dt time timestamp ts",
+}
+WORDS = {what: frozenset(text.split()) for what, text in _TEXTS.items()}
+_EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
+NO_EVENT_ID = len(_EVENT_IDS) + 1
+
+
+def words(name: str) -> list[str]:
+    """The lower-case words of a name: `isClicked`, `is_clicked` and `Is-Clicked` have the same."""
+    return [word.lower() for word in _CASES.split(name) if word]
+
+
+def event_id_rank(name: str) -> int:
+    """How much a name sounds like that of an event's id: 0 most, `NO_EVENT_ID` not at all."""
+    said = words(name)
+    ranks = [rank for rank, word in enumerate(_EVENT_IDS) if word in said]
+    return min(ranks, default=NO_EVENT_ID - ("id" in said))
+
+
+def sound_of(name: str) -> str:
+    """The word of a name that sounds like what came of an impression; empty if none does."""
+    said = words(name)
+    if WORDS["summaries"].union(["id"]).intersection(said):
+        return ""
+    said += [word.removesuffix("s") for word in said]
+    return min((WORDS["acts"] | WORDS["measures"]).intersection(said), default="")
+
+
+def is_code(name: str) -> bool:
+    """Whether whole numbers of this name are names of something, and no amounts."""
+    said = words(name)
+    return bool(WORDS["codes"].intersection(said) or WORDS["entities"].intersection(said[-1:]))
+
+
+def is_time(said: Sequence[str], column: Column) -> bool:
+    """Seconds since 1970, or thousandths and so on of them, or dates written as 20260131."""
+    middle = column.quantile(0.5)
+    since_1970 = any(1e9 * unit < middle < 4e9 * unit for unit in (1, 1e3, 1e6, 1e9))
+    as_date = column.quantile(0) >= 19_000_101 and column.quantile(1) <= 21_001_231
+    return bool(set(said) & WORDS["times"]) and (since_1970 or as_date)
