@@ -25,11 +25,7 @@ def make_strategy(training: Training) -> tf.distribute.Strategy:
     if training.distribution == "mirrored":
         strategy: tf.distribute.Strategy = tf.distribute.MirroredStrategy()
     else:
-        if not json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster"):
-            raise TrainingError(
-                "training.distribution: multi_worker needs the environment variable TF_CONFIG "
-                "with the cluster's workers and this one's place among them"
-            )
+        number_of_workers(training)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     replicas = strategy.num_replicas_in_sync
     if training.batch_size % replicas:
@@ -37,6 +33,23 @@ def make_strategy(training: Training) -> tf.distribute.Strategy:
             f"training.batch_size: {training.batch_size} is no multiple of the {replicas} replicas"
         )
     return strategy
+
+
+def number_of_workers(training: Training) -> int:
+    """Number of the processes that train together, the chief among them.
+
+    Raises:
+        TrainingError: `multi_worker` without a `TF_CONFIG` that names the workers.
+    """
+    if training.distribution != "multi_worker":
+        return 1
+    cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster")
+    if not cluster:
+        raise TrainingError(
+            "training.distribution: multi_worker needs the environment variable TF_CONFIG "
+            "with the cluster's workers and this one's place among them"
+        )
+    return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -56,18 +69,20 @@ def batches_of_replicas(
 
     Args:
         strategy: of `make_strategy`.
-        make_batches: called with `first_part`, `own_parts` and `parts`, which say what part of
-            each batch this process gives its replicas; see `inputs.training_batches`.
+        make_batches: called with `worker`, `workers` and `replicas`, which say what part of each
+            batch this process gives its replicas; see `inputs.training_batches`.
 
     Returns:
         An iterator for the strategy's `run`.
     """
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        parts = context.num_replicas_in_sync
-        own = parts // context.num_input_pipelines
-        first = context.input_pipeline_id * own
-        return make_batches(first_part=first, own_parts=own, parts=parts)
+        workers = context.num_input_pipelines
+        return make_batches(
+            worker=context.input_pipeline_id,
+            workers=workers,
+            replicas=context.num_replicas_in_sync // workers,
+        )
 
     return iter(strategy.distribute_datasets_from_function(of_worker))
 

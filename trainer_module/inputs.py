@@ -28,17 +28,19 @@ def training_batches(
     parse: Parse | None = None,
     leave_out: Sequence[tuple[int, int]] = (),
     skip: int = 0,
-    first_part: int = 0,
-    own_parts: int = 1,
-    parts: int = 1,
+    worker: int = 0,
+    workers: int = 1,
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """Reads the training split for all epochs, in a random order fixed by the seed.
 
     Files are read several at a time in random order, and each `training.shuffle_events` of
     their records are shuffled; each epoch has an order of its own. The order does not depend
-    on timing, so that a resumed training can skip what it has seen, and replicas in several
-    processes agree on the batches: each reads all records, but parses its own parts of a
-    batch only.
+    on timing, so that a resumed training can skip what it has seen.
+
+    Of several workers each reads files of its own, and the few that do not go round in equal
+    shares with all the others. Each gives an equal part of every batch, until it has read its
+    share: files are not equally long, and in the last few batches some parts may be missing.
 
     Args:
         files: gzipped TFRecords of encoded events (tf.Examples of `raw_feature_spec`).
@@ -46,25 +48,27 @@ def training_batches(
         parse: `parser(spec)`, where several datasets are to share it; one is made if None.
         leave_out: ranges of batches, by number, that are left out; their ends are exclusive.
         skip: number of the batches then left to leave out at the beginning.
-        first_part: the first part of each batch that is given out.
-        own_parts: number of parts that are.
-        parts: number of equal parts of a batch; with several, a last batch that is not full
-            is dropped.
+        worker: number of this worker.
+        workers: number of all workers, of which each trains on an equal part of a batch.
+        replicas: number of replicas of this worker, which share its part equally. With several
+            replicas in all, a last part that is not full is dropped.
 
     Returns:
-        Batches, or parts of batches, of (features, labels, label weights). Features by name:
-        ids, int64 [batch, values], padded by `PADDING`; numbers, float32 [batch, 1]. Labels
-        and weights by task, float32 [batch, 1].
+        Batches, or each replica's part of them, of (features, labels, label weights). Features
+        by name: ids, int64 [batch, values], padded by `PADDING`; numbers, float32 [batch, 1].
+        Labels and weights by task, float32 [batch, 1].
     """
     training = spec.training
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
-        return _shuffled(sorted(files), training.shuffle_events, [training.seed, epoch])
+        seed = tf.cast(tf.stack([training.seed, epoch]), tf.int64)
+        return _shuffled(sorted(files), training.shuffle_events, seed, worker, workers)
 
     dataset = tf.data.Dataset.range(training.epochs).flat_map(one_pass)
     # The next records are read and shuffled while these are trained on.
     dataset = dataset.prefetch(1)
-    dataset = dataset.rebatch(training.batch_size, drop_remainder=parts > 1)
+    part = training.batch_size // workers
+    dataset = dataset.rebatch(part, drop_remainder=workers * replicas > 1)
     if leave_out:
         starts, ends = (
             tf.constant(leave_out, tf.int64)[:, 0],
@@ -75,18 +79,18 @@ def training_batches(
         )
         dataset = dataset.map(lambda _, records: records)
     dataset = dataset.skip(skip)
-    if parts > 1:
-        size = training.batch_size // parts
-        own = slice(first_part * size, (first_part + own_parts) * size)
-        dataset = dataset.map(lambda records: tf.reshape(records[own], [own_parts, size]))
+    if replicas > 1:
+        dataset = dataset.map(lambda records: tf.reshape(records, [replicas, part // replicas]))
         dataset = dataset.unbatch()
     return dataset.map(parse or parser(spec), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
         tf.data.AUTOTUNE
     )
 
 
-def _shuffled(files: Sequence[str], at_once: int, seed: Sequence[Any]) -> tf.data.Dataset:
-    """Reads all records once, in an order that depends on the seed, [2], alone.
+def _shuffled(
+    files: Sequence[str], at_once: int, seed: tf.Tensor, worker: int, workers: int
+) -> tf.data.Dataset:
+    """Reads a worker's share of the records once, in an order that depends on the seed, [2], alone.
 
     Whole tensors of records are shuffled: a shuffle buffer, which takes them one by one, and
     interleaving one by one cost more than parsing.
@@ -96,13 +100,21 @@ def _shuffled(files: Sequence[str], at_once: int, seed: Sequence[Any]) -> tf.dat
     """
     shuffle = tf.random.experimental.stateless_shuffle
     fold_in = tf.random.experimental.stateless_fold_in
-    seed = tf.cast(tf.stack(seed), tf.int64)
-    dataset = tf.data.Dataset.from_tensor_slices(shuffle(tf.constant(files), seed))
+    whole = len(files) - len(files) % workers
+    order = shuffle(tf.constant(files), seed)
+    names = tf.concat([order[worker:whole:workers], order[whole:]], axis=0)
+    readers = [1] * (whole // workers) + [workers] * (len(files) - whole)
+
+    def read(file: tf.Tensor, readers: tf.Tensor) -> tf.data.Dataset:
+        records = tf.data.TFRecordDataset(file, compression_type="GZIP")
+        blocks = records.batch(_READ_AT_ONCE * readers)
+        if workers == 1:
+            return blocks
+        return blocks.map(lambda block: block[worker % readers :: readers])
+
+    dataset = tf.data.Dataset.from_tensor_slices((names, tf.constant(readers, tf.int64)))
     dataset = dataset.interleave(
-        lambda file: tf.data.TFRecordDataset(file, compression_type="GZIP").batch(_READ_AT_ONCE),
-        cycle_length=_READERS,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        read, cycle_length=_READERS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     dataset = dataset.rebatch(at_once).enumerate()
     return dataset.map(lambda number, records: shuffle(records, fold_in(seed, number)))

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from schemas.errors import TrainingError
 from schemas.loading import parse_spec
 from trainer_module import signatures
 from trainer_module.distribution import make_strategy
@@ -31,6 +32,13 @@ from trainer_module.warmup import write_warmup
 
 _JOB = "job.json"
 _POLL_SECONDS = 2.0
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
+"""What a step ends in when another worker does not answer."""
 
 
 def run_fn(fn_args: Any) -> None:
@@ -44,7 +52,7 @@ def run_fn(fn_args: Any) -> None:
             this training's state, and `run_date`, which names the runs in TensorBoard.
 
     Raises:
-        TrainingError: as `trainer_module.training.train`.
+        TrainingError: as `trainer_module.training.train`; or another worker is gone.
     """
     config = fn_args.custom_config
     spec = parse_spec(config["spec"], "custom_config")
@@ -84,16 +92,24 @@ def run_fn(fn_args: Any) -> None:
 
 def _take_part(job: dict[str, Any], strategy: tf.distribute.Strategy) -> Trained:
     spec = parse_spec(job["spec"], "custom_config")
-    return train(
-        spec,
-        job["files"],
-        strategy=strategy,
-        warm_start_from=job["warm_start_from"],
-        checkpoint_dir=job["checkpoint_dir"],
-        stability_dir=job["stability_dir"],
-        tensorboard_dir=job["tensorboard_dir"],
-        eval_files=job["eval_files"],
-    )
+    try:
+        return train(
+            spec,
+            job["files"],
+            strategy=strategy,
+            warm_start_from=job["warm_start_from"],
+            checkpoint_dir=job["checkpoint_dir"],
+            stability_dir=job["stability_dir"],
+            tensorboard_dir=job["tensorboard_dir"],
+            eval_files=job["eval_files"],
+        )
+    except _LOST as error:
+        if spec.training.distribution != "multi_worker":
+            raise
+        raise TrainingError(
+            "another worker of the training is gone; run the day again, with as many workers: "
+            "it goes on from the newest checkpoint"
+        ) from error
 
 
 def _files(patterns: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from components.channels import TRAIN, Channels, Given
 from components.run_plan import RunPlan
 from components.serving_store import TRAINING_STATE
 from schemas.errors import TrainingError
+from trainer_module.distribution import number_of_workers
 from trainer_module.stability.outcome import load_verdict
 from trainer_module.steps import describe_steps
 
@@ -70,10 +71,12 @@ class Executor(executor.GenericExecutor):
 
 
 def _fingerprint(plan: RunPlan, train_uri: str) -> str:
-    """Identifies a training: only one of the same plan and data may resume another's."""
+    """Identifies a training: only one of the same plan, data and workers may resume another's."""
     sizes = [
         (name, fileio.stat(os.path.join(train_uri, name)).length)
         for name in sorted(fileio.listdir(train_uri))
     ]
-    content = (plan.spec.to_yaml(), str(plan.run_date), plan.base_version, sizes)
+    # So many workers share out the data: other shares, other batches.
+    workers = number_of_workers(plan.spec.training)
+    content = (plan.spec.to_yaml(), str(plan.run_date), plan.base_version, sizes, workers)
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
