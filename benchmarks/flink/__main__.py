@@ -10,32 +10,23 @@ where any output differs, with 0 and the reason where there is no JVM.
 from __future__ import annotations
 
 import argparse
-import datetime
 import glob
 import os
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flink import jars
-from benchmarks.flink.cluster import Cluster
+from benchmarks.flink.cluster import Cluster, check_memory
+from benchmarks.flink.days import run_days, workspace_of
 from pipeline import daily
-from pipeline.beam_run import Request
-from pipeline.cli import DEMO_SPEC
-from pipeline.simulate import write_logs
-from pipeline.workspace import Workspace
-from schemas.errors import ExitCode
 
-START = datetime.date(2026, 1, 5)
-WINDOW = 1
-_BASE_GB, _WORKER_GB = 4, 3
-"""Of the run, the JobManager and the job server; of a TaskManager and its worker of Beam."""
+_FILES = 8
 
 
 class Killer(threading.Thread):
@@ -57,42 +48,6 @@ class Killer(threading.Thread):
         self.killed = True
 
 
-def run_days(
-    cluster: Cluster, folder: str, days: int, rows: int, *, kill: bool
-) -> Iterator[daily.DayResult]:
-    """Simulates logs and runs days on them, one after another."""
-    logs, workspace = os.path.join(folder, "logs"), os.path.join(folder, "workspace")
-    write_logs(logs, START, days + WINDOW, rows, parts=8)
-    killer = Killer(cluster, Workspace(workspace).day_store)
-    if kill:
-        killer.start()
-    with daily.locked(Workspace(workspace)) as lock:
-        for number in range(days):
-            request = Request(
-                workspace=workspace,
-                pipeline_name="demo",
-                spec_path=DEMO_SPEC,
-                overrides=(
-                    f"training.window_days={WINDOW}",
-                    "training.min_window_days=1",
-                    "model.preset=tiny",
-                ),
-                run_date=str(START + datetime.timedelta(days=WINDOW + number)),
-                logs_root=logs,
-                beam_args=cluster.beam_args,
-            )
-            day = daily.run_day(request, lock, lambda component: None)
-            if day.exit_code not in (ExitCode.PUSHED, ExitCode.BLOCKED):
-                with open(day.log_path, encoding="utf-8", errors="replace") as log:
-                    end = log.read()[-5000:]
-                raise RuntimeError(
-                    f"{request.run_date}: {day.exit_code.name}; its log ends:\n{end}"
-                )
-            yield day
-    if kill and not killer.killed:
-        raise RuntimeError("no worker was killed")
-
-
 def hold_against_direct(cluster: Cluster, folder: str) -> tuple[Table, bool]:
     """Executes each step again by the Direct runner.
 
@@ -110,7 +65,7 @@ def hold_against_direct(cluster: Cluster, folder: str) -> tuple[Table, bool]:
     same = True
     # The days of one store, so that what is stored of a day serves the next, as it did on Flink.
     store = os.path.join(folder, "direct", "day_store")
-    for number, step in enumerate(steps_of(os.path.join(folder, "workspace"))):
+    for number, step in enumerate(steps_of(workspace_of(folder).root)):
         own = {"day_store": store} if "day_store" in step.properties else {}
         direct = again(
             step, os.path.join(folder, "direct", str(number)), daily.DEFAULT_BEAM_ARGS, **own
@@ -130,16 +85,6 @@ def hold_against_direct(cluster: Cluster, folder: str) -> tuple[Table, bool]:
     return table, same
 
 
-def _check_memory(workers: int) -> None:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
-    free, needed = kilobytes["MemAvailable"] / 1e6, _BASE_GB + workers * _WORKER_GB
-    if free < needed:
-        raise jars.NotHereError(
-            f"{workers} workers take {needed:.0f} GB of memory, and {free:.0f} GB are free"
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -149,20 +94,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kill", action="store_true", help="kill a TaskManager in ingestion")
     options = parser.parse_args(arguments)
     try:
-        _check_memory(options.workers)
+        check_memory(options.workers)
         folder = jars.fetch()
     except jars.NotHereError as error:
         print(f"skipped: {error}")
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # What was started is stopped then, too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with (
         tempfile.TemporaryDirectory(prefix="steadyrank-flink-run-") as work,
         Cluster(folder, options.workers) as cluster,
     ):
-        for day in run_days(cluster, work, options.days, options.rows, kill=options.kill):
+        killer = Killer(cluster, workspace_of(work).day_store)
+        if options.kill:
+            killer.start()
+        for day in run_days(
+            work, options.days, options.rows, files=_FILES, beam_args=cluster.beam_args
+        ):
             print(f"{day.run.run_date}: {day.run.outcome}" if day.run else "", flush=True)
+        if options.kill and not killer.killed:
+            raise RuntimeError("no worker was killed")
         table, same = hold_against_direct(cluster, work)
     Console().print(table)
     return 0 if same else 1

@@ -19,10 +19,13 @@ from typing import Any
 
 import yaml
 
+from benchmarks.flink.jars import NotHereError
 from pipeline.flink.pool import write_starter
 from pipeline.flink.settings import CLUSTER
 
 HOST = "127.0.0.1"
+_BASE_GB, _WORKER_GB = 4, 3
+"""Of the run, the JobManager and the job server; of a TaskManager and its worker of Beam."""
 _OPENS = (
     *("java.lang", "java.lang.reflect", "java.util", "java.util.concurrent"),
     *("java.util.concurrent.atomic", "java.util.concurrent.locks", "java.net", "java.io"),
@@ -46,6 +49,17 @@ def _answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def check_memory(workers: int) -> None:
+    """Raises `jars.NotHereError` where a cluster of so many workers would not fit."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    free, needed = kilobytes["MemAvailable"] / 1e6, _BASE_GB + workers * _WORKER_GB
+    if free < needed:
+        raise NotHereError(
+            f"{workers} workers take {needed:.0f} GB of memory, and {free:.0f} GB are free"
+        )
 
 
 class Cluster:
@@ -86,6 +100,8 @@ class Cluster:
         )
 
     def __enter__(self) -> Cluster:
+        # What was started is stopped then, too.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
         try:
             self.write_configuration()
             self._start_java(
@@ -150,8 +166,10 @@ class Cluster:
         )
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU time of each process so far, with that of the workers of Beam that have ended."""
-        return {name: tree_cpu_seconds(item.pid) for name, item in self._processes.items()}
+        """CPU time so far: of each process of Flink's, and of all the workers of Beam."""
+        used = {name: tree_cpu_seconds(item.pid) for name, item in self._processes.items()}
+        own = {name: seconds for name, (seconds, _) in used.items()}
+        return {**own, "beam": sum(started for _, started in used.values())}
 
     def write_configuration(self) -> None:
         """Writes the configuration into the folder."""
@@ -226,9 +244,13 @@ def _worker(number: int) -> str:
     return f"worker-{number}"
 
 
-def tree_cpu_seconds(pid: int) -> float:
-    """CPU time of a process, its children and those of them that have ended, in seconds."""
-    ticks = 0
+def tree_cpu_seconds(pid: int) -> tuple[float, float]:
+    """CPU time of a process, in seconds.
+
+    Returns:
+        Its own; and that of its children and theirs, with those that have ended.
+    """
+    own, rest = 0.0, 0.0
     waiting = [pid]
     while waiting:
         process = waiting.pop()
@@ -240,5 +262,11 @@ def tree_cpu_seconds(pid: int) -> float:
         except OSError:
             continue
         # utime, stime, cutime, cstime: the fields 14 to 17, of which two are cut off.
-        ticks += sum(map(int, stat[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+        used, of_ended = sum(map(int, stat[11:13])), sum(map(int, stat[13:15]))
+        rest += of_ended
+        if process == pid:
+            own += used
+        else:
+            rest += used
+    ticks = os.sysconf("SC_CLK_TCK")
+    return own / ticks, rest / ticks
