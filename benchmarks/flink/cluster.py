@@ -34,6 +34,7 @@ _OPENS = (
 _START_SECONDS = 240
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_CLIENT = "org.apache.flink.client.cli.CliFrontend"
 _JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 
 
@@ -111,8 +112,13 @@ class Cluster:
                 self.start_worker(number)
             self._start_java(
                 "jobserver",
-                _JOB_SERVER,
-                f"--flink-master={HOST}:{self._ports['rest']}",
+                _CLIENT,
+                # Inside Flink's client it sends one small jar with a job, by itself its class path.
+                "run",
+                f"--jobmanager={HOST}:{self._ports['rest']}",
+                f"--class={_JOB_SERVER}",
+                *map(str, self._jars.glob("beam-runners-flink-*.jar")),
+                "--flink-master=[auto]",
                 f"--job-host={HOST}",
                 f"--job-port={self._ports['job']}",
                 f"--artifact-port={self._ports['artifact']}",
@@ -214,7 +220,11 @@ class Cluster:
                 # A group each, with the workers of Beam that it starts: ended whole, and not by
                 # the terminal's Ctrl-C.
                 start_new_session=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"},
+                env={
+                    **os.environ,
+                    "FLINK_CONF_DIR": str(self.folder),
+                    "TF_CPP_MIN_LOG_LEVEL": "1",
+                },
             )
 
     def _wait(self, what: str, ready: Callable[[], bool]) -> None:

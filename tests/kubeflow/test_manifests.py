@@ -513,7 +513,10 @@ def test_steps_find_the_job_server_and_it_the_workers():
     assert (given["job-port"], given["artifact-port"]) == ("8099", "8098")
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
     # The operator's name for the Service of a cluster's REST.
-    assert given["flink-master"] == f"{cluster['metadata']['name']}-rest:8081"
+    assert given["jobmanager"] == f"{cluster['metadata']['name']}-rest:8081"
+    assert given["flink-master"] == "[auto]"
+    (jar,) = [arg for arg in container["args"] if arg.endswith(".jar")]
+    assert jar.rpartition("/")[2] in (ROOT / "kubeflow" / "flink" / "jars.sha256").read_text()
     _, worker = flink_pods(resources)
     (pool,) = [c for c in worker["spec"]["containers"] if c["name"] == "beam-pool"]
     assert pool["image"] == values.image
