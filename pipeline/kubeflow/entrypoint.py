@@ -14,6 +14,7 @@ Vertex AI. This one
 * writes the artifacts' own URIs into the output metadata, without which the launcher uploads
   nothing (in properties too, where an executor noted the path of an artifact), and leaves null
   values out of it, on which the launcher fails;
+* has Beam's workers elsewhere answer a small job before ingestion depends on them;
 * ends with the message and the exit code of the named error that the executor failed with.
 
 With `--remote_artifacts`, artifacts are read and written at their URIs instead: Beam's workers
@@ -35,6 +36,7 @@ from typing import Any
 
 from components import properties
 from pipeline import failure, notify
+from pipeline.flink.check import check_workers
 from pipeline.kubeflow.mounts import local_path
 
 MOUNTS_VARIABLE = "STEADYRANK_MOUNTS"
@@ -66,6 +68,9 @@ def run(arguments: Sequence[str], mounts: str = "/") -> None:
     declared = json.loads(flags.json_serialized_inputs_spec_args)
     remote = flags.remote_artifacts
     mended = mend_input(given, declared, mounts, remote)
+    if flags.executor_class_path.startswith("components.daily_example_gen."):
+        # The first of a run that needs Beam's workers, and would wait for them for ever.
+        check_workers(beam_args, _output_folder(mended))
     flags.json_serialized_invocation_args = json.dumps(mended)
     _register_types()
     kubeflow_v2_run_executor.main((flags, beam_args))
@@ -185,6 +190,12 @@ def _tell_end_of_day(given: dict[str, Any], output: dict[str, Any]) -> None:
 def _source() -> str:
     """The pod, whose name begins with that of the run."""
     return f"/steadyrank/kubeflow/{os.environ.get('HOSTNAME', '')}"
+
+
+def _output_folder(mended: dict[str, Any]) -> str:
+    """Where a step writes: the folder of one of its outputs."""
+    artifacts = next(iter(mended["outputs"]["artifacts"].values()))["artifacts"]
+    return str(artifacts[0]["uri"])
 
 
 def _path(uri: str, mounts: str, remote: bool = False) -> str:

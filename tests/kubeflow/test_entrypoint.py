@@ -15,7 +15,7 @@ from pipeline.kubeflow import entrypoint
 from pipeline.kubeflow.local import driver
 from pipeline.kubeflow.local.backends import BACKENDS, NEWEST, backend_of
 from pipeline.kubeflow.mounts import local_path
-from schemas.errors import BadDataError
+from schemas.errors import BadDataError, RankerError
 
 PLAN_URI = "minio://mlpipeline/v2/run/Plan/1/plan"
 MODEL_URI = "minio://mlpipeline/v2/run/Trainer/1/model"
@@ -206,6 +206,28 @@ def test_container_ends_with_the_message_and_code_of_the_named_error(pod):
     )
     assert done.returncode == BadDataError.exit_code
     assert done.stderr.endswith("BadDataError: logs/2026-01-01: no events\nDeliver them.\n")
+
+
+def test_ingestion_looks_at_beams_workers_before_it_waits_for_them(pod, monkeypatch):
+    output_file = pod / "output_metadata.json"
+    asked = []
+
+    def nobody(beam_args, folder):
+        asked.append((beam_args, folder))
+        raise RankerError("no worker of Beam answered")
+
+    monkeypatch.setattr(entrypoint, "check_workers", nobody)
+    given = arguments(executor_input(output_file))
+    step = given.index("test_entrypoint.CheckExecutor")
+    given[step] = "components.daily_example_gen.executor.Executor"
+    with pytest.raises(RankerError, match="no worker"):
+        entrypoint.run(given, str(pod))
+    assert not output_file.exists()
+    assert asked == [(["--direct_running_mode=in_memory"], local_path(BLESSING_URI, str(pod)))]
+    # Once a run.
+    given[step] = "test_entrypoint.CheckExecutor"
+    entrypoint.run(given, str(pod))
+    assert len(asked) == 1
 
 
 def test_remote_artifacts_are_left_at_their_uris(tmp_path):
