@@ -15,6 +15,7 @@ import yaml
 from apache_beam.coders import VarIntCoder
 from tfx.types import artifact_utils, standard_artifacts
 
+from benchmarks import scale
 from benchmarks.flink import compare, jars
 from benchmarks.flink.cluster import Cluster, tree_cpu_seconds
 from benchmarks.flink.spread import records_in
@@ -82,6 +83,15 @@ def test_cluster_is_set_as_users_are_told(tmp_path):
         assert hosts == {"127.0.0.1"}
     finally:
         shutil.rmtree(cluster.folder)
+
+
+def test_measurement_replaces_its_own_cells_and_keeps_the_others():
+    def cell(day, contender, seconds):
+        return {"day": day, "component": "Evaluator", "contender": contender, "seconds": seconds}
+
+    before = [cell(1000, "direct", 1.0), cell(1000, "flink-1", 2.0)]
+    measured = [cell(1000, "flink-1", 3.0), cell(5000, "flink-1", 4.0)]
+    assert scale.merged(before, measured) == [before[0], *measured]
 
 
 def test_cpu_time_is_told_apart_from_that_of_children():
