@@ -47,6 +47,7 @@ RUNTIME = [
     "google-cloud-storage>=2.19",
     "google-crc32c>=1.5",
     "grpcio>=1.48",
+    "isal>=1.7,<2",
     "kfp-server-api>=2.0.5,<3",
     "pandas>=1.5,<3",
     "protobuf>=3.20.3,<7",

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
+from isal import isal_zlib
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
 from components.daily_example_gen.fields import Field, arrow_schema
@@ -210,13 +210,26 @@ def compressed(content: bytes) -> bytes:
     return compressor.compress(content) + compressor.flush()
 
 
-def decompressed(content: bytes) -> bytes:
-    """The content of a gzip file."""
-    return zlib.decompress(content, _GZIP_FORMAT)
+def read_framed(path: str) -> bytes:
+    """Reads a stored shard: its records in TFRecord framing.
+
+    Raises:
+        BadDataError: it is damaged; gzip's checksum covers all of it.
+    """
+    with open_stored(path) as file:
+        content = file.read()
+    try:
+        return isal_zlib.decompress(content, _GZIP_FORMAT)
+    except isal_zlib.error as error:
+        raise BadDataError(
+            f"{path}: damaged ({error}). Remove its folder, which is a day of the day store, and "
+            "the next run ingests the day again"
+        ) from error
 
 
-def _compressor() -> zlib._Compress:
-    return zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+def _compressor() -> isal_zlib.Compress:
+    # To the size of zlib's level 1, in a quarter of its time.
+    return isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_FORMAT)
 
 
 def _masked_crc(chunks: Sequence[bytes]) -> np.ndarray:
@@ -232,7 +245,7 @@ def write_records(path: str, chunks: Iterable[Sequence[bytes]]) -> None:
         def write(records: Sequence[bytes]) -> None:
             file.write(compressor.compress(tf_records(records)))
 
-        # zlib lets go of the interpreter: the next records are made meanwhile.
+        # Compression lets go of the interpreter: the next records are made meanwhile.
         written: futures.Future[None] | None = None
         for records in chunks:
             if written is not None:
@@ -244,9 +257,8 @@ def write_records(path: str, chunks: Iterable[Sequence[bytes]]) -> None:
 
 
 def read_records(path: str) -> list[bytes]:
-    """Reads the records of a file of `write_records`; gzip's checksum covers them."""
-    with open_stored(path) as file:
-        framed = decompressed(file.read())
+    """Reads the records of a stored shard; raises as `read_framed`."""
+    framed = read_framed(path)
     records, start = [], 0
     while start < len(framed):
         # The length takes 8 bytes, a CRC 4.

@@ -13,8 +13,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from components import storage
 from components.daily_example_gen.day_store import StoredDay, list_logs
-from components.daily_example_gen.parts import create, open_stored
-from components.daily_example_gen.shards import compressed, decompressed, first_tf_records
+from components.daily_example_gen.parts import create
+from components.daily_example_gen.shards import compressed, first_tf_records, read_framed
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError
@@ -244,10 +244,8 @@ def put(source: str, target: str) -> None:
 
 def put_first(source: str, target: str, events: int) -> None:
     """Writes the first events of a stored shard into an artifact; memory is that of the shard."""
-    with open_stored(source) as file:
-        records = decompressed(file.read())
     with create(target) as file:
-        file.write(compressed(first_tf_records(records, events)))
+        file.write(compressed(first_tf_records(read_framed(source), events)))
 
 
 def _lines(day: StoredDay) -> int:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from components.daily_example_gen import history
 from components.daily_example_gen.executor import make_examples
+from components.daily_example_gen.shards import read_records
 from components.run_plan import RunPlan
 from schemas.loading import parse_spec
 
@@ -354,3 +355,19 @@ def test_damaged_totals_are_named_and_made_again_once_they_are_gone(root, damage
     totals.unlink()
     run(root, plan(tomorrow))
     assert pq.read_table(totals).equals(pq.read_table(pa.BufferReader(kept)))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:-8] + b"x" * 8])
+def test_damaged_shard_is_named_and_its_day_made_again_once_it_is_gone(root, damage):
+    changed = plan(RUN_DATE, "features.pair_history.days=3")
+    day = root / "store" / changed.spec.events_fingerprint() / str(RUN_DATE)
+    shard = max(day.rglob("*.gz"), key=lambda path: path.stat().st_size)
+    content = shard.read_bytes()
+    kept = [tf.train.Example.FromString(record) for record in read_records(str(shard))]
+    shard.write_bytes(damage(content))
+    with pytest.raises(Exception, match=f"{shard.name}: damaged .*Remove its folder"):
+        run(root, changed)
+    shutil.rmtree(shard.parent)
+    run(root, changed)
+    (made,) = day.rglob(shard.name)
+    assert [tf.train.Example.FromString(record) for record in read_records(str(made))] == kept
