@@ -155,3 +155,18 @@ def look_up(events: pa.Table, tables: Mapping[str, pa.Table], spec: RankingSpec)
                 tables[name][column].take(rows), pa.scalar(0.0, pa.float32())
             )
     return pa.table(columns)
+
+
+def as_fields(values: pa.Table, spec: RankingSpec) -> pa.Table:
+    """Gives the events of `look_up` a field for each history feature, a float32 list of its values.
+
+    A field each would take more room than all else that an event has, for their names, and as
+    much time of whoever encodes or parses it.
+    """
+    fields = {}
+    for name in spec.history:
+        columns = [values[column].to_numpy() for column in spec.history_columns(name)]
+        flat = pa.array(np.stack(columns, axis=1).ravel())
+        ends = np.arange(values.num_rows + 1, dtype=np.int32) * len(columns)
+        fields[name] = pa.ListArray.from_arrays(pa.array(ends), flat)
+    return pa.table(fields)

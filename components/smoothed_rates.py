@@ -23,7 +23,13 @@ from schemas.errors import BadDataError
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
-from trainer_module.preprocessing import hashed, labels_and_weights, raw_feature_spec, squashed
+from trainer_module.preprocessing import (
+    first_values,
+    hashed,
+    labels_and_weights,
+    raw_feature_spec,
+    squashed,
+)
 
 RATES_FILE = "rates.npz"
 """File of the rates, in the folder of the run's examples."""
@@ -230,7 +236,10 @@ def event_buckets(parsed: Mapping[str, tf.SparseTensor], spec: RankingSpec) -> d
             values = hashed(name, parsed[name], spec)
         else:
             # 0 and -0 are one number.
-            bits = tf.bitcast(squashed(name, parsed[name], spec) + 0.0, tf.uint32)
+            numbers = squashed(
+                first_values(parsed[name], spec.dense[name].default), spec.dense[name]
+            )
+            bits = tf.bitcast(numbers + 0.0, tf.uint32)
             shift = tf.constant(32 - _NUMBER_BITS, tf.uint32)
             values = tf.cast(tf.bitwise.right_shift(bits, shift), tf.int64)
         buckets[name] = tf.reshape(values, [-1])

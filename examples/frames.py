@@ -14,7 +14,7 @@ import tensorflow as tf
 from components import history
 from schemas.spec import RankingSpec
 from trainer_module.layers import PADDING
-from trainer_module.preprocessing import preprocess, raw_feature_spec
+from trainer_module.preprocessing import as_rows, preprocess, raw_feature_spec
 
 DAY = "day"
 
@@ -56,7 +56,10 @@ def transformed(events: pd.DataFrame, spec: RankingSpec) -> dict[str, np.ndarray
     sparse = {
         name: _sparse(events[name], parsing.dtype)
         for name, parsing in raw_feature_spec(spec).items()
+        if name not in spec.history
     }
+    for name in spec.history:
+        sparse[name] = as_rows(events[list(spec.history_columns(name))].to_numpy(np.float32))
     result = {DAY: pd.factorize(events["date"], sort=True)[0].astype(np.int32)}
     for name, value in preprocess(sparse, spec).items():
         if isinstance(value, tf.SparseTensor):

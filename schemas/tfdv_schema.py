@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from schemas.features import CategoricalFeature, DenseFeature
+from schemas.features import CategoricalFeature, DenseFeature, HistoryFeature
 from schemas.spec import RankingSpec
 from schemas.tasks import Task
 
@@ -20,13 +20,15 @@ def tfdv_schema(spec: RankingSpec) -> schema_pb2.Schema:
         spec: the ranking spec.
 
     Returns:
-        A schema with one feature for each input (`RankingSpec.inputs`) and each label of the spec.
+        A schema with one feature for each feature and each label of the spec.
     """
     schema = schema_pb2.Schema()
     schema.default_environment.extend(["TRAINING", "SERVING"])
-    for name, feature in spec.inputs.items():
+    for name, feature in spec.features.items():
         if isinstance(feature, CategoricalFeature):
             _add_categorical(schema, name, feature)
+        elif isinstance(feature, HistoryFeature):
+            _add_history(schema, name, len(spec.history_columns(name)))
         else:
             _add_dense(schema, name, feature)
     for task in spec.tasks.values():
@@ -54,6 +56,13 @@ def _add_dense(schema: schema_pb2.Schema, name: str, feature: DenseFeature) -> N
         proto.drift_comparator.jensen_shannon_divergence.threshold = feature.max_drift
     if feature.max_skew is not None:
         proto.skew_comparator.jensen_shannon_divergence.threshold = feature.max_skew
+
+
+def _add_history(schema: schema_pb2.Schema, name: str, values: int) -> None:
+    proto = schema.feature.add(name=name, type=schema_pb2.FLOAT)
+    proto.presence.min_fraction = 1.0
+    proto.presence.min_count = 1
+    proto.value_count.min = proto.value_count.max = values
 
 
 def _add_label(schema: schema_pb2.Schema, task: Task) -> None:

@@ -12,13 +12,13 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from schemas import formula
-from schemas.features import CategoricalFeature, DenseFeature
+from schemas.features import CategoricalFeature, Feature, HistoryFeature
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module import signatures
 from trainer_module.history_lookup import HistoryLookup
 from trainer_module.inputs import model_inputs
-from trainer_module.preprocessing import as_column, first_value, raw_feature_spec
+from trainer_module.preprocessing import as_column, as_rows, first_values, raw_feature_spec
 
 _FUNCTIONS = {
     "exp": tf.exp,
@@ -43,9 +43,10 @@ def export_model(
     values as [batch], lists as [batch, longest] padded with the empty string (string) or -1
     (int); empty string, -1 or NaN where there is no value. Both return each task's
     prediction, float32 [batch], in the units of its label (a probability for a binary task),
-    and the score. The inputs of a history feature are looked up by its id, or, where its
-    `serving` is `request`, are features of the request; `evaluate` reads them from the
-    events, as training did, and looks them up for an event without them.
+    and the score. A history feature is looked up by its id, or, where its `serving` is
+    `request`, is a feature of the request, by name [batch, values of
+    `RankingSpec.history_columns`]; `evaluate` reads it from the events, as training did, and
+    looks it up for an event without it.
 
     Args:
         model: of `build_model`.
@@ -173,23 +174,24 @@ class _Ranker(tf.Module):
         return answer
 
 
-def requested_features(spec: RankingSpec) -> dict[str, CategoricalFeature | DenseFeature]:
-    """What a request brings: the model's inputs without those that it looks up itself."""
-    looked_up = {
-        column
-        for name, feature in spec.history.items()
-        if feature.serving == "table"
-        for column in spec.history_columns(name)
+def requested_features(spec: RankingSpec) -> dict[str, Feature]:
+    """What a request brings: the features without those that the model looks up itself."""
+    return {
+        name: feature
+        for name, feature in spec.features.items()
+        if not (isinstance(feature, HistoryFeature) and feature.serving == "table")
     }
-    return {name: feature for name, feature in spec.inputs.items() if name not in looked_up}
 
 
 def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
     result = {}
+    shape: list[int | None]
     for name, feature in requested_features(spec).items():
         if isinstance(feature, CategoricalFeature):
             dtype = tf.string if feature.dtype == "string" else tf.int64
             shape = [None, None] if feature.multivalued else [None]
+        elif isinstance(feature, HistoryFeature):
+            dtype, shape = tf.float32, [None, len(spec.history_columns(name))]
         else:
             dtype, shape = tf.float32, [None]
         result[name] = tf.TensorSpec(shape, dtype, name=name)
@@ -197,13 +199,18 @@ def _raw_signature(spec: RankingSpec) -> dict[str, tf.TensorSpec]:
 
 
 def _or_else(own: tf.SparseTensor, other: tf.SparseTensor) -> tf.SparseTensor:
-    """Each row's own value, sparse [batch, 1]; where it has none that of `other`, of all rows."""
-    value = first_value(own, math.nan)[:, 0]
-    return other.with_values(tf.where(tf.math.is_nan(value), other.values, value))
+    """Each row's own values, [batch, columns]; where it has none, those that `other` has of it."""
+    columns = other.dense_shape[1]
+    values = first_values(own, math.nan, columns)
+    absent = tf.math.is_nan(values[:, :1])
+    return as_rows(tf.where(absent, tf.reshape(other.values, [-1, columns]), values))
 
 
 def _sparse(values: tf.Tensor) -> tf.SparseTensor:
     """Makes the sparse [batch, any] form of a raw feature, dropping what is absent."""
+    if values.dtype == tf.float32 and values.shape.rank == 2:
+        # Each place of a history has a meaning of its own.
+        return as_rows(values)
     if values.dtype == tf.string:
         present = tf.not_equal(values, "")
     elif values.dtype == tf.int64:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from schemas.errors import TrainingError
 from schemas.spec import RankingSpec
 from trainer_module import signatures
-from trainer_module.preprocessing import as_column, first_value
+from trainer_module.preprocessing import as_rows, first_values
 
 _KEYS = np.iinfo(np.int64).max
 
@@ -63,11 +63,11 @@ class HistoryLookup(tf.Module):
             table: as `load_tables` gives it.
         """
         super().__init__()
+        self._name = name
         self._of = spec.history[name].of
-        self._columns = [column for column in table.column_names if column not in self._of]
         keys = _keys([tf.constant(table[key].to_numpy()) for key in self._of]).numpy()
         order = np.argsort(keys)
-        values = [table[column].to_numpy() for column in self._columns]
+        values = [table[column].to_numpy() for column in spec.history_columns(name)]
         # The last row is that of every id that has none.
         rows = np.zeros((len(keys) + 1, len(values)), np.float32)
         rows[:-1] = np.stack(values, axis=1)[order]
@@ -81,24 +81,20 @@ class HistoryLookup(tf.Module):
             raw: raw features by name, sparse [batch, any]; those of the id are read.
 
         Returns:
-            The inputs that the history feature stands for, sparse float32 [batch, 1].
+            The history feature by its name: the values of `RankingSpec.history_columns`, sparse
+            float32 [batch, columns], all of them there.
         """
         ids, present = [], tf.constant(True)
         for name in self._of:
             absent = "" if raw[name].dtype == tf.string else signatures.ABSENT_ID
-            value = first_value(raw[name], absent)[:, 0]
+            value = first_values(raw[name], absent)[:, 0]
             ids.append(value)
             present &= tf.not_equal(value, tf.constant(absent, value.dtype))
         keys = _keys(ids)
         position = tf.searchsorted(self._keys, keys)
         found = present & tf.equal(tf.gather(self._keys, position), keys)
         rows = tf.gather(self._rows, tf.where(found, position, tf.size(self._keys) - 1))
-        columns = tf.unstack(rows, len(self._columns), axis=1)
-        first = as_column(columns[0])
-        return {
-            name: first.with_values(column)
-            for name, column in zip(self._columns, columns, strict=True)
-        }
+        return {self._name: as_rows(rows)}
 
 
 def _keys(ids: list[tf.Tensor]) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.features import CategoricalFeature
+from schemas.features import CategoricalFeature, DenseFeature
 from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import Task
@@ -46,11 +46,18 @@ def preprocess(
 
     Returns:
         By name: single-valued categorical features, int64 [batch, 1]; multivalued ones,
-        sparse int64 [batch, any]; dense features, float32 [batch, 1]; for each task its
-        label in the space of the loss and the label's weight, float32 [batch, 1].
+        sparse int64 [batch, any]; numbers (`RankingSpec.dense`), float32 [batch, 1]; for each
+        task its label in the space of the loss and the label's weight, float32 [batch, 1].
     """
     outputs = {name: hashed(name, inputs[name], spec) for name in spec.categorical}
-    outputs |= {name: squashed(name, inputs[name], spec) for name in spec.dense}
+    for name, feature in spec.logged.items():
+        if isinstance(feature, DenseFeature):
+            outputs[name] = squashed(first_values(inputs[name], feature.default), feature)
+    for name in spec.history:
+        columns = spec.history_columns(name)
+        numbers = tf.split(first_values(inputs[name], 0.0, len(columns)), len(columns), axis=1)
+        for (column, feature), number in zip(columns.items(), numbers, strict=True):
+            outputs[column] = squashed(number, feature)
     return outputs | labels_and_weights(inputs, spec)
 
 
@@ -67,13 +74,16 @@ def labels_and_weights(
 
 
 def raw_feature_spec(spec: RankingSpec) -> dict[str, tf.io.VarLenFeature]:
-    """Returns the parsing spec of encoded events, features and labels by name."""
+    """Returns the parsing spec of encoded events, features and labels by name.
+
+    A history feature is one list, of the values of `RankingSpec.history_columns`.
+    """
     dtypes = {"string": tf.string, "int": tf.int64}
     result = {
         name: tf.io.VarLenFeature(
             dtypes[feature.dtype] if isinstance(feature, CategoricalFeature) else tf.float32
         )
-        for name, feature in spec.inputs.items()
+        for name, feature in spec.features.items()
     }
     result.update({label: tf.io.VarLenFeature(tf.float32) for label in spec.labels})
     return result
@@ -97,20 +107,19 @@ def hashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor |
         )
         return tft.hash_strings(lists[:, : feature.max_length].to_sparse(), buckets)
     # A missing value has a bucket of its own: the one of the empty string.
-    return tft.hash_strings(first_value(values, ""), buckets)
+    return tft.hash_strings(first_values(values, ""), buckets)
 
 
-def squashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor:
-    """The numbers of a dense feature, as `preprocess` returns them."""
-    feature = spec.dense[name]
-    dense = first_value(values, feature.default)
+def squashed(numbers: tf.Tensor, feature: DenseFeature) -> tf.Tensor:
+    """The numbers of a dense feature, [batch, 1], as `preprocess` returns them."""
     # Only a JSON client can send NaN; it means that there is no value.
-    dense = tf.where(tf.math.is_nan(dense), tf.fill(tf.shape(dense), feature.default), dense)
-    return tf.math.log1p(tf.maximum(dense, 0.0)) if feature.scale == "log1p" else dense
+    absent = tf.math.is_nan(numbers)
+    numbers = tf.where(absent, tf.fill(tf.shape(numbers), feature.default), numbers)
+    return tf.math.log1p(tf.maximum(numbers, 0.0)) if feature.scale == "log1p" else numbers
 
 
 def _label(values: tf.SparseTensor, task: Task) -> tf.Tensor:
-    label = first_value(values, 0.0)
+    label = first_values(values, 0.0)
     if task.kind == "regression" and task.transform == "log1p":
         return tf.math.log1p(tf.maximum(label, 0.0))
     return label
@@ -120,21 +129,21 @@ def _label_weight(values: tf.SparseTensor) -> tf.Tensor:
     present = tf.SparseTensor(
         values.indices, tf.ones_like(values.values, tf.float32), values.dense_shape
     )
-    return first_value(present, 0.0)
+    return first_values(present, 0.0)
 
 
-def first_value(values: tf.SparseTensor, default: Any) -> tf.Tensor:
-    """Returns each row's first value, [batch, 1]; `default` where there is none."""
-    shape = tf.stack([values.dense_shape[0], 1])
-    # What is cut off has no column where no row has a value.
+def first_values(values: tf.SparseTensor, default: Any, count: int = 1) -> tf.Tensor:
+    """Returns each row's first values, [batch, count]; `default` where there is none."""
+    shape = tf.stack([values.dense_shape[0], count])
+    # What is cut off has too few columns where no row has so many values.
     first = tf.sparse.slice(values, [0, 0], shape)
-    column = tf.SparseTensor(first.indices, first.values, shape)
-    dense = tf.sparse.to_dense(column, default_value=tf.constant(default, values.values.dtype))
-    return tf.reshape(dense, [-1, 1])
+    columns = tf.SparseTensor(first.indices, first.values, shape)
+    dense = tf.sparse.to_dense(columns, default_value=tf.constant(default, values.values.dtype))
+    return tf.reshape(dense, [-1, count])
 
 
 def as_column(values: tf.Tensor, present: tf.Tensor | None = None) -> tf.SparseTensor:
-    """Makes the sparse [batch, 1] form of single values; the inverse of `first_value`.
+    """Makes the sparse [batch, 1] form of single values; the inverse of `first_values`.
 
     Args:
         values: [batch].
@@ -147,3 +156,9 @@ def as_column(values: tf.Tensor, present: tf.Tensor | None = None) -> tf.SparseT
         rows = tf.where(present)
         values = tf.gather_nd(values, rows)
     return tf.SparseTensor(tf.pad(rows, [[0, 0], [0, 1]]), values, shape)
+
+
+def as_rows(values: tf.Tensor) -> tf.SparseTensor:
+    """Makes the sparse form of values that are all there, [batch, count]."""
+    present = tf.where(tf.ones_like(values, tf.bool))
+    return tf.SparseTensor(present, tf.reshape(values, [-1]), tf.shape(values, tf.int64))

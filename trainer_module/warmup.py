@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from schemas.features import CategoricalFeature
+from schemas.features import CategoricalFeature, HistoryFeature
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.export import requested_features
-from trainer_module.preprocessing import raw_feature_spec
+from trainer_module.preprocessing import first_values, raw_feature_spec
 
 PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 """Where TensorFlow Serving looks for them, in the folder of a SavedModel."""
@@ -89,11 +89,12 @@ def _named(requests: Sequence[bytes], spec: RankingSpec) -> dict[str, tf.Tensor]
     parsing = {name: raw_feature_spec(spec)[name] for name in brought}
     arguments = {}
     for name, values in tf.io.parse_example(requests, parsing).items():
-        rows = tf.sparse.to_dense(values, default_value=_ABSENT[values.dtype])
         feature = brought[name]
-        if not (isinstance(feature, CategoricalFeature) and feature.multivalued):
-            # An event without the feature has no column either.
-            absent = tf.fill([len(requests), 1], tf.constant(_ABSENT[values.dtype], rows.dtype))
-            rows = tf.concat([rows, absent], axis=1)[:, 0]
+        if isinstance(feature, HistoryFeature):
+            rows = first_values(values, math.nan, len(spec.history_columns(name)))
+        elif not (isinstance(feature, CategoricalFeature) and feature.multivalued):
+            rows = first_values(values, _ABSENT[values.dtype])[:, 0]
+        else:
+            rows = tf.sparse.to_dense(values, default_value=_ABSENT[values.dtype])
         arguments[name] = rows
     return arguments

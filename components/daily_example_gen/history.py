@@ -43,7 +43,7 @@ from schemas.spec import RankingSpec
 from schemas.tfdv_schema import tfdv_schema
 from trainer_module.signatures import ABSENT_ID
 
-_FORMAT = 1  # Raise it when the same days are to be joined differently.
+_FORMAT = 2  # Raise it when the same days are to be joined differently.
 _BEFORE = b"before"
 _FILES_AT_ONCE = 8
 """Totals that are added up at once: each time, all ids so far are gone through again."""
@@ -357,11 +357,12 @@ def _join_shard(
     found = {name: read_table(path) for name, path in tables.items()}
     for name, table in found.items():
         check_before(table, date, name)
-    values = history.look_up(_ids_and_labels(source, spec), found, spec).combine_chunks()
+    values = history.look_up(_ids_and_labels(source, spec), found, spec)
+    fields = history.as_fields(values, spec)
 
     def chunks() -> Iterator[list[bytes]]:
         for rows in chunks_of(np.arange(len(records))):
-            batch = values.slice(rows[0], len(rows)).combine_chunks().to_batches()[0]
+            batch = fields.slice(rows[0], len(rows)).combine_chunks().to_batches()[0]
             # Serialized messages one after the other are one with the fields of both.
             yield [
                 records[row] + extra

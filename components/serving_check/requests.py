@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from schemas.features import CategoricalFeature, DenseFeature
+from schemas.features import CategoricalFeature, Feature, HistoryFeature
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 from trainer_module.export import requested_features
@@ -26,6 +26,8 @@ def promised(spec: RankingSpec) -> dict[str, Any]:
         if isinstance(feature, CategoricalFeature):
             shape = [None, None] if feature.multivalued else [None]
             named[name] = (_DTYPES[feature.dtype], shape)
+        elif isinstance(feature, HistoryFeature):
+            named[name] = ("float32", [None, len(spec.history_columns(name))])
     return {
         signatures.SERVE_EXAMPLES: {
             "inputs": {"examples": ("string", [None])},
@@ -58,10 +60,10 @@ def odd_requests(request: bytes, spec: RankingSpec) -> dict[str, bytes]:
 
 
 def _odd_values(
-    feature: CategoricalFeature | DenseFeature,
+    feature: Feature,
 ) -> list[tuple[str, str, list[Any]]]:
     """What it is, the kind of a tf.Example's list, and the values."""
-    if isinstance(feature, DenseFeature):
+    if not isinstance(feature, CategoricalFeature):
         kind = "float_list"
         few: list[tuple[str, list[Any]]] = [
             ("0", [0.0]),

@@ -37,13 +37,14 @@ serving: {score: click}
 DAYS = [datetime.date(2026, 1, day) for day in range(1, 7)]
 RUN_DATE = DAYS[-1]
 MISSING = (None, "", -1)
-COLUMNS = (
-    "user_history__count",
-    "user_history__click__rate",
-    "user_history__watch__rate",
-    "pair_history__count",
-    "pair_history__click__rate",
-)
+COLUMNS = {
+    "user_history": (
+        "user_history__count",
+        "user_history__click__rate",
+        "user_history__watch__rate",
+    ),
+    "pair_history": ("pair_history__count", "pair_history__click__rate"),
+}
 
 
 def make_pipeline():
@@ -100,7 +101,11 @@ def encoded(root, split):
         for record in tf.data.TFRecordDataset(str(path), compression_type="GZIP"):
             feature = tf.train.Example.FromString(record.numpy()).features.feature
             key = path.name[:10], int(feature["age"].float_list.value[0])
-            result[key] = {name: tuple(feature[name].float_list.value) for name in COLUMNS}
+            result[key] = {
+                column: value
+                for name, columns in COLUMNS.items()
+                for column, value in zip(columns, feature[name].float_list.value, strict=True)
+            }
     return result
 
 
@@ -158,7 +163,7 @@ def assert_as_of_the_day_before(root, days, splits=("train", "eval"), run_date=R
             date = datetime.date.fromisoformat(day)
             expected = reference(days, date, days[date][number])
             for name, value in expected.items():
-                assert values[name] == pytest.approx((value,), rel=1e-5, abs=1e-6)
+                assert values[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
 def forbid(monkeypatch, *names):
@@ -221,7 +226,7 @@ def test_labels_that_only_their_own_day_knows_are_not_foretold(tmp_path):
         (str(RUN_DATE), n): event["clicked"] for n, event in enumerate(days_of(tmp_path)[RUN_DATE])
     }
     rates = {
-        key: values["user_history__click__rate"][0]
+        key: values["user_history__click__rate"]
         for key, values in encoded(tmp_path, "eval").items()
     }
     correlation = np.corrcoef([[labels[key], rates[key]] for key in labels], rowvar=False)[0, 1]
@@ -306,7 +311,7 @@ def test_the_next_runs_events_have_what_the_models_table_holds(root):
         for name, feature in spec.history.items():
             row = rows[name].get(tuple(events[number][key] for key in feature.of), {})
             for column in spec.history_columns(name):
-                assert values[column] == (row.get(column, 0.0),)
+                assert values[column] == row.get(column, 0.0)
 
 
 def test_the_next_runs_events_are_joined_with_the_tables_that_were_made_to_serve_with(root):
@@ -326,7 +331,7 @@ def test_the_next_runs_events_are_joined_with_the_tables_that_were_made_to_serve
             pq.write_table(table.set_column(place, table.schema.field(column), marked), path)
     write_day(root / "logs", tomorrow, make_events(6))
     run(root, plan(tomorrow))
-    assert (7.25,) in {values[column] for values in encoded(root, "eval").values()}
+    assert 7.25 in {values[column] for values in encoded(root, "eval").values()}
     # What was used is gone; the newest is kept for the day after.
     assert days(tables()) == {str(tomorrow + datetime.timedelta(days=1))}
 

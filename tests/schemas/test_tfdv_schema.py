@@ -21,12 +21,12 @@ def fields(schema):
 
 def test_schema_has_each_feature_and_label_once():
     names = [feature.name for feature in schema_with().feature]
-    assert sorted(names) == sorted([*DEMO.inputs, *DEMO.labels])
+    assert sorted(names) == sorted([*DEMO.features, *DEMO.labels])
 
 
-@pytest.mark.parametrize("name", DEMO.inputs)
+@pytest.mark.parametrize("name", DEMO.logged)
 def test_feature_is_held_to_what_the_spec_declares(name):
-    declared, field = DEMO.inputs[name], fields(schema_with())[name]
+    declared, field = DEMO.logged[name], fields(schema_with())[name]
     multivalued = False
     if isinstance(declared, CategoricalFeature):
         multivalued = declared.multivalued
@@ -47,6 +47,17 @@ def test_feature_is_held_to_what_the_spec_declares(name):
     assert field.HasField("drift_comparator") == (declared.max_drift is not None)
     assert field.HasField("skew_comparator") == (declared.max_skew is not None)
     assert "SERVING" not in field.not_in_environment
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("user_history", 7), ("item_history", 7), ("user_topic_history", 3)]
+)
+def test_each_event_has_all_values_of_a_history(name, values):
+    field = fields(schema_with())[name]
+    assert field.type == schema_pb2.FLOAT
+    assert (field.value_count.min, field.value_count.max) == (values, values)
+    assert field.presence.min_fraction == 1.0
+    assert not field.not_in_environment
 
 
 @pytest.mark.parametrize("name", DEMO.tasks)
@@ -90,10 +101,13 @@ def test_label_is_no_part_of_requests_and_present_unless_optional(name):
 )
 def test_one_edit_of_the_spec_adds_one_field_and_changes_no_other(override, name, kind):
     before, after = fields(schema_with()), fields(schema_with(override))
-    # A history has a rate of a new task, too: no field of the logs.
-    assert {added for added in after.keys() - before.keys() if "__" not in added} == {name}
-    assert after[name].type == kind
-    assert {n: f for n, f in after.items() if n in before} == before
+    assert after.pop(name).type == kind
+    # A history of all tasks has a rate of a new one, too.
+    for history in ("user_history", "item_history"):
+        more = int(override.startswith("tasks."))
+        assert after[history].value_count.max == before[history].value_count.max + more
+        after[history].CopyFrom(before[history])
+    assert after == before
 
 
 @pytest.mark.parametrize(

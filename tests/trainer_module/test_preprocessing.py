@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from events import make_events, tiny_spec, transformed
 
-from trainer_module.preprocessing import first_value
+from trainer_module.preprocessing import first_values
 
 
 def _event(**fields):
@@ -92,16 +92,17 @@ def test_missing_label_has_no_weight():
 
 
 @pytest.mark.parametrize("default", [0.0, "", -1])
+@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize(
     "rows", [[], [[]], [[], []], [[7], [8]], [[], [7, 8], [9], []], [[7, 8, 9], [], [5, 6]]]
 )
-def test_first_value_is_that_of_each_row_or_the_default(rows, default):
+def test_first_values_are_those_of_each_row_or_the_default(rows, count, default):
     kind = type(default)
     ragged = tf.ragged.constant([[kind(v) for v in row] for row in rows], ragged_rank=1)
     values = tf.cast(ragged, tf.int64) if kind is int else ragged
     if kind is str and not any(rows):
         values = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.string), [0] * len(rows))
-    first = first_value(values.to_sparse(), default)
-    expected = [[kind(row[0]) if row else default] for row in rows]
-    assert first.shape == (len(rows), 1)
+    first = first_values(values.to_sparse(), default, count)
+    expected = [[*map(kind, row), *[default] * count][:count] for row in rows]
+    assert first.shape == (len(rows), count)
     assert [[v.decode() if kind is str else v for v in row] for row in first.numpy()] == expected
