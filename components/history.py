@@ -149,12 +149,26 @@ def look_up(events: pa.Table, tables: Mapping[str, pa.Table], spec: RankingSpec)
     """
     columns = {}
     for name, feature in spec.history.items():
-        rows = pc.index_in(_id_of(events, feature), _id_of(tables[name], feature).combine_chunks())
+        rows = _rows_of(_id_of(events, feature), _id_of(tables[name], feature))
         for column in spec.history_columns(name):
             columns[column] = pc.fill_null(
                 tables[name][column].take(rows), pa.scalar(0.0, pa.float32())
             )
     return pa.table(columns)
+
+
+def _rows_of(asked: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.Array:
+    """The row of each id among those that are known, none of them twice; null where it is not.
+
+    Known ids are many more than those of a shard: these are what is hashed.
+    """
+    ids = asked.dictionary_encode().combine_chunks()
+    places = pc.index_in(known, ids.dictionary)
+    rows = np.flatnonzero(places.is_valid())
+    found = np.full(len(ids.dictionary), -1, np.int64)
+    found[places.drop_null().to_numpy()] = rows
+    of_ids = pa.array(found, mask=found < 0)
+    return of_ids.take(ids.indices)
 
 
 def as_fields(values: pa.Table, spec: RankingSpec) -> pa.Table:
