@@ -43,7 +43,7 @@ def test_released_sections_have_a_version_and_a_day_and_the_newest_comes_first()
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_compiles_a_package_for_kubeflow(tmp_path):
+def test_an_installed_wheel_compiles_a_package_for_kubeflow(tmp_path, warm_python_path):
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT],
@@ -56,7 +56,17 @@ def test_an_installed_wheel_compiles_a_package_for_kubeflow(tmp_path):
     )
     values, package = ROOT / "kubeflow" / "values.yaml", tmp_path / "pipeline.yaml"
     subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "kubeflow", "compile", "-f", values, "-o", package],
+        [
+            warm_python_path,
+            "-m",
+            "pipeline.cli",
+            "kubeflow",
+            "compile",
+            "-f",
+            values,
+            "-o",
+            package,
+        ],
         check=True,
         cwd=tmp_path / "installed",
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},

@@ -16,12 +16,11 @@ import sys
 import time
 
 import pytest
-import yaml
 from ml_metadata.proto.metadata_store_pb2 import Execution
+from short_days import write_spec
 
 from components import model_files
 from pipeline import lineage
-from pipeline.cli import DEMO_SPEC
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 
@@ -56,17 +55,11 @@ MOMENTS = [
 class Days:
     """A workspace in which one day was pushed; the next one is run again and again."""
 
-    def __init__(self, root: pathlib.Path) -> None:
+    def __init__(self, root: pathlib.Path, python: str) -> None:
+        self._python = python
         logs, spec = root / "logs", root / "spec.yaml"
         write_logs(str(logs), datetime.date(2026, 1, 1), 4, 3000, seed=0)
-        declared = yaml.safe_load(pathlib.Path(DEMO_SPEC).read_text("utf-8"))
-        declared["model"] = {"preset": "tiny"}
-        declared["slices"] = []
-        for task in declared["tasks"].values():
-            # Three thousand events a day teach little; no bound is to block such a day.
-            binary = task["kind"] == "binary"
-            task["gate"] = {"min_auc": 0.52} if binary else {"max_rmse": 1.5, "min_r2": None}
-        spec.write_text(yaml.safe_dump(declared))
+        write_spec(spec)
         self.workspace = Workspace(str(root / "work"))
         self._where = ["--logs", logs, "--spec", spec, "--workspace", self.workspace.root]
         self._output = root / "output"
@@ -83,15 +76,16 @@ class Days:
         shutil.rmtree(self.workspace.root)
         shutil.copytree(self._saved, self.workspace.root, symlinks=True)
 
-    def start(self, day: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "pipeline.cli", "run", day, *map(str, self._where)]
+    def start(self, day: str, python: str = sys.executable) -> subprocess.Popen:
+        """Starts a day; only a Python of its own has all of its processes in one group."""
+        command = [python, "-m", "pipeline.cli", "run", day, *map(str, self._where)]
         with open(self._output, "wb") as output:
             return subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def run(self, day: str) -> int:
-        return self.start(day).wait(timeout=1800)
+        return self.start(day, self._python).wait(timeout=1800)
 
     def said(self) -> str:
         return self._output.read_text("utf-8")
@@ -135,8 +129,8 @@ class Days:
 
 
 @pytest.fixture(scope="module")
-def days(tmp_path_factory):
-    return Days(tmp_path_factory.mktemp("days"))
+def days(tmp_path_factory, warm_python_path):
+    return Days(tmp_path_factory.mktemp("days"), warm_python_path)
 
 
 @pytest.mark.parametrize(("component", "share"), MOMENTS)

@@ -191,6 +191,7 @@ def test_failed_executor_reports_nothing(pod):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_container_ends_with_the_message_and_code_of_the_named_error(pod):
     command = [sys.executable, "-m", "pipeline.kubeflow.entrypoint"]
     done = subprocess.run(

@@ -41,6 +41,7 @@ def test_beam_worker_has_the_beam_of_the_lock():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_health_check_imports_here():
     (check,) = instructions("HEALTHCHECK")
     program, *arguments = json.loads(check.partition("CMD ")[2])

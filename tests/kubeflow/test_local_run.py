@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from short_days import DIVERGING, write_spec
 from typer.testing import CliRunner
 
-from pipeline import cli as steadyrank
 from pipeline import lineage
 from pipeline.cli import kubeflow_package
 from pipeline.kubeflow.local.backends import BACKENDS
@@ -480,31 +479,8 @@ def test_lint_command_names_file_and_problem(tmp_path):
     assert f"{path}: schemaVersion: '2.0.0'" in done.output
 
 
-DIVERGING = (
-    "training.optimizer.name=adagrad",
-    "training.learning_rate=1000",
-    "training.warmup_steps=0",
-)
-"""Far beyond any stable rate, so that a tiny model diverges for sure."""
 FIRST, SECOND, THIRD = "2026-01-03", "2026-01-04", "2026-01-05"
 UNREACHABLE = "tasks.click.gate.min_auc=0.99"
-
-
-def write_spec(path):
-    spec = yaml.safe_load(Path(steadyrank.DEMO_SPEC).read_text("utf-8"))
-    spec["model"] = {"preset": "tiny"}
-    spec["validation"]["max_eval_events"] = 1000
-    # One task of each kind: a task more is seconds more in each Trainer and Evaluator.
-    kinds = ("click", "watch_time", "rating")
-    spec["tasks"] = {name: spec["tasks"][name] for name in kinds}
-    spec["features"]["user_topic_history"]["tasks"] = ["click"]
-    spec["serving"]["score"] = "click + 0.1 * log1p(watch_time)"
-    for task in spec["tasks"].values():
-        bounds = (
-            {"min_auc": 0.51} if task["kind"] == "binary" else {"max_rmse": 2.0, "min_r2": None}
-        )
-        task["gate"] = bounds
-    path.write_text(yaml.safe_dump(spec))
 
 
 @pytest.fixture(scope="module")

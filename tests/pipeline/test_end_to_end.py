@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from short_days import DIVERGING, write_spec
 
-from pipeline import cli, lineage
+from pipeline import lineage
 from pipeline.html_report.collect import collect
 from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
@@ -24,12 +24,6 @@ from pipeline.workspace import Workspace
 pytestmark = pytest.mark.slow
 
 START = datetime.date(2026, 1, 1)
-DIVERGING = (
-    "training.optimizer.name=adagrad",
-    "training.learning_rate=1000",
-    "training.warmup_steps=0",
-)
-"""Far beyond any stable rate, so that a tiny model diverges for sure."""
 PUSHED, BLOCKED, BAD, NEXT = "2026-01-03", "2026-01-04", "2026-01-05", "2026-01-06"
 ROLLBACK, AGAIN = "rollback", "again"
 OTHER_MODEL = "model.tower=[6]"
@@ -39,18 +33,6 @@ def _steadyrank(python, *arguments):
     command = [python, "-m", "pipeline.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     return done.returncode, done.stdout + done.stderr
-
-
-def _write_spec(path):
-    spec = yaml.safe_load(Path(cli.DEMO_SPEC).read_text("utf-8"))
-    spec["model"] = {"preset": "tiny"}
-    spec["validation"]["max_eval_events"] = 1500
-    # Three thousand events a day teach little; what is gated is that anything was learned.
-    for task in spec["tasks"].values():
-        regression = {"max_rmse": 1.5, "min_r2": None}
-        bounds = {"min_auc": 0.52} if task["kind"] == "binary" else regression
-        task["gate"] = bounds
-    path.write_text(yaml.safe_dump(spec))
 
 
 def _content(folder):
@@ -66,7 +48,7 @@ def days(tmp_path_factory, warm_python_path):
     root = tmp_path_factory.mktemp("days")
     logs, spec, workspace = root / "logs", root / "spec.yaml", root / "work"
     write_logs(str(logs), START, 6, 3000, seed=0)
-    _write_spec(spec)
+    write_spec(spec)
     bad = logs / BAD
     shutil.rmtree(bad)
     bad.mkdir()
@@ -191,10 +173,10 @@ def test_days_are_encoded_once(days):
         assert len(list((store / "2026-01-03").iterdir())) == 1
 
 
-def test_backfill_leaves_out_days_with_a_verdict(days):
+def test_backfill_leaves_out_days_with_a_verdict(days, warm_python_path):
     _, _, workspace, where = days
     before = len(list((workspace / "run_logs").iterdir()))
-    code, _ = _steadyrank(sys.executable, "backfill", PUSHED, BLOCKED, *where)
+    code, _ = _steadyrank(warm_python_path, "backfill", PUSHED, BLOCKED, *where)
     assert code == 10
     assert len(list((workspace / "run_logs").iterdir())) == before
 

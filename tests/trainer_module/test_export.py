@@ -177,6 +177,8 @@ def test_outputs_that_are_no_tasks_have_reserved_names():
     assert set(RESERVED_TASKS) == {signatures.SCORE, signatures.FINITE}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_model_is_served_without_the_project(exported, tmp_path):
     _, _, directory = exported
     script = (

