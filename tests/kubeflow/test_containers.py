@@ -16,7 +16,8 @@ import time
 
 import pytest
 import yaml
-from test_local_run import UNREACHABLE, write_spec
+from short_days import write_spec
+from test_local_days import UNREACHABLE
 
 from components import serving_store
 from pipeline.kubeflow.local.runner import run_package
