@@ -123,7 +123,7 @@ def run_history(directory: str) -> int:
 
     from components.daily_example_gen.day_store import DayStore
     from components.daily_example_gen.fields import event_fields
-    from components.daily_example_gen.history import days_of_run
+    from components.daily_example_gen.history_join import days_of_run
     from components.daily_example_gen.ingest import ingest_days
     from components.run_plan import RunPlan
 

@@ -23,7 +23,7 @@ from components import properties
 from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.copied import copied_from
 from components.daily_example_gen.day_store import StoredDay
-from components.daily_example_gen.history import days_of_run
+from components.daily_example_gen.history_join import days_of_run
 from components.daily_example_gen.judging import Judgement, judge_days
 from components.daily_example_gen.splits import (
     TrainDay,

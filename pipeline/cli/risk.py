@@ -164,7 +164,7 @@ def training_data(
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from components import serving_store
-    from components.daily_example_gen.history import days_of_run
+    from components.daily_example_gen.history_join import days_of_run
     from components.daily_example_gen.splits import check_days, plan_training, usual_day
     from components.plan.planning import make_plan
     from pipeline.daily import DEFAULT_BEAM_ARGS

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from components.daily_example_gen import history
+from components.daily_example_gen import history_join
 from components.daily_example_gen.executor import make_examples
 from components.daily_example_gen.shards import read_records
 from components.run_plan import RunPlan
@@ -172,7 +172,7 @@ def forbid(monkeypatch, *names):
         def fail(*_, name=name):
             raise AssertionError(f"{name} was called")
 
-        monkeypatch.setattr(history, name, fail)
+        monkeypatch.setattr(history_join, name, fail)
 
 
 def days_of(root):
@@ -195,7 +195,7 @@ def test_a_planted_leak_is_seen(root, monkeypatch):
         return [date - datetime.timedelta(days=day) for day in range(count)]
 
     shutil.rmtree(root / "store")
-    monkeypatch.setattr(history, "_days_before", leaking)
+    monkeypatch.setattr(history_join, "_days_before", leaking)
     run(root)
     with pytest.raises(AssertionError):
         assert_as_of_the_day_before(root, days_of(root))
@@ -203,12 +203,12 @@ def test_a_planted_leak_is_seen(root, monkeypatch):
 
 def test_a_table_of_the_events_own_day_is_refused(root):
     table = pq.read_table(root / "out/history/user_history.parquet")
-    history.check_before(table, RUN_DATE + datetime.timedelta(days=1), "user_history")
+    history_join.check_before(table, RUN_DATE + datetime.timedelta(days=1), "user_history")
     with pytest.raises(ValueError, match="would leak"):
-        history.check_before(table, RUN_DATE + datetime.timedelta(days=2), "user_history")
+        history_join.check_before(table, RUN_DATE + datetime.timedelta(days=2), "user_history")
     unmarked = table.replace_schema_metadata(None)
     with pytest.raises(ValueError, match="unknown day"):
-        history.check_before(unmarked, RUN_DATE, "user_history")
+        history_join.check_before(unmarked, RUN_DATE, "user_history")
 
 
 def test_labels_that_only_their_own_day_knows_are_not_foretold(tmp_path):
@@ -244,13 +244,13 @@ def test_each_day_is_counted_and_joined_once(root, monkeypatch):
 
 def test_ingestion_leaves_what_history_needs_so_that_no_shard_is_decoded(root, monkeypatch):
     shutil.rmtree(root / "store")
-    columns = history._columns
+    columns = history_join._columns
 
     def only_of_nothing(records, *arguments):
         assert not records
         return columns(records, *arguments)
 
-    monkeypatch.setattr(history, "_columns", only_of_nothing)
+    monkeypatch.setattr(history_join, "_columns", only_of_nothing)
     run(root)
     assert_as_of_the_day_before(root, days_of(root))
 
