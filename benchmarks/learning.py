@@ -26,33 +26,50 @@ from schemas.spec import RankingSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning.json"
+_SHAPES: Mapping[str, Shape] = {
+    "few users, many items": Shape(users=0.02, items=0.5),
+    "rare likes and shares": Shape(rarity=3.0),
+    "strong drift": Shape(drift=3.0),
+}
 WORLDS: Mapping[str, tuple[int, Shape]] = {
     "4 thousand a day": (4_000, Shape()),
-    "few users, many items": (8_000, Shape(users=0.02, items=0.5)),
-    "rare likes and shares": (8_000, Shape(rarity=3.0)),
-    "strong drift": (8_000, Shape(drift=3.0)),
+    **{name: (8_000, shape) for name, shape in _SHAPES.items()},
     "20 thousand a day": (20_000, Shape()),
     "200 thousand a day": (200_000, Shape()),
+    **{
+        f"{name}, {thousands} thousand a day": (1000 * thousands, shape)
+        for name, shape in _SHAPES.items()
+        for thousands in (20, 200)
+    },
 }
 """Events a day, and the shape. None of them, by seed, was looked at when defaults were chosen."""
 COLD, LAST = 7, 9
+_TABLES_FOR = 20_000
+"""Events a day that the demo's tables of users and items are made for; they grow with the log."""
 _WORLD_SEED = 1000
 
 
-def default_spec(overrides: Sequence[str]) -> RankingSpec:
-    """The demo's features and tasks with default training, or with what is given."""
+def default_spec(overrides: Sequence[str], rows: int = _TABLES_FOR) -> RankingSpec:
+    """The demo's features and tasks with default training, or with what is given.
+
+    Args:
+        overrides: assignments.
+        rows: events a day.
+    """
     content = yaml.safe_load((ROOT / "schemas" / "demo.yaml").read_text("utf-8"))
     # Nobody joins history features to these events.
     features = content["features"].items()
     content["features"] = {n: f for n, f in features if f["type"] != "history"}
     content["training"] = {}
+    for name in ("user_id", "item_id"):
+        content["features"][name]["buckets"] *= max(1, rows // _TABLES_FOR)
     return parse_spec(yaml.safe_dump(content), "demo.yaml", overrides)
 
 
 def measure(world: str, seeds: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Trains in one world; returns each task's mean over the days, by seed, and the best."""
     rows, shape = WORLDS[world]
-    spec = default_spec(overrides)
+    spec = default_spec(overrides, rows)
     number = _WORLD_SEED + list(WORLDS).index(world)
     columns = simulated(spec, shape, LAST + 1, rows, number)
     reached = []
