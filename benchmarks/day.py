@@ -133,10 +133,11 @@ def run_day(date: datetime.date, root: pathlib.Path) -> dict[str, dict[str, floa
 
 def run_taxi(root: pathlib.Path) -> dict[str, dict[str, float]]:
     """Runs TFX's Chicago taxi example, anew; returns what `run_day` does."""
-    # It looks for its data and code in the home folder.
+    # It looks for its data and code in the home folder, and is written for Keras 2.
     shutil.copytree(str(resources.files(TAXI)), root / "taxi")
     command = [sys.executable, "-m", f"{TAXI}.taxi_pipeline_native_keras"]
-    run = Watched(command, root / "output", {"HOME": str(root)})
+    environment = {"HOME": str(root), "TF_USE_LEGACY_KERAS": "1"}
+    run = Watched(command, root / "output", environment)
     if run.exit_code:
         raise SystemExit(f"the taxi example: exit code {run.exit_code}; see {root / 'output'}")
     (database,) = root.glob("tfx/metadata/*/metadata.db")
