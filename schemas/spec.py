@@ -207,7 +207,7 @@ class RankingSpec(SpecPart):
 
     @functools.cached_property
     def inputs(self) -> dict[str, CategoricalFeature | DenseFeature]:
-        """What the model takes, by column of the encoded event, in the order of the file.
+        """What the model takes, by name, in the order of the file.
 
         A history feature is a dense input for its count and one for each rate
         (`history_column`), any other one an input of its own name.
