@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import hypothesis
 import pytest
 import warm_python
 
@@ -15,6 +16,11 @@ import warm_python
 # only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items):

@@ -82,7 +82,7 @@ def test_damaged_parquet_pages_are_unreadable(tmp_path):
         read(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_footer_are_refused(footer):
     with pytest.raises((pa.ArrowException, OSError)):

@@ -101,7 +101,7 @@ def test_list_or_label_beyond_its_limit_is_malformed(tmp_path, values, reason, s
     assert part.batch.column(0).to_pylist() == (["a", "c"] if reason else ["a", "b", "c"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6), st.integers(1, 4))
 def test_lists_are_cut_to_their_first_elements(lists, limit):
     fields = (Field("codes", "int", multivalued=True, max_length=limit),)
@@ -208,7 +208,7 @@ def test_dots_are_part_of_the_name_below_a_field_of_the_spec(tmp_path):
     assert part.batch.to_pylist() == [READ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     lines=st.lists(
         st.dictionaries(
@@ -357,9 +357,7 @@ def assert_fate_of_each_line_is_its_own(directory, lines, name, header):
     assert len(rows) + len(malformed) + blank == len(lines)
 
 
-SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def among(good, lines):

@@ -107,7 +107,7 @@ def counted(events, mask, model, output):
     return {name: mean(ordered), "ndcg": mean(ndcg)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 12), st.integers(1, 4))
 def test_metrics_are_those_counted_group_by_group_whatever_the_batches(
     seed, number, users, batches

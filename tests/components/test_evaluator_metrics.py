@@ -117,7 +117,7 @@ def expected_metrics(kind, columns):
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(columns=events())
 def test_metrics_are_those_of_float64_and_of_counted_pairs(kind, columns):
     for group, of_group in enumerate(sums(columns, kind)):
@@ -242,7 +242,7 @@ def test_score_is_compared_with_the_served_models_in_its_deviations(scale):
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_crowded_ranking_is_off_by_half_the_tied_pairs_at_most_however_it_is_merged(seed, parts):
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import shutil
 import hypothesis.strategies as st
 import pytest
 from executions import artifact
-from hypothesis import given, settings
+from hypothesis import given
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
@@ -71,7 +71,6 @@ UTC = datetime.timezone.utc
 dates = st.dates(datetime.date(2000, 1, 1), datetime.date(2100, 1, 1))
 
 
-@settings(deadline=None)
 @given(run_date=dates, window_days=st.integers(1, 60))
 def test_window_is_the_days_just_before_the_run_date_oldest_first(run_date, window_days):
     window = make_plan(spec_with(f"training.window_days={window_days}"), run_date, []).window
@@ -81,7 +80,6 @@ def test_window_is_the_days_just_before_the_run_date_oldest_first(run_date, wind
     assert list(window) == sorted(set(window))
 
 
-@settings(deadline=None)
 @given(
     run_days=st.lists(st.integers(0, 6), max_size=6).map(sorted),
     run_day=st.integers(0, 8),
@@ -250,7 +248,6 @@ def test_saved_plan_is_read_back_as_it_was(tmp_path, plan):
     assert loaded.spec.model_fingerprint() == plan.spec.model_fingerprint()
 
 
-@settings(deadline=None)
 @given(
     window_days=st.integers(1, 20),
     exposures=st.floats(1, 30),
@@ -271,7 +268,6 @@ def test_unseen_days_count_in_full_and_seen_ones_by_the_replay_share(
         assert 0.0 <= share <= 1.0
 
 
-@settings(deadline=None)
 @given(window_days=st.integers(2, 30), exposures=st.floats(1, 5))
 def test_event_is_seen_exposures_times_over_its_stay_in_the_window(window_days, exposures):
     spec = spec_with(f"training.window_days={window_days}", f"training.exposures={exposures!r}")

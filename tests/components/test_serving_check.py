@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from executions import artifact
-from hypothesis import given, settings
+from hypothesis import given
 from served_model import SPEC, SPEC_OF_TEST, Model, save, write_events
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.types import standard_artifacts
@@ -135,7 +135,6 @@ def test_model_without_a_signature_is_not_served(missing):
 finite = st.floats(-20, 20, width=32)
 
 
-@settings(deadline=None)
 @given(
     logits=st.lists(st.tuples(finite, finite), min_size=3, max_size=8, unique=True),
     factor=st.floats(1.01, 100),

@@ -357,7 +357,7 @@ NAMES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(entries=st.dictionaries(NAMES, st.sampled_from(sorted(KINDS)), max_size=4))
 def test_whatever_lies_in_the_folder_is_passed_over_or_named_and_never_hangs(entries):
     with tempfile.TemporaryDirectory() as folder, within(20):

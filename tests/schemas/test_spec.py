@@ -419,7 +419,7 @@ def test_resolved_yaml_reads_back_as_the_same_spec():
     assert again.to_yaml() == spec.to_yaml()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rate=st.floats(1e-8, 1e3),
     epsilon=st.floats(1e-20, 1.0),

@@ -200,7 +200,7 @@ def test_clipped_adam_is_keras_adam_when_nothing_clips(decay):
     np.testing.assert_allclose(array(ours), array(theirs), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**32 - 1),
     scales=st.tuples(st.integers(-30, 18), st.integers(-30, 30)),

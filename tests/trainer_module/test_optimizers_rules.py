@@ -87,7 +87,7 @@ def steps(draw):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(step=steps())
 def test_rule_follows_its_formula(name, step):
     rule, reference = REFERENCES[name]

@@ -57,7 +57,7 @@ def test_known_eigenvalues_are_found(eigenvalues, largest):
     assert found.residual <= 1e-7
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30),
     st.integers(0, 2**16),

@@ -38,7 +38,7 @@ def planted(threshold):
     return attempt, tried
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(-6, 6), st.floats(-2, 2))
 def test_the_bracket_holds_the_threshold(threshold, start):
     attempt, _ = planted(10**threshold)

@@ -312,7 +312,7 @@ planted = [
     cuts=st.lists(st.integers(0, 500), max_size=12),
     restored=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_neither_chunks_nor_a_restart_change_anything(index, cuts, restored):
     statistics = planted[index]
     whole = detect(statistics)

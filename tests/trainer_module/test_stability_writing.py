@@ -205,7 +205,7 @@ def test_a_report_cut_short_has_no_verdict(tmp_path, monkeypatch):
     checkpoint_every=st.integers(1, 4),
     kills=st.sets(st.integers(0, 12), max_size=3),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_killed_recording_ends_as_an_unkilled_one(
     tmp_path_factory, lengths, checkpoint_every, kills
 ):

@@ -161,7 +161,7 @@ def histogram(logits, labels, weights):
     return _count(_segments(logits, labels), weights)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_streaming_auc_is_the_auc_of_the_faded_window_however_it_is_cut(seed, cuts):
     rng = np.random.default_rng(seed)
