@@ -87,7 +87,8 @@ def steps(draw):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-@settings(max_examples=60)
+# Run on JAX too, where conftest.py is not read.
+@settings(max_examples=60, deadline=None)
 @given(step=steps())
 def test_rule_follows_its_formula(name, step):
     rule, reference = REFERENCES[name]

@@ -26,6 +26,12 @@ from components.daily_example_gen.formats.lines import (
 from components.daily_example_gen.formats.text import Block
 from components.daily_example_gen.well_formed import MalformedError
 
+# On Python 3.10 Arrow looks through all objects of the process, twice before each block, for a
+# cycle that its signal handlers may leave: 100 ms once TFX is imported. Without handlers there is
+# none.
+pa.enable_signal_handlers(False)
+pa.lib.have_signal_refcycle = False
+
 _SHOWN_CHARS = 60
 _INTEGER = re.compile(r"-?[0-9]+")
 _NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
