@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_curves import cut
 
 from benchmarks.planted import FULL, LAYERS, NOISES, healthy, with_full, with_spike
 from trainer_module.stability.detection import Detector
 from trainer_module.stability.events import Limits
-from trainer_module.stability.statistics import StepStatistics
 
 START = 300
-
-
-def cut(statistics, first, end):
-    arrays = {
-        field.name: getattr(statistics, field.name)[first:end]
-        for field in dataclasses.fields(StepStatistics)
-        if isinstance(getattr(statistics, field.name), np.ndarray)
-    }
-    return dataclasses.replace(statistics, first_step=statistics.first_step + first, **arrays)
 
 
 def detector_of(statistics, limits=Limits()):  # noqa: B008

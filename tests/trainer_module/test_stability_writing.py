@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_curves import cut
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.planted import BINARY, LAYERS, TASKS, healthy, with_full, with_spike
@@ -18,22 +19,12 @@ from trainer_module.stability.detection import Detector
 from trainer_module.stability.events import DivergenceEvent, Limits
 from trainer_module.stability.outcome import Attempt, Stability, load_verdict
 from trainer_module.stability.recording import EVENT_MARGIN, StatisticsRecorder, thin
-from trainer_module.stability.statistics import StepStatistics
 from trainer_module.stability.tensorboard import Scalars
 from trainer_module.stability.writing import write_report
 
 HEALTHY = healthy("noisy", 400, 0).statistics()
 RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
 DIVERGED = with_full(healthy("noisy", 400, 2), 250, "nan").statistics()
-
-
-def cut(statistics, first, end):
-    arrays = {
-        field.name: getattr(statistics, field.name)[first:end]
-        for field in dataclasses.fields(StepStatistics)
-        if isinstance(getattr(statistics, field.name), np.ndarray)
-    }
-    return dataclasses.replace(statistics, first_step=statistics.first_step + first, **arrays)
 
 
 RATES = {"head-click/kernel": 0.5, "head-like/kernel": float("nan")}
