@@ -172,10 +172,10 @@ def _rows_of(asked: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.Array:
 
 
 def as_fields(values: pa.Table, spec: RankingSpec) -> pa.Table:
-    """Gives the events of `look_up` a field for each history feature, a float32 list of its values.
+    """Packs the columns of `look_up`: for each history feature a field, a float32 list of values.
 
-    A field each would take more room than all else that an event has, for their names, and as
-    much time of whoever encodes or parses it.
+    With a field for each column, their names took more room than the rest of an event, and
+    encoding and parsing them took more time.
     """
     fields = {}
     for name in spec.history:

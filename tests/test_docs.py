@@ -44,6 +44,14 @@ def test_relative_links_lead_somewhere(path):
     assert not missing
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_of_the_repository_that_are_named_exist(path):
+    folders = "|".join((*PACKAGES, "benchmarks", "examples", "experiments", "kubeflow", "tests"))
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(rf"`((?:{folders})/[\w/.-]+\.\w+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_architecture_names_every_folder_of_the_code():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     code = {path.parent.relative_to(ROOT) for path in ROOT.glob("*/**/__init__.py")}
