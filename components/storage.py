@@ -117,6 +117,8 @@ def remove(path: str) -> None:
 def rmtree(path: str) -> None:
     """Removes a folder with all that it holds."""
     if is_local(path):
+        if not os.path.isdir(path):  # shutil would wait for a pipe's other end.
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         shutil.rmtree(path)
     else:
         _remote().rmtree(path)

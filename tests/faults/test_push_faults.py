@@ -296,10 +296,14 @@ def test_older_day_is_not_pushed_over_a_newer_one_that_was_planned_at_the_same_t
 # What else may lie in the folder
 
 
+class HangsError(BaseException):
+    """No code that catches errors of a file takes it for one."""
+
+
 @contextlib.contextmanager
 def within(seconds):
     def give_up(*_):
-        raise TimeoutError(f"longer than {seconds} s")
+        raise HangsError(f"longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(seconds)
@@ -376,6 +380,14 @@ def test_whatever_lies_in_the_folder_is_passed_over_or_named_and_never_hangs(ent
         new = push(model, serving, 1, keep_versions=1)
         assert serving_store.served_version(serving) == new
         assert serving_store.damage(new) == []
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_push_goes_on_whatever_lies_where_a_dead_one_staged(tmp_path, serving, kind):
+    KINDS[kind](os.path.join(serving, ".staging-1"))
+    with within(20):
+        push(make_model(tmp_path / "model"), serving, 1)
+    assert serving_store.served_version(serving).version == 2
 
 
 def test_two_folders_of_one_version_are_an_error(tmp_path, serving):
