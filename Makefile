@@ -28,8 +28,8 @@ test: env  ## every test, whole pipeline runs included (JOBS=2)
 coverage: env  ## every test, and which lines of the project no test reaches
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
-test-fast: env  ## the tests that are not slow (at most 5 CPU seconds each): no whole pipeline
-	$(PYTEST) -m "not slow" --most-cpu 5
+test-fast: env  ## the tests that are not slow (at most 3 CPU seconds each): no whole pipeline
+	$(PYTEST) -m "not slow" --most-cpu 3
 
 check: env  ## lint, format, types, spelling and style of the documents, and their site
 	$(BIN)/ruff check .

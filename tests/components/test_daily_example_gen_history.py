@@ -242,6 +242,7 @@ def test_each_day_is_counted_and_joined_once(root, monkeypatch):
     assert_as_of_the_day_before(root, days_of(root))
 
 
+@pytest.mark.slow
 def test_ingestion_leaves_what_history_needs_so_that_no_shard_is_decoded(root, monkeypatch):
     shutil.rmtree(root / "store")
     columns = history_join._columns

@@ -369,6 +369,7 @@ def among(good, lines):
     )
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(lines=among(json.dumps(GOOD).encode(), JSON_LINES))
 def test_fate_of_a_json_line_does_not_depend_on_its_neighbours(scratch, lines):

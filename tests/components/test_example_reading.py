@@ -136,6 +136,7 @@ def statistics_of(executor, folder, tmp_path, name, properties=None, overrides=(
     return found, statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"use_sketch_based_topk_uniques": True}])
 def test_statistics_are_those_of_tfx(folder, tmp_path, options):
     given = {"stats_options_json": tfdv.StatsOptions(**options).to_json()} if options else {}
@@ -148,6 +149,7 @@ def test_statistics_are_those_of_tfx(folder, tmp_path, options):
     assert not ours.get_string_custom_property("notes")
 
 
+@pytest.mark.slow
 def test_statistics_of_a_large_split_are_those_of_a_sample(folder, tmp_path):
     overrides = ["validation.max_statistics_events=1000"]
     (found, statistics), (again, _) = (

@@ -238,11 +238,13 @@ def pool(tmp_path_factory):
     assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_workers_of_a_pool_answer_and_leave_nothing(pool, tmp_path):
     check.check_workers(check.with_defaults(pool.beam_args), str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_job(pool, tmp_path):
     check.check_workers(pool.beam_args, str(tmp_path))
     end = time.monotonic() + 60
@@ -251,6 +253,7 @@ def test_workers_end_with_their_job(pool, tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_worker_that_differs_stops_the_run_by_name(pool, tmp_path, monkeypatch):
     # The pool's processes import it anew.
     monkeypatch.setattr(check, "versions", lambda: {"tfx-bsl": "0.0.1"})
@@ -259,6 +262,7 @@ def test_worker_that_differs_stops_the_run_by_name(pool, tmp_path, monkeypatch):
 
 
 # Beam's own runner, in this process, loses the connection.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_workers_that_never_answer_are_given_up(tmp_path):
     with socket.socket() as silent:
@@ -298,6 +302,7 @@ def test_command_says_where_there_is_nothing_to_look_at(tmp_path):
     assert "no workers elsewhere" in done.output
 
 
+@pytest.mark.slow
 def test_command_lets_the_workers_answer(pool, tmp_path):
     done = invoke("--folder", tmp_path / "new", *(f"--beam-arg={arg}" for arg in pool.beam_args))
     assert done.exit_code == ExitCode.PUSHED, done.output

@@ -295,6 +295,7 @@ def test_report_that_fails_after_a_day_changes_nothing(tmp_path):
     assert not os.path.exists(space.report)
 
 
+@pytest.mark.slow
 def test_a_year_is_collected_fast_and_its_page_is_small(tmp_path):
     space = PlantedReport(tmp_path).days(365).space
     began = time.process_time()

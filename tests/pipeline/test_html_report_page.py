@@ -160,6 +160,7 @@ def test_screen_readers_are_told_what_is_where(page, month):
     assert page.evaluate(unnamed) == 0
 
 
+@pytest.mark.slow
 def test_a_year_opens_within_two_seconds(page, tmp_path):
     space = PlantedReport(tmp_path).days(365).space
     write(space)

@@ -83,6 +83,7 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal", "rate", "code", "text"),
     [

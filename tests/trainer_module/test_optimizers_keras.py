@@ -89,6 +89,7 @@ def fitted():
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_fit_is_the_same_with_and_without_xla_and_eagerly(name, fitted):
     _, weights = fitted(name)

@@ -112,6 +112,7 @@ def test_no_constant_prediction_is_better_than_the_best(event_files, batch_size)
     assert best_constant_loss(batches, spec, deviations) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_start_depends_on_the_seed_alone(trainee):
     def losses_from(seed):
         trainee.start(seed)
@@ -131,6 +132,7 @@ def test_the_steps_are_on_the_batches_that_they_are_said_to_be_on(trainee):
         assert trainee.train(1)[0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(batches, tmp_path):
     served = Trainee(tiny_spec(), batches)
     served.start(0)
@@ -161,6 +163,7 @@ def test_a_state_of_another_model_is_a_training_error(batches, tmp_path):
             Trainee(tiny_spec(), batches, str(folder))
 
 
+@pytest.mark.slow
 def test_sharpness_is_that_of_weights_and_accumulators_on_the_way(batches):
     """Against the accumulators summed up by hand, and the whole Hessian."""
     spec = tiny_spec("training.optimizer.name=adagrad", "model={shared: [6], tower: []}")
@@ -245,6 +248,7 @@ def test_a_loss_that_is_not_finite_counts(batches):
     assert trial.diverged == "the loss of step 0 is not finite"
 
 
+@pytest.mark.slow
 def test_a_dead_network_diverged_though_its_loss_falls(batches, tmp_path):
     spec = tiny_spec("training.learning_rate=0.3")
     dead = Trainee(spec, batches)

@@ -131,6 +131,7 @@ def test_training_learns(base, train_files):
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_preprocessing_is_traced_once(train_files, tmp_path, monkeypatch):
     traced = []
 

@@ -91,6 +91,7 @@ def test_a_regression_learns_alike_in_whatever_unit_its_label_is(files):
     np.testing.assert_allclose(scaled_watch, 1000.0 * watch, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_each_step(files):
     spec = tiny_spec("training.batch_size=32", "training.learning_rate=2.0")
     model, optimizer = parts(spec)
@@ -121,6 +122,7 @@ def test_statistics_are_those_of_each_step(files):
     assert not step.skipped.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "skipped"), [(3e38, False), (0.5, True)])
 def test_steps_that_loss_scaling_does_not_take_say_so(scale, skipped, files):
     spec = tiny_spec("training.mixed_precision=float16")
