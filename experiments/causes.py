@@ -25,6 +25,8 @@ from schemas.training import Architecture
 
 RATES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28)
 SEARCH_SEEDS = range(201, 209)
+_LOST = 55.0
+"""AUC of the click, in percent, under which it is lost: a bar that no label's level moves."""
 WHOLE = "7 tasks, 4 x 256, cross layer"
 _CROSS = CPU.models["large_dcn"]
 
@@ -93,7 +95,7 @@ def shared_rate(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns, by change and rate, how many diverged, as Markdown.
+    """Returns, by change and rate, how many diverged and how many lost the click, as Markdown.
 
     With the share goes its 95 % Wilson interval in percent; with the mean AUC its standard
     deviation. Each has the two-sided p against the whole model at the shared rate, by Fisher's
@@ -109,8 +111,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     cells = {(f"search: {WHOLE}", rate): of("search", WHOLE, rate) for rate in RATES}
     cells |= {(change, shared): of("report", change, shared) for change in CHANGES}
     lines = [
-        "| what is changed | rate | seeds | diverged | p | AUC of the click | p |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| what is changed | rate | seeds | diverged | p | AUC of the click | p | lost |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (change, rate), cell in cells.items():
         if not cell:
@@ -124,7 +126,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             by_auc = f"{stats.mannwhitneyu(auc, _aucs(whole)).pvalue:.2g}"
         lines.append(
             f"| {change} | {rate} | {len(cell)} | {count(cell, 'diverged')} | {by_count}"
-            f" | {np.mean(auc):.1f} ± {np.std(auc, ddof=1):.1f} | {by_auc} |"
+            f" | {np.mean(auc):.1f} ± {np.std(auc, ddof=1):.1f} | {by_auc}"
+            f" | {count([{'lost': value < _LOST} for value in auc], 'lost')} |"
         )
     return "\n".join(lines)
 
