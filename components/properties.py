@@ -166,3 +166,29 @@ REMARKS = {
     NOT_GATED: "Evaluator: not gated",
 }
 """Who speaks in which property, a remark a line."""
+
+
+def events_of(said: Callable[[Property[int | None]], int | None]) -> dict[str, int]:
+    """What became of the events of a run's days.
+
+    Args:
+        said: reads a property of the run's Examples.
+
+    Returns:
+        `read`, and of these `trained`, `evaluated`, `quarantined`, `duplicates` and `unused` (the
+        samples of replay and evaluation leave some out); empty if the Examples do not say.
+    """
+    formed = said(EVENTS)
+    if formed is None:
+        return {}
+    trained, evaluated, quarantined, duplicates = (
+        said(count) or 0 for count in (TRAIN_EVENTS, EVAL_EVENTS, QUARANTINED, DUPLICATES)
+    )
+    return {
+        "read": formed + quarantined + duplicates,
+        "trained": trained,
+        "evaluated": evaluated,
+        "quarantined": quarantined,
+        "duplicates": duplicates,
+        "unused": formed - trained - evaluated,
+    }

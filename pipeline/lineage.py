@@ -51,9 +51,8 @@ class Run:
         model_uri: its Model artifact.
         base_model_uri: the Model artifact whose weights it started from; empty if cold.
         executions: ids of its executions, which name the folders of what they wrote.
-        events: what became of the events of its days: `read`, and of these `trained`,
-            `evaluated`, `quarantined`, `duplicates` and `unused` (the replay's and the
-            evaluation's samples leave some out). Empty if it failed before that was known.
+        events: what became of the events of its days; see `properties.events_of`. Empty if it
+            failed before that was known.
         notes: what its components remarked, each with the component's name in front.
         component_seconds: how long each component took, by id; of one that runs, until now.
         artifacts: URI of what it wrote, by type of artifact; of two of a type the later one's.
@@ -249,7 +248,7 @@ def _run(store: MetadataStore, context: mlmd.Context, types: _Types) -> Run | No
         seconds=(max(e.last_update_time_since_epoch for e in executions) - started) / 1e3,
         components=components,
         executions=tuple(execution.id for execution in executions),
-        events=_events(outputs.get(properties.EVENTS.kind, {})),
+        events=properties.events_of(said),
         notes=tuple(
             f"{speaker}: {line}"
             for remarks, speaker in properties.REMARKS.items()
@@ -304,29 +303,6 @@ def _outputs(
         # Two were Examples once: those of the logs, and transformed ones.
         of_type.update(values, uri=artifact.uri)
     return result
-
-
-def _events(examples: Mapping[str, object]) -> dict[str, int]:
-    formed = properties.EVENTS.of(examples)
-    if formed is None:
-        return {}
-    trained, evaluated, quarantined, duplicates = (
-        count.of(examples) or 0
-        for count in (
-            properties.TRAIN_EVENTS,
-            properties.EVAL_EVENTS,
-            properties.QUARANTINED,
-            properties.DUPLICATES,
-        )
-    )
-    return {
-        "read": formed + quarantined + duplicates,
-        "trained": trained,
-        "evaluated": evaluated,
-        "quarantined": quarantined,
-        "duplicates": duplicates,
-        "unused": formed - trained - evaluated,
-    }
 
 
 def _requested_date(executions: Sequence[mlmd.Execution]) -> str:

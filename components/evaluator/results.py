@@ -11,7 +11,8 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
-from components.evaluator.verdict import CHANGE, OVERALL, Breach, Estimates
+from components.evaluator.scores import OVERALL
+from components.evaluator.verdict import CHANGE, Breach, Estimates
 from schemas.spec import RankingSpec
 from trainer_module import signatures
 

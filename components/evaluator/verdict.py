@@ -9,19 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from components.evaluator.bounds import BASELINE, CANDIDATE, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.metrics import SHOWN
+from components.evaluator.scores import OVERALL, Metrics
 from components.lost_labels import class_counts, lost_classes
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, RegressionTask
 
-OVERALL = "all events"
 CHANGE = "change"
 """Beside the models' names: the candidate's metrics less the served model's."""
 
-Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Finite values by slice, task (empty for the whole model) and name of the metric."""
-
 Estimates = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-"""The same, with their errors."""
+"""`Metrics` with their errors."""
 
 
 @dataclasses.dataclass(frozen=True)

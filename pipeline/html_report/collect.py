@@ -10,12 +10,12 @@ import collections
 import datetime
 import functools
 import json
-import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from components import held_days, serving_store, storage
+from components.evaluator.scores import OVERALL, Score, Slice, scores_of, slices_worth_a_look
 from pipeline import lineage
 from pipeline.html_report import curves
 from pipeline.html_report.contents import (
@@ -23,27 +23,21 @@ from pipeline.html_report.contents import (
     Drift,
     Quarantined,
     Report,
-    Score,
     ShownAttempt,
-    Slice,
     Training,
     Version,
 )
 from pipeline.workspace import Workspace
 from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
-from schemas.tasks import BinaryTask, Task
 from trainer_module.stability.outcome import STATISTICS_FILE, VERDICT_FILE, parse_verdict
 
-MAX_SLICES = 12
 MAX_TRAININGS = 8
 """Trainings whose steps are shown: the newest, and of the others those that had trouble first."""
 MAX_QUARANTINED = 200_000
 """Quarantined lines of a run that are looked at."""
 
-_OVERALL = "all events"
 _MEASURES = {"L_INFTY": "L-infinity", "JENSEN_SHANNON_DIVERGENCE": "Jensen-Shannon"}
-_Values = Mapping[str, float]
 _T = TypeVar("_T")
 
 
@@ -181,79 +175,13 @@ def _served(version: serving_store.ServedVersion, runs: Sequence[lineage.Run]) -
 
 def _scores(run: lineage.Run, files: Files) -> list[Score]:
     candidate = run.metrics.get("candidate", {})
-    served = run.metrics.get("baseline", {})
     spec = files.spec(run) if candidate else None
-    tasks = spec.tasks if spec else {}
-    intervals = run.intervals.get("candidate", {})
-    found = (
-        _score(task, values, served.get(task, {}), tasks.get(task), intervals.get(task))
-        for task, values in candidate.items()
-        if task
+    return scores_of(
+        candidate,
+        run.metrics.get("baseline", {}),
+        spec.tasks if spec else {},
+        run.intervals.get("candidate", {}),
     )
-    return [score for score in found if score is not None]
-
-
-def _score(
-    task: str,
-    values: _Values,
-    served: _Values,
-    declared: Task | None = None,
-    intervals: Mapping[str, _Values] | None = None,
-) -> Score | None:
-    """Describes a task by the metric that it is gated by.
-
-    Args:
-        task: its name.
-        values: the candidate's, by TFMA's names.
-        served: the served model's.
-        declared: the task in the spec, for its gate; None where no gate is to be shown.
-        intervals: of the candidate's metrics, those that have one.
-    """
-    name, metric = ("auc", "AUC") if "auc" in values else ("rmse", "RMSE")
-    if name not in values:
-        return None
-    trivial = values.get("label_standard_deviation")
-    if metric == "AUC":
-        trivial = values[name] - values["auc_lift"] if "auc_lift" in values else None
-    interval = (intervals or {}).get(name)
-    return Score(
-        task=task,
-        metric=metric,
-        candidate=values[name],
-        served=served.get(name),
-        trivial=trivial,
-        gate=_gate(declared, values, served) if declared else None,
-        interval=(interval["low"], interval["high"]) if interval else None,
-        events=values.get("weighted_example_count"),
-    )
-
-
-def _gate(task: Task, values: _Values, served: _Values) -> float | None:
-    """The AUC or RMSE that would just have passed: the tightest of the task's bounds on it."""
-    if isinstance(task, BinaryTask):
-        bounds = [
-            task.gate.min_auc,
-            _add(served.get("auc"), task.gate.max_auc_drop, -1),
-            _add(_add(values["auc"], values.get("auc_lift"), -1), task.gate.min_auc_lift),
-        ]
-        return max((bound for bound in bounds if bound is not None), default=None)
-    deviation = values.get("label_standard_deviation")
-
-    def rmse_of(r2: float | None) -> float | None:
-        """R2 is 1 - RMSE^2 / variance."""
-        return None if r2 is None or deviation is None else deviation * math.sqrt(max(1 - r2, 0))
-
-    bounds = [
-        task.gate.max_rmse,
-        _add(served.get("rmse"), task.gate.max_rmse_rise),
-        rmse_of(task.gate.min_r2),
-        rmse_of(_add(served.get("r2"), task.gate.max_r2_drop, -1)),
-    ]
-    return min((bound for bound in bounds if bound is not None), default=None)
-
-
-def _add(value: float | None, other: float | None, sign: int = 1) -> float | None:
-    return None if value is None or other is None else value + sign * other
 
 
 def _slices(
@@ -267,38 +195,11 @@ def _slices(
         if spec is None or content is None:
             continue
         metrics = content.get("metrics", {})
-        if _OVERALL not in metrics.get("candidate", {}):
+        if OVERALL not in metrics.get("candidate", {}):
             continue
         failed = {(name, task) for name, task in content.get("failed", ())}
-        found = list(_slices_of_day(metrics, failed, spec))
-        found.sort(key=lambda item: (not item.fails, -item.behind))
-        return date, [item for item in found if item.fails or item.behind > 0][:MAX_SLICES]
+        return date, slices_worth_a_look(metrics, failed, spec)
     return None, []
-
-
-def _from_json(content: bytes, path: str) -> dict[str, Any]:
-    del path
-    return json.loads(content)
-
-
-def _slices_of_day(
-    metrics: Mapping[str, Mapping[str, Mapping[str, _Values]]],
-    failed: Collection[tuple[str, str]],
-    spec: RankingSpec,
-) -> Iterator[Slice]:
-    served = metrics.get("baseline", {})
-    overall = metrics["candidate"][_OVERALL]
-    for name, tasks in metrics["candidate"].items():
-        if name == _OVERALL:
-            continue
-        for task, values in tasks.items():
-            score = _score(task, values, served.get(name, {}).get(task, {})) if task else None
-            whole = _score(task, overall.get(task, {}), {})
-            if score is None or whole is None:
-                continue
-            fails = (name, task) in failed
-            if fails or (score.events or 0.0) >= spec.min_slice_events:
-                yield Slice(name, score, whole.candidate, fails)
 
 
 def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> list[Training]:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 
+from components.evaluator.scores import Score, Slice
 from pipeline.lineage import Run
 from trainer_module.stability.outcome import Attempt
 
@@ -32,64 +33,6 @@ class Day:
     def outcome(self) -> str:
         """`pushed`, `blocked`, `failed`, `running`, or `none` for a day without a run."""
         return self.run.outcome if self.run else "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A task's metric on a day, over all events.
-
-    Attributes:
-        task: the task.
-        metric: `AUC`, of which more is better, or `RMSE`.
-        candidate: the day's model.
-        served: the model that was served then, on the same events; None without comparison.
-        trivial: what needs no model: smoothed rates, or the best constant.
-        gate: the value that would just have passed.
-        interval: low and high end of the candidate's confidence interval, where it has one.
-        events: events with the task's label.
-    """
-
-    task: str
-    metric: str
-    candidate: float
-    served: float | None = None
-    trivial: float | None = None
-    gate: float | None = None
-    interval: tuple[float, float] | None = None
-    events: float | None = None
-
-    @property
-    def more_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
-        return self.metric == "AUC"
-
-    def gain_over(self, other: float | None) -> float | None:
-        """By how much the candidate is better; negative if it is worse."""
-        if other is None:
-            return None
-        return self.candidate - other if self.more_is_better else other - self.candidate
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """One value of a sliced feature, and how a task does there.
-
-    Attributes:
-        name: such as `device=phone`.
-        score: of the task in the slice.
-        overall: the candidate's value over all events.
-        fails: whether a bound of the gate does not hold there.
-    """
-
-    name: str
-    score: Score
-    overall: float
-    fails: bool
-
-    @property
-    def behind(self) -> float:
-        """By how much it is worse than over all events."""
-        return -(self.score.gain_over(self.overall) or 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +90,6 @@ class ShownAttempt(Attempt):
 
     number: int = 1
     statistics: StepCurves | None = None
-
-    @property
-    def changed(self) -> str:
-        """What it did differently, in words."""
-        return ", ".join(
-            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.changes.items()
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import calendar
 import contextlib
-import datetime
 import functools
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -19,6 +17,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from components.pages import templates
 from pipeline.html_report import charts
 from pipeline.html_report.contents import Day, Report
 from pipeline.lineage import Run
@@ -33,34 +32,18 @@ _WORDS = {
     "running": "running",
     "none": "not run",
 }
-_ABSENT = "\N{EN DASH}"
-_MONTHS = (
-    "",
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
 _SIGNS = {"pushed": "✓", "blocked": "■", "failed": "✕", "running": "…", "none": ""}
 
 
 def render(report: Report) -> str:
     """Returns the page; all text in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.html_report", "template"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("pipeline.html_report")
     environment.filters |= {
-        "figure": figure,
-        "gain": gain,
         "duration": duration,
         "chart": chart_html,
         "word": _WORDS.__getitem__,
         "sign": _SIGNS.__getitem__,
-        "long_date": long_date,
     }
-    environment.globals["asset"] = functools.partial(_asset, environment)
     environment.globals["vega"] = vega_script
     template = environment.get_template("page.html")
     with charts.unchecked():
@@ -88,37 +71,12 @@ def _render(template: jinja2.Template, report: Report) -> str:
     )
 
 
-def figure(value: float | None) -> str:
-    """A metric or a distance, as people read it."""
-    if value is None or not math.isfinite(value):
-        return _ABSENT
-    # A diverged regression may be off by any power of ten.
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2e}"
-
-
-def gain(value: float | None) -> str:
-    """A difference with its sign; a true minus, which screen readers say."""
-    return _ABSENT if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
-
-
 def duration(seconds: float) -> str:
     """Seconds, or minutes and seconds."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
-
-
-def long_date(date: datetime.date) -> str:
-    """`3 January 2026`, whatever the locale."""
-    return f"{date.day} {_MONTHS[date.month]} {date.year}"
-
-
-def _asset(environment: jinja2.Environment, name: str) -> markupsafe.Markup:
-    """A file of the template's folder as it is: our own, and so no text to escape."""
-    assert environment.loader is not None
-    source, _, _ = environment.loader.get_source(environment, name)
-    return markupsafe.Markup(source)
 
 
 @functools.cache
@@ -168,14 +126,14 @@ def chart_html(chart: charts.Chart) -> markupsafe.Markup:
 def _months(days: Sequence[Day]) -> list[dict[str, Any]]:
     """Months with their days, the newest first; weeks of seven, from Monday."""
     months = []
-    for (year, month), group in itertools.groupby(days, lambda d: (d.date.year, d.date.month)):
+    for name, group in itertools.groupby(days, lambda day: templates.month(day.date)):
         of_month = list(group)
+        first = of_month[0].date
         by_number = {day.date.day: day for day in of_month}
         weeks = [
             [(number, by_number.get(number)) for number in week]
-            for week in calendar.Calendar().monthdayscalendar(year, month)
+            for week in calendar.Calendar().monthdayscalendar(first.year, first.month)
         ]
-        name = f"{_MONTHS[month]} {year}"
         months.append({"name": name, "weeks": weeks, "days": of_month[::-1]})
     return months[::-1]
 

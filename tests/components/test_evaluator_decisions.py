@@ -10,7 +10,8 @@ from components.evaluator.bounds import BASELINE, CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
 from components.evaluator.eval_config import eval_config
 from components.evaluator.metrics import COMPARISONS, METRICS
-from components.evaluator.verdict import CHANGE, OVERALL, Breach, decide, figures
+from components.evaluator.scores import OVERALL
+from components.evaluator.verdict import CHANGE, Breach, decide, figures
 from schemas.loading import load_spec
 from schemas.spec import Serving
 from schemas.tasks import BinaryGate, BinaryTask, Judgement, RegressionGate

@@ -68,6 +68,13 @@ class Attempt:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
 
+    @property
+    def changed(self) -> str:
+        """The changes in words."""
+        return ", ".join(
+            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.changes.items()
+        )
+
     @classmethod
     def of(
         cls,
