@@ -112,6 +112,7 @@ setup(
         "schemas": ["*.yaml", "*.json"],
         "pipeline.kubeflow": ["*.binpb"],
         "pipeline.html_report": ["template/*"],
+        "components.evaluator": ["template/*"],
         "components.pages": ["template/*"],
     },
     install_requires=RUNTIME,

@@ -25,3 +25,12 @@ class TrainingStability(artifact.Artifact):
     """The report of `trainer_module.stability.writing`: verdict, statistics, plots."""
 
     TYPE_NAME = "TrainingStability"
+
+
+class Page(artifact.Artifact):
+    """An HTML page for people, as `page.html`; on Kubeflow the one object at the URI.
+
+    Kubeflow's UI shows artifacts of this type.
+    """
+
+    TYPE_NAME = "system.HTML"

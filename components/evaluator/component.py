@@ -11,13 +11,17 @@ from components.evaluator import executor
 
 
 class EvaluatorSpec(standard_component_specs.EvaluatorSpec):
-    """TFX's interface, the plan and the verdict of `ServingCheck`."""
+    """TFX's interface, the plan, the verdict of `ServingCheck`, and a page."""
 
     INPUTS = {  # noqa: RUF012
         **standard_component_specs.EvaluatorSpec.INPUTS,
         "plan": component_spec.ChannelParameter(type=artifacts.RunPlan),
         "stability": component_spec.ChannelParameter(type=artifacts.TrainingStability),
         "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        **standard_component_specs.EvaluatorSpec.OUTPUTS,
+        "page": component_spec.ChannelParameter(type=artifacts.Page),
     }
 
 
@@ -27,6 +31,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
     Outputs:
         evaluation: TFMA's results, and `verdict.json` with reasons and metrics for people.
         blessing: BLESSED only where every bound holds and the model could be served.
+        page: the verdict as an HTML page, of blocked days too.
     """
 
     SPEC_CLASS = EvaluatorSpec
@@ -64,5 +69,6 @@ class Evaluator(base_beam_component.BaseBeamComponent):
                 schema=schema,
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+                page=types.Channel(type=artifacts.Page),
             )
         )

@@ -22,9 +22,10 @@ from components.evaluator import inference, results
 from components.evaluator.batch_evaluator import batch_evaluator
 from components.evaluator.bounds import BASELINE, CANDIDATE
 from components.evaluator.eval_config import eval_config
+from components.evaluator.page import write_page
+from components.evaluator.scores import OVERALL
 from components.evaluator.verdict import (
     CHANGE,
-    OVERALL,
     Estimates,
     Verdict,
     decide,
@@ -34,9 +35,10 @@ from components.evaluator.verdict import (
     values_of,
 )
 from components.example_reading import ReadFiles
+from components.run_plan import RunPlan
 from components.smoothed_rates import RATES_FILE
 from schemas.spec import RankingSpec
-from trainer_module.stability.outcome import load_verdict
+from trainer_module.stability.outcome import Stability, load_verdict
 
 VERDICT_FILE = "verdict.json"
 
@@ -51,20 +53,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         inputs, outputs = Channels(input_dict), Channels(output_dict)
         plan = inputs.plan()
         stability = load_verdict(inputs.uri("stability"))
-        infra = inputs["infra_blessing"]
-        refused = properties.UNSERVABLE_REASONS.get(infra)
-        if not refused and stability.verdict == "diverged":
-            # There is no model, and were there one, no metric could speak for it.
-            refused = (f"training {stability.summary}",)
-        if not refused and properties.SERVABLE.get(infra) != 1:
-            refused = (
-                f"{infra.uri}: does not say whether ServingCheck could serve the model; run the "
-                "day again",
-            )
-        if refused:
+        estimates: Mapping[str, Estimates] = {}
+        if refused := _refused(inputs["infra_blessing"], stability):
             # It may abort or hang, and nothing ends that in this process.
-            _publish(Verdict(blessed=False, reasons=tuple(refused)), {}, outputs, [])
-            return
+            verdict = Verdict(blessed=False, reasons=tuple(refused))
+        else:
+            verdict, estimates = self._judge(inputs, outputs, plan)
+        said = list(figures(estimates, plan.spec))
+        judged = _publish(verdict, estimates, outputs, said)
+        write_page(inputs, outputs, plan, stability, judged, said)
+
+    def _judge(
+        self, inputs: Channels, outputs: Channels, plan: RunPlan
+    ) -> tuple[Verdict, Mapping[str, Estimates]]:
+        """Evaluates the model; returns the verdict, and estimates by model."""
         models = {CANDIDATE: inputs.uri("model")}
         if plan.baseline_version is not None:
             models[BASELINE] = inputs.uri("baseline_model")
@@ -83,7 +85,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         estimates = {
             model: in_order(found, ("", *plan.spec.tasks)) for model, found in estimates.items()
         }
-        _publish(verdict, estimates, outputs, list(figures(estimates, plan.spec)))
+        return verdict, estimates
+
+
+def _refused(infra: Any, stability: Stability) -> Sequence[str]:
+    """Why a model is not to be evaluated; empty if it is."""
+    if reasons := properties.UNSERVABLE_REASONS.get(infra):
+        return reasons
+    if stability.verdict == "diverged":
+        # There is no model, and were there one, no metric could speak for it.
+        return (f"training {stability.summary}",)
+    if properties.SERVABLE.get(infra) != 1:
+        return (
+            f"{infra.uri}: does not say whether ServingCheck could serve the model; run the day "
+            "again",
+        )
+    return ()
 
 
 def evaluate(
@@ -133,8 +150,12 @@ def _publish(
     estimates: Mapping[str, Estimates],
     outputs: Channels,
     lines: Sequence[str],
-) -> None:
-    """Writes the verdict for people, and the blessing in place of TFX's."""
+) -> dict[str, Any]:
+    """Writes the verdict for people, and the blessing in place of TFX's.
+
+    Returns:
+        What the verdict's file holds.
+    """
     for line in (*verdict.reasons, *verdict.notes, *verdict.not_gated):
         logging.warning("Evaluator: %s", line)
     evaluation = outputs["evaluation"]
@@ -161,3 +182,4 @@ def _publish(
     io_utils.write_string_file(os.path.join(blessing.uri, names[verdict.blessed]), "")
     properties.BLESSED.set(blessing, 1 if verdict.blessed else 0)
     properties.REFUSED_REASONS.set(blessing, verdict.reasons)
+    return content

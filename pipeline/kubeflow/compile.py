@@ -14,6 +14,7 @@ import re
 import tempfile
 from unittest import mock
 
+import yaml
 from tfx.orchestration import data_types
 from tfx.orchestration.kubeflow.v2 import compiler_utils, kubeflow_v2_dag_runner
 
@@ -54,6 +55,7 @@ def compile_package(values: Values) -> list[Document]:
     """
     pipeline_spec = _compile_with_tfx(values)
     _set_defaults(pipeline_spec, values.parameters)
+    _name_types_of_kubeflow(pipeline_spec)
     pipeline_spec["defaultPipelineRoot"] = values.pipeline_root
     tasks = pipeline_spec["root"]["dag"]["tasks"]
     unknown = sorted(set(values.steps) - set(tasks))
@@ -124,6 +126,15 @@ def _set_defaults(pipeline_spec: Document, defaults: Parameters) -> None:
     given = {**defaults.model_dump(), "overrides": json.dumps(defaults.overrides)}
     for name, declared in pipeline_spec["root"]["inputDefinitions"]["parameters"].items():
         declared.update(defaultValue=given[name], isOptional=True)
+
+
+def _name_types_of_kubeflow(pipeline_spec: Document) -> None:
+    """Declares the outputs of Kubeflow's own types as its SDK does: by title, without a schema."""
+    for component in pipeline_spec["components"].values():
+        for output in component["outputDefinitions"]["artifacts"].values():
+            title = yaml.safe_load(output["artifactType"]["instanceSchema"])["title"]
+            if title.startswith("system."):
+                output["artifactType"] = {"schemaTitle": title, "schemaVersion": "0.0.1"}
 
 
 def _resources(step: StepSettings) -> Document:

@@ -9,8 +9,9 @@ Vertex AI. This one
 * fills in the types of the input artifacts, which the back end leaves empty, from the
   component's declaration, and knows the types of `components.artifacts`;
 * maps URIs gs://, s3:// and minio:// to the launcher's copies and makes the folders of the
-  outputs, as TFX's drivers do elsewhere; paths in parameters (logs, day store, serving folder,
-  spec) are no artifacts and stay what they are;
+  outputs, as TFX's drivers do elsewhere, but none for a page, of which Kubeflow's UI reads the
+  one object at the URI; paths in parameters (logs, day store, serving folder, spec) are no
+  artifacts and stay what they are;
 * writes the artifacts' own URIs into the output metadata, without which the launcher uploads
   nothing (in properties too, where an executor noted the path of an artifact), and leaves null
   values out of it, on which the launcher fails;
@@ -96,7 +97,8 @@ def mend_input(
         remote: leave the URIs as they are.
 
     Returns:
-        A changed copy. The folders of the outputs' local copies exist.
+        A changed copy. The folders of the outputs' local copies exist, except of a page that is
+        to be written there.
     """
     mended = json.loads(json.dumps(executor_input))
     types = inputs_spec.get("artifacts", {})
@@ -115,7 +117,7 @@ def mend_input(
     for artifacts in outputs.values():
         for artifact in artifacts["artifacts"]:
             folder = _path(artifact["uri"], mounts)
-            if "://" not in folder:
+            if "://" not in folder and (remote or not _is_page(artifact)):
                 os.makedirs(folder, exist_ok=True)
             artifact["uri"] = _path(artifact["uri"], mounts, remote)
     return mended
@@ -196,6 +198,12 @@ def _output_folder(mended: dict[str, Any]) -> str:
     """Where a step writes: the folder of one of its outputs."""
     artifacts = next(iter(mended["outputs"]["artifacts"].values()))["artifacts"]
     return str(artifacts[0]["uri"])
+
+
+def _is_page(artifact: dict[str, Any]) -> bool:
+    from components import artifacts
+
+    return bool(artifact["type"].get("schemaTitle") == artifacts.Page.TYPE_NAME)
 
 
 def _path(uri: str, mounts: str, remote: bool = False) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from executions import artifact
+from markupsafe import escape
 from planted_model import export_planted, write_examples
 from stability_reports import DIVERGED, HEALTHY, write_stability
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -113,6 +114,7 @@ def evaluate(
     outputs = {
         "evaluation": artifact(standard_artifacts.ModelEvaluation, folder / "evaluation"),
         "blessing": artifact(standard_artifacts.ModelBlessing, folder / "blessing"),
+        "page": artifact(artifacts.Page, folder / "page.html"),
     }
     context = BaseBeamExecutor.Context(
         beam_pipeline_args=with_code(["--direct_running_mode=in_memory"]),
@@ -142,6 +144,8 @@ def evaluate(
         name: outputs["evaluation"][0].get_string_custom_property(name).splitlines()
         for name in ("notes", "not_gated")
     }
+    page = (folder / "page.html").read_text("utf-8")
+    assert all(str(escape(reason)) in page for reason in verdict["reasons"])
     assert said["not_gated"] == verdict["not_gated"]
     assert verdict["notes"] == said["notes"][len(said["notes"]) - len(verdict["notes"]) :]
     return outputs["blessing"][0], verdict

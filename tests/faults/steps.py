@@ -92,9 +92,10 @@ class Steps:
         )
         blessing = self._artifact(standard_artifacts.ModelBlessing, "blessing")
         evaluation = self._artifact(standard_artifacts.ModelEvaluation, "evaluation")
+        page = self._artifact(artifacts.Page, "page.html")
         Evaluator().Do(
             {**inputs, "infra_blessing": infra},
-            {"blessing": blessing, "evaluation": evaluation},
+            {"blessing": blessing, "evaluation": evaluation, "page": page},
             {},
         )
         pushed = self._artifact(standard_artifacts.PushedModel, "pushed")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
-from kfp import components
+from kfp import components, dsl
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline.kubeflow.compile import compile_package
@@ -110,6 +110,17 @@ def test_every_step_runs_our_entry_point_in_the_image(spec):
         assert run["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
         assert "{{$}}" in run["args"]
         assert "--direct_running_mode=in_memory" in run["args"]
+
+
+def test_evaluators_page_is_declared_as_the_sdk_declares_a_page(spec):
+    @dsl.container_component
+    def step(page: dsl.Output[dsl.HTML]):
+        return dsl.ContainerSpec(image="image", args=[page.path])
+
+    (of_the_sdk,) = step.pipeline_spec.components["comp-step"].output_definitions.artifacts.values()
+    component = spec["root"]["dag"]["tasks"]["Evaluator"]["componentRef"]["name"]
+    ours = spec["components"][component]["outputDefinitions"]["artifacts"]["page"]
+    assert ours == json_format.MessageToDict(of_the_sdk)
 
 
 def test_nothing_is_cached(spec):

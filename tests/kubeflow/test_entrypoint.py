@@ -20,6 +20,7 @@ from schemas.errors import BadDataError, RankerError
 PLAN_URI = "minio://mlpipeline/v2/run/Plan/1/plan"
 MODEL_URI = "minio://mlpipeline/v2/run/Trainer/1/model"
 BLESSING_URI = "minio://mlpipeline/v2/run/Check/1/blessing"
+PAGE_URI = "minio://mlpipeline/v2/run/Check/1/page"
 
 
 class CheckExecutor(base_executor.BaseExecutor):
@@ -244,6 +245,16 @@ def test_remote_artifacts_are_left_at_their_uris(tmp_path):
 def test_launcher_finds_a_folder_for_each_output(tmp_path, remote):
     entrypoint.mend_input(executor_input(), INPUTS_SPEC, str(tmp_path), remote)
     assert list(Path(local_path(BLESSING_URI, str(tmp_path))).iterdir()) == []
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_page_has_no_folder_where_it_is_to_be_the_one_object(tmp_path, remote):
+    given = executor_input()
+    page = {"uri": PAGE_URI, "type": {"schemaTitle": "system.HTML"}}
+    given["outputs"]["artifacts"]["page"] = {"artifacts": [page]}
+    entrypoint.mend_input(given, INPUTS_SPEC, str(tmp_path), remote)
+    # One that is written to its URI leaves the launcher an empty folder, as other outputs do.
+    assert Path(local_path(PAGE_URI, str(tmp_path))).is_dir() == remote
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -117,6 +117,22 @@ def test_weights_are_those_of_the_beam_runner(root, days):
         np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_page_of_the_verdict_is_one_object_that_holds_what_was_measured(root, days):
+    first, second, _ = days
+    assert "</b> passed" in page_of(root, first)
+    page = page_of(root, second)
+    assert "</b> blocked" in page
+    assert "Version 1 keeps serving." in page
+    (metrics,) = second.find("metrics")
+    for task, values in json.loads(metrics)["candidate"].items():
+        if "auc" in values:
+            assert f"<h3>{task}" in page
+            assert f'<span class="big">{values["auc"]:.4f}</span> AUC' in page
+    # Under BeamDagRunner an artifact is a folder.
+    (there,) = root.glob("workspace/artifacts/Evaluator/page/*/page.html")
+    assert "</b> blocked" in there.read_text("utf-8")
+
+
 @pytest.mark.usefixtures("days")
 def test_diverging_day_is_blocked_and_says_why(root, run_day):
     third = run_day(*DIVERGING, "training.recovery=[]", run_date=THIRD)
@@ -126,7 +142,18 @@ def test_diverging_day_is_blocked_and_says_why(root, run_day):
     assert summary.startswith("diverged after ")
     assert third.find("pushed") == [0.0]
     assert all("training diverged" in reasons for reasons in third.find("reasons"))
+    page = page_of(root, third)
+    assert "The model was not evaluated." in page
+    # What the Trainer drew of the training.
+    assert "data:image/png;base64," in page
     assert served(root) == ["1"]
+
+
+def page_of(root, day):
+    uri = day.steps["Evaluator"].outputs["page"]["uri"]
+    page = (root / "store" / "minio" / uri.removeprefix("minio://")).read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    return page
 
 
 def flat(metrics):

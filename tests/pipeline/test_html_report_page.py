@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import browser
+import planted_verdict
 import pytest
 from planted_report import PlantedReport
 
+from components.evaluator.page import render
 from pipeline import lineage
 from pipeline.html_report.write import write
 
@@ -116,6 +118,25 @@ def test_page_fits_its_width_and_can_be_read(page, month, width, scheme):
     assert page.evaluate(CONTRAST) == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_of_a_verdict_fits_a_phone_and_can_be_read(page, tmp_path, scheme):
+    path = tmp_path / "page.html"
+    path.write_text(
+        render(
+            planted_verdict.PLAN,
+            planted_verdict.STABILITY,
+            planted_verdict.judged("a" * 200, failed=[("all events", "click")]),
+            events=planted_verdict.EVENTS,
+        ),
+        "utf-8",
+    )
+    page.open(path, width=360, height=800, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate(CONTRAST) == []
+    assert "blocked" in shown(page, ".badge")
+    assert shown(page, "#tasks .panel").startswith("click fails a bound")
 
 
 def test_calendar_is_used_by_keyboard(page, month):

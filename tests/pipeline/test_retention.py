@@ -29,7 +29,7 @@ OUTPUTS = {
     "Plan": {"plan": "RunPlan", "base_model": "Model"},
     "DailyExampleGen": {"examples": "Examples", "quarantine": "QuarantinedEvents"},
     "Trainer": {"model": "Model", "stability": "TrainingStability", "model_run": "ModelRun"},
-    "Evaluator": {"evaluation": "ModelEvaluation"},
+    "Evaluator": {"evaluation": "ModelEvaluation", "page": "system.HTML"},
 }
 
 
