@@ -90,7 +90,7 @@ EXTRAS = {
         "pymdown-extensions>=10,<12",
         "jax[cpu]>=0.4.30",
     ],
-    "bench": ["lightgbm>=4.3"],
+    "bench": ["lightgbm>=4.3", "psutil>=5.9"],
     "s3": ["apache-beam[aws]"],
 }
 

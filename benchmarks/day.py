@@ -29,6 +29,7 @@ import numpy as np
 from ml_metadata import MetadataStore
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+from benchmarks.processes import usage
 from pipeline import lineage
 from pipeline.cli import DEMO_SPEC
 from pipeline.simulate import write_logs
@@ -38,7 +39,6 @@ START = datetime.date(2026, 1, 5)
 COLD = 3
 TAXI = "tfx.examples.chicago_taxi_pipeline"
 _SAMPLE_SECONDS = 0.05
-_TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Watched:
@@ -58,13 +58,14 @@ class Watched:
                 command, stdout=file, stderr=file, env={**os.environ, **(environment or {})}
             )
             while True:
-                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                pid, status, total = os.wait4(process.pid, os.WNOHANG)
                 if pid:
                     break
-                cpu, memory = _usage(process.pid)
-                self._samples.append((time.time(), max(cpu, self._samples[-1][1]), memory))
+                used = usage(process.pid)
+                cpu = max(used.own_seconds + used.started_seconds, self._samples[-1][1])
+                self._samples.append((time.time(), cpu, used.memory / 1e6))
                 time.sleep(_SAMPLE_SECONDS)
-        self._samples.append((time.time(), usage.ru_utime + usage.ru_stime, 0.0))
+        self._samples.append((time.time(), total.ru_utime + total.ru_stime, 0.0))
         self.exit_code = os.waitstatus_to_exitcode(status)
 
     @property
@@ -87,24 +88,6 @@ class Watched:
         """Most memory held between two times, what processes share counted for each, in MB."""
         times, _, memory = np.transpose(self._samples)
         return float(memory[(start <= times) & (times <= end)].max(initial=0.0))
-
-
-def _usage(pid: int) -> tuple[float, float]:
-    """CPU seconds, and MB of memory, of a process, its children, and theirs."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        children: list[str] = []
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-                children += file.read().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0, 0.0
-    # utime, stime and those of children that have ended; resident pages: see proc(5).
-    cpu = sum(map(int, fields[11:15])) / _TICK
-    memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    below = [_usage(int(child)) for child in children]
-    return cpu + sum(used for used, _ in below), memory + sum(held for _, held in below)
 
 
 def component_times(store: MetadataStore) -> list[tuple[str, float, float]]:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from benchmarks.flink.jars import NotHereError
+from benchmarks.processes import usage
 from pipeline.flink.pool import write_starter
 from pipeline.flink.settings import CLUSTER
 
@@ -173,9 +174,9 @@ class Cluster:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time so far: of each process of Flink's, and of all the workers of Beam."""
-        used = {name: tree_cpu_seconds(item.pid) for name, item in self._processes.items()}
-        own = {name: seconds for name, (seconds, _) in used.items()}
-        return {**own, "beam": sum(started for _, started in used.values())}
+        used = {name: usage(item.pid) for name, item in self._processes.items()}
+        own = {name: item.own_seconds for name, item in used.items()}
+        return {**own, "beam": sum(item.started_seconds for item in used.values())}
 
     def write_configuration(self) -> None:
         """Writes the configuration into the folder."""
@@ -252,31 +253,3 @@ class Cluster:
 
 def _worker(number: int) -> str:
     return f"worker-{number}"
-
-
-def tree_cpu_seconds(pid: int) -> tuple[float, float]:
-    """CPU time of a process, in seconds.
-
-    Returns:
-        Its own; and that of its children and theirs, with those that have ended.
-    """
-    own, rest = 0.0, 0.0
-    waiting = [pid]
-    while waiting:
-        process = waiting.pop()
-        try:
-            stat = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            # A child is that of the thread which started it.
-            for thread in pathlib.Path(f"/proc/{process}/task").iterdir():
-                waiting += map(int, (thread / "children").read_text().split())
-        except OSError:
-            continue
-        # utime, stime, cutime, cstime: the fields 14 to 17, of which two are cut off.
-        used, of_ended = sum(map(int, stat[11:13])), sum(map(int, stat[13:15]))
-        rest += of_ended
-        if process == pid:
-            own += used
-        else:
-            rest += used
-    ticks = os.sysconf("SC_CLK_TCK")
-    return own / ticks, rest / ticks
