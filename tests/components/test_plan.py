@@ -427,7 +427,12 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut, pathlib.Path.unlink])
+def replace_by_a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, pathlib.Path.unlink, replace_by_a_pipe])
 @pytest.mark.parametrize(
     "file", ["saved_model.pb", "variables/v", "assets.extra/training_state/state.npz"]
 )
@@ -442,7 +447,8 @@ def test_damaged_served_version_is_named_with_the_file_and_the_rollback_that_hel
         run_executor(tmp_path / "run", serving)
     message = str(caught.value)
     assert message.startswith("the SERVED model is broken, version 2: ")
-    assert f"{broken}: is missing" in message or f"{broken}: has other content" in message
+    faults = ("is missing", "has other content", "cannot be read (it is no file)")
+    assert any(f"{broken}: {fault}" in message for fault in faults)
     assert "`steadyrank rollback 1` serves version 1, which is whole" in message
     serving_store.rollback(str(serving), 1)
     done = run_executor(tmp_path / "again", serving)
