@@ -1,13 +1,14 @@
-"""Makes the pictures of docs/report.md, of a planted month: python tests/pipeline/screenshots.py"""
+"""Makes the pictures of the pages, of a planted month: python tests/pipeline/screenshots.py"""
 
 import base64
-import os
+import dataclasses
 import pathlib
 import sys
 import tempfile
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "img"
-sys.path[:0] = [str(FOLDER.parents[1]), os.path.dirname(__file__)]
+TESTS = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS.parent), *(str(TESTS / name) for name in ("", "components", "pipeline"))]
 
 # A day that was blocked, and its training, in place of the newest.
 OPEN = """
@@ -42,8 +43,31 @@ def main():
             seen += "c.getBoundingClientRect().top < innerHeight && "
             seen += "c.getBoundingClientRect().bottom > 0).every(c => c.dataset.drawn)"
             page.wait_for(seen)
-            shot = page.send("Page.captureScreenshot", format="png")["data"]
-            (FOLDER / name).write_bytes(base64.b64decode(shot))
+            take(page, name)
+        verdict = pathlib.Path(folder, "verdict.html")
+        verdict.write_text(planted_page(), "utf-8")
+        page.open(verdict, width=1180, height=1130, scheme="light")
+        take(page, "verdict.png")
+
+
+def planted_page():
+    """A day that one bound blocks."""
+    import planted_verdict as planted
+
+    from components.evaluator.page import render
+
+    plan = dataclasses.replace(planted.PLAN, start_reason="warm start from version 3")
+    reason = "click: auc of device=phone is 0.6391, must be at least 0.65 (slice device=phone)"
+    judged = planted.judged(reason, failed=[("device=phone", "click")])
+    return render(
+        plan, planted.STABILITY, {**judged, "notes": []}, training="90 steps", events=planted.EVENTS
+    )
+
+
+def take(page, name):
+    """Writes what is seen."""
+    shot = page.send("Page.captureScreenshot", format="png")["data"]
+    (FOLDER / name).write_bytes(base64.b64decode(shot))
 
 
 if __name__ == "__main__":
