@@ -61,10 +61,11 @@ def metric(task: Task, label: npt.NDArray[Any], prediction: npt.NDArray[Any]) ->
 
 
 def as_columns(value: Any) -> npt.NDArray[Any]:
-    """Returns a transformed feature as an array, lists padded to ten values."""
+    """Returns a transformed feature as an array, lists padded to ten values; ids as int32."""
     if isinstance(value, tf.SparseTensor):
         value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, _LISTED))
-    return np.asarray(value)
+    array = np.asarray(value)
+    return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
 def simulated(spec: RankingSpec, shape: Shape, days: int, rows: int, seed: int) -> Columns:
@@ -72,11 +73,12 @@ def simulated(spec: RankingSpec, shape: Shape, days: int, rows: int, seed: int) 
     parts = []
     for number, day in enumerate(simulate_days(START, days, rows, seed, shape)):
         part = {name: as_columns(value) for name, value in transformed(day, spec).items()}
-        part["day"] = np.full(len(part[next(iter(spec.inputs))]), number)
+        part["day"] = np.full(len(part[next(iter(spec.inputs))]), number, np.int16)
         for name, task in spec.tasks.items():
-            part[f"best-{name}"] = day.best[task.label]
+            part[f"best-{name}"] = day.best[task.label].astype(np.float32)
         parts.append(part)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # A column at a time: a large world fits into memory once, and not twice.
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def label_of(columns: Columns, task: str, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -177,7 +179,7 @@ class Ranker:
             for name, task in self._spec.tasks.items()
         }
 
-    def _batch(self, rows: npt.NDArray[Any]) -> Batch:
+    def _batch(self, rows: npt.NDArray[Any] | slice) -> Batch:
         tasks = self._spec.tasks
         return (
             {name: self._columns[name][rows] for name in self._spec.inputs},
@@ -187,10 +189,9 @@ class Ranker:
 
     def _dataset(self, batches: Sequence[npt.NDArray[Any]]) -> tf.data.Dataset:
         """The batches, gathered from tensors that are in memory once."""
-        features, labels, weights = tf.nest.map_structure(
-            tf.constant, self._batch(np.arange(len(self._columns["day"])))
-        )
-        numbers = tf.data.Dataset.from_tensor_slices(tf.ragged.constant(batches, tf.int64))
+        features, labels, weights = tf.nest.map_structure(tf.constant, self._batch(slice(None)))
+        ragged = tf.RaggedTensor.from_row_lengths(np.concatenate(batches), [*map(len, batches)])
+        numbers = tf.data.Dataset.from_tensor_slices(ragged)
 
         def gathered(rows: Any) -> Batch:
             batch: Batch = tf.nest.map_structure(

@@ -60,11 +60,19 @@ def write_events(spec: RankingSpec, events: int, folder: str) -> list[str]:
 
 def transformed(day: Day, spec: RankingSpec) -> dict[str, Any]:
     """Returns a day's events through preprocessing: tensors by name, sparse or [events, 1]."""
-    sparse = {}
-    for name, parsing in raw_feature_spec(spec).items():
-        column = [
-            [] if value is None else value if isinstance(value, list | tuple) else [value]
-            for value in day.columns[name]
-        ]
-        sparse[name] = tf.ragged.constant(column, parsing.dtype, ragged_rank=1).to_sparse()
+    sparse = {
+        name: _sparse(pa.array(day.columns[name]), parsing.dtype)
+        for name, parsing in raw_feature_spec(spec).items()
+    }
     return preprocess(sparse, spec)
+
+
+def _sparse(column: pa.Array, dtype: tf.DType) -> tf.SparseTensor:
+    """A field's values, sparse [events, any]; missing ones are left out."""
+    if pa.types.is_list(column.type):
+        lengths, values = column.value_lengths(), column.flatten()
+    else:
+        lengths, values = column.is_valid().cast(pa.int64()), column.drop_null()
+    return tf.RaggedTensor.from_row_lengths(
+        tf.constant(values.to_numpy(zero_copy_only=False), dtype), lengths.to_numpy()
+    ).to_sparse()
