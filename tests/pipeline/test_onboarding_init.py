@@ -213,6 +213,17 @@ def test_small_tables_have_room_for_ids_to_come_and_large_ones_two_rows_a_value(
     assert sizes.buckets(values) == buckets
 
 
+@pytest.mark.parametrize(("events", "anew"), [(19_000, True), (21_000, False)])
+def test_days_that_are_small_are_trained_on_anew(tmp_path, events, anew):
+    day = tmp_path / "2026-04-04"
+    day.mkdir()
+    lines = (f"e{n},u{n % 97},{n % 24},{n % 3 // 2}" for n in range(events))
+    (day / "part-0.csv").write_text("\n".join(["event_id,user_id,hour,clicked", *lines]))
+    training = parse_spec(draft_spec(str(tmp_path), "small").text, "drafted").training
+    assert training.warm_start is not anew
+    assert training.window_days == (14 if anew else 7)
+
+
 def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):
     path = tmp_path / "first.yaml"
     call = ["init", logs, "--spec", str(path)]
