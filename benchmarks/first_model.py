@@ -9,7 +9,8 @@ same events against what one would try instead, each next day by models of the d
 * `lightgbm`: one model a task, trained anew each day on all days that have a past, with the same
   numbers, history and categories, but for lists and for ids of many values. The settings of each
   task are the best of `TREES`.
-* `ours`: a cold start on the first days, then a warm start on each day, as a backfill does.
+* `ours`: as a backfill trains the draft: where days are small, anew for each day; else a cold
+  start on the first days, then a warm start on each day.
 
 The alternatives are chosen with hindsight, on the days that they are reported on: the bar is
 higher than it could be in use. Trains in memory, with the product's own reading, history,
