@@ -133,11 +133,12 @@ def test_rough_start_of_a_loss_that_falls_is_no_divergence():
 
 
 @pytest.mark.parametrize("step", [1, 5, 30])
+@pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize(("height", "diverged"), [(50.0, False), (200.0, True), (1e10, True)])
-def test_start_that_blows_up_and_learns_nothing_has_diverged(step, height, diverged):
+def test_start_that_blows_up_and_learns_nothing_has_diverged(step, width, height, diverged):
     curves = healthy("noisy", 600, 0)
     curves.auc[:] = 0.5
-    curves.task_loss[step : step + 3] *= height
+    curves.task_loss[step : step + width] *= height
     detector = detect(curves)
     assert detector.diverged == diverged
     if diverged:
@@ -145,11 +146,12 @@ def test_start_that_blows_up_and_learns_nothing_has_diverged(step, height, diver
         assert reason == "loss blew up at the start, AUC at chance for 200 steps"
 
 
+@pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("height", [200.0, 1e10])
-def test_start_that_blows_up_and_learns_after_all_has_recovered(height):
+def test_start_that_blows_up_and_learns_after_all_has_recovered(width, height):
     curves = healthy("noisy", 600, 0)
     curves.auc[:100] = 0.5
-    curves.task_loss[1:4] *= height
+    curves.task_loss[1 : 1 + width] *= height
     assert detect(curves).verdict == "recovered"
 
 

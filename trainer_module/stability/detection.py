@@ -139,10 +139,11 @@ class Detector:
         self._levels.begin(series[TOTAL])
         lost = self._levels.lost(auc)
         dead = self._levels.dead(log_norms)
-        at_chance = (dead or self._event is not None) and self._at_chance(auc, lost)
+        blown_up = not self._levels.known and series[TOTAL] > self._blown_up
+        at_chance = (dead or blown_up or self._event is not None) and self._at_chance(auc, lost)
         self._count(lost, dead, at_chance, finite)
         if self._event is None:
-            self._look_for_event(series)
+            self._look_for_event(series, bool(blown_up and at_chance and self._binary))
         else:
             self._note_peaks(series)
         limits = self.limits
@@ -154,6 +155,11 @@ class Detector:
             self._follow_event(self._event, series, lost, at_chance)
         elif not dead and finite:
             self._levels.learn(self.step, series, auc, log_norms)
+
+    @property
+    def _blown_up(self) -> float:
+        """The logarithm of a total loss that no start comes back from; NaN before the first."""
+        return float(self._levels.level[TOTAL] + np.log(self.limits.blown_up))
 
     def _at_chance(self, auc: Array, lost: Array) -> bool:
         """Whether most AUCs that can be measured are lost or near 0.5; none can: True."""
@@ -170,11 +176,14 @@ class Detector:
             self._nonfinite_since = self.step
         self._nonfinite = max(0, self._nonfinite + (-1 if finite else 1))
 
-    def _look_for_event(self, series: Array) -> None:
+    def _look_for_event(self, series: Array, blown_up: bool) -> None:
         limits = self.limits
         scores = self._levels.scores(series)
         gain = np.where(np.isnan(scores), 0.0, np.minimum(scores, limits.cap) - limits.slack)
         before, self._sum = self._sum, np.maximum(0.0, self._sum + gain)
+        if blown_up:
+            # One such step is enough: there is no AUC yet that would be lost later.
+            self._sum[TOTAL] += limits.alarm
         lost = self._lost_for >= limits.lost_steps
         crept = self._levels.crept
         bad = self._sum.any() or lost.any() or crept.any() or self._nonfinite or self._dead_for
@@ -248,7 +257,7 @@ class Detector:
         if not self._levels.known and self._binary and at_chance:
             if scores[TOTAL] > limits.recovered:
                 return f"loss above its start, AUC at chance for {steps} steps"
-            if self._peak[TOTAL] - level[TOTAL] > np.log(limits.blown_up):
+            if self._peak[TOTAL] > self._blown_up:
                 return f"loss blew up at the start, AUC at chance for {steps} steps"
         high = smooth - level > np.log(limits.lost_ratio)
         if high.any():
