@@ -110,3 +110,18 @@ def test_movielens_becomes_days_of_equal_size_in_the_order_of_time(tmp_path):
     first = days[0][0]
     assert (first["rating"], first["liked"]) == (4, 1)  # the newest line is the earliest rating
     assert (first["genres"], first["releaseYear"]) == (["Drama"], None)
+
+
+@pytest.mark.parametrize("minimum", [1e-3, 0.3, 0.5, 0.9, 7.0, 300.0])
+def test_a_step_is_too_long_from_twice_the_way_to_a_parabolas_minimum_on(minimum):
+    from benchmarks.early_warning import critical_multiple
+
+    multiple, calls = critical_multiple(lambda t: (t - minimum) ** 2)
+    assert multiple == pytest.approx(2 * minimum, rel=0.05)
+    assert calls <= 18
+
+
+def test_a_step_of_which_no_length_helps_is_too_long_at_any():
+    from benchmarks.early_warning import critical_multiple
+
+    assert critical_multiple(lambda t: t)[0] < 1e-4

@@ -91,7 +91,7 @@ def sharpness_over_run(
     hessian = preconditioned_hessian(
         lambda: trainee.loss(probe),
         variables,
-        _accumulators(optimizer, variables),
+        accumulators_of(optimizer, variables),
         trainee.spec.training.optimizer.epsilon,
     )
     points: list[SharpnessPoint] = []
@@ -125,7 +125,12 @@ def sharpness_over_run(
     return points
 
 
-def _accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+def accumulators_of(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Returns Adagrad's accumulator of each variable.
+
+    Raises:
+        TrainingError: the optimizer has none.
+    """
     slots = {slot.path.rpartition("/")[2]: slot for slot in optimizer.variables}
     try:
         return [slots[f"{v.path}_accumulator".replace("/", "_")] for v in variables]
