@@ -269,6 +269,7 @@ def test_a_day_that_was_ingested_without_history_is_decoded_and_counts_alike(roo
         assert not table.num_rows or pq.read_table(path).equals(table)
 
 
+@pytest.mark.slow
 def test_a_late_day_counts_for_the_days_after_it(root):
     days = days_of(root)
     days[DAYS[1]] = make_events(77)
@@ -285,6 +286,7 @@ def test_a_day_without_logs_counts_for_none(root):
     assert_as_of_the_day_before(root, days)
 
 
+@pytest.mark.slow
 def test_of_events_with_one_id_the_last_counts(root):
     days = days_of(root)
     events = days[DAYS[2]]
@@ -348,6 +350,7 @@ def test_settings_of_history_parse_no_log_again(root, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*.gz")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:40] + b"x" * 60])
 def test_damaged_totals_are_named_and_made_again_once_they_are_gone(root, damage):
     tomorrow = RUN_DATE + datetime.timedelta(days=1)
@@ -363,6 +366,7 @@ def test_damaged_totals_are_named_and_made_again_once_they_are_gone(root, damage
     assert pq.read_table(totals).equals(pq.read_table(pa.BufferReader(kept)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:-8] + b"x" * 8])
 def test_damaged_shard_is_named_and_its_day_made_again_once_it_is_gone(root, damage):
     changed = plan(RUN_DATE, "features.pair_history.days=3")

@@ -226,6 +226,7 @@ def test_clip_accumulator_update_is_in_the_config():
     ).accumulator_update == ("delayed_clipped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_keras_file_restores_weights_and_slots_and_training_goes_on_alike(name, fitted, tmp_path):
     model, _ = fitted(name)

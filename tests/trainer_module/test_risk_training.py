@@ -123,6 +123,7 @@ def test_a_start_depends_on_the_seed_alone(trainee):
     assert other != first
 
 
+@pytest.mark.slow
 def test_the_steps_are_on_the_batches_that_they_are_said_to_be_on(trainee):
     trainee.start(2)
     steps = 15  # more than there are batches
@@ -233,6 +234,7 @@ def test_a_healthy_training_does_not_count_as_diverged(trainee, batches):
     assert trial.tail_loss < trial.start_loss
 
 
+@pytest.mark.slow
 def test_a_training_that_never_comes_back_diverged(batches):
     trainee = Trainee(with_training(tiny_spec(), "adagrad", 300.0), batches)
     trial = train_once(trainee, pick(batches, 0), 0, 20)
@@ -241,6 +243,7 @@ def test_a_training_that_never_comes_back_diverged(batches):
     assert "jumped from" in train_once(trainee, pick(batches, 0), 0, 20, jumps=True).diverged
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_counts(batches):
     features, labels, weights = rest_of(batches)
     bad = (features, {**labels, "watch": labels["watch"] * 1e30}, weights)
@@ -264,6 +267,7 @@ def test_a_dead_network_diverged_though_its_loss_falls(batches, tmp_path):
     assert trial.diverged == "one prediction for all events: click, watch, stars"
 
 
+@pytest.mark.slow
 def test_the_search_keeps_to_its_budget_in_trainings(batches):
     told = []
     found = find_stable_rate(
