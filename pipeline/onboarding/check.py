@@ -81,12 +81,13 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     Raises:
         BadDataError: the folder cannot be listed, or has no day.
     """
-    run_date = run_date or list_days(logs_root)[-1]
+    every = list_days(logs_root)
+    run_date = run_date or every[-1]
     window = [
         run_date - datetime.timedelta(days=back) for back in range(1, spec.training.window_days + 1)
     ]
     listed = {date: list_logs(logs_root, date) for date in [run_date, *window]}
-    found = list(_days(spec, run_date, window, listed))
+    found = list(_days(spec, run_date, window, listed, every[0]))
     days = [logs for logs in listed.values() if logs.files][:_DAYS_READ]
     if not days:
         return Result(tuple(found), ())
@@ -115,6 +116,7 @@ def _days(
     run_date: datetime.date,
     window: Sequence[datetime.date],
     listed: dict[datetime.date, DayLogs],
+    begin: datetime.date,
 ) -> Iterator[Finding]:
     if not listed[run_date].files:
         passed_over = "; ".join(listed[run_date].notes)
@@ -133,9 +135,13 @@ def _days(
             "take fewer",
             stops=True,
         )
-    elif gone:
-        what = f"{len(gone)} of the {len(window)} days before {run_date} have no logs: "
-        yield Finding("training.window_days", what + _listed([str(date) for date in sorted(gone)]))
+        return
+    if window[-1] < begin:
+        what = f"the logs begin on {begin}, within the {len(window)} days before {run_date}; "
+        yield Finding("training.window_days", f"{what}{there} of them have logs")
+    if gaps := [str(date) for date in sorted(gone) if date >= begin]:
+        what = f"{len(gaps)} of the {len(window)} days before {run_date} have no logs: "
+        yield Finding("training.window_days", what + _listed(gaps))
 
 
 def _fields_that_parse(

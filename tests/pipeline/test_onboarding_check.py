@@ -104,7 +104,7 @@ def test_nothing_is_wrong_with_a_spec_that_fits(logs):
         ),
         (
             "training.window_days=5",
-            "warning: training.window_days: 2 of the 5 days before 2026-01-",
+            "warning: training.window_days: the logs begin on 2026-01-01, within the 5 days before",
         ),
         (
             "validation.min_events=5000",
@@ -275,6 +275,14 @@ def test_missing_days_are_named(tmp_path, days, date, where):
     assert result.stops
 
 
+def test_a_gap_is_told_from_days_before_the_logs_began(tmp_path):
+    result = check(write_logs(tmp_path, [DAYS[0], *DAYS[2:]]), "training.window_days=5")
+    told = [str(finding) for finding in result.findings if "window_days" in str(finding)]
+    assert len(told) == 2
+    assert "the logs begin on 2026-01-01, within the 5 days before 2026-01-04; 2 of" in told[0]
+    assert "1 of the 5 days before 2026-01-04 have no logs: 2026-01-02" in told[1]
+
+
 def test_a_part_of_large_files_from_all_over_them_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("components.daily_example_gen.sampling._MIN_PIECE_BYTES", 1000)
     monkeypatch.setattr("pipeline.onboarding.check.DAY_BYTES", 8000)
@@ -303,7 +311,7 @@ def test_an_unreadable_file_is_named_and_the_others_are_read(tmp_path):
         (["--set", "training.window_days=5"], 0, "nothing here stops a run"),
         (["--set", "events.id=x"], 11, "error: events.id: no event has a field 'x'"),
         (["--set", "training.window_days=0"], 3, "training.window_days: must be at least 1"),
-        (["--date", "2026-01-03"], 0, "1 of the 3 days before 2026-01-03 have no logs: 2025-12-31"),
+        (["--date", "2026-01-03"], 0, "logs begin on 2026-01-01, within the 3 days"),
     ],
 )
 def test_command_ends_with_the_code_of_what_it_found(logs, tmp_path, overrides, code, text):
