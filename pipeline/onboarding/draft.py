@@ -325,7 +325,7 @@ class _Writer:
         yield ""
         if self._usual_day < _SMALL_DAY:
             yield "# Days are small: each run trains anew on two weeks of them. That takes longer"
-            yield "# than to go on from yesterday's model, and gives a better one."
+            yield "# than to go on from yesterday's model, which would be no better."
             yield f"training: {{warm_start: false, window_days: {_ANEW_DAYS}}}"
             yield ""
         yield "validation:"
