@@ -307,7 +307,7 @@ class Training(SpecPart):
         return self
 
     def fitted(self, day_events: float, warm: bool) -> Training:
-        """The settings with a number for each `auto`; `docs/training.md` has the measurements.
+        """The settings with a number for each `auto` (measured in `docs/results/defaults.md`).
 
         A day must be many steps long, so the batch is the power of two below `day_events` /
         256, within 32 and 4096. The gradient that an event gives a row of an embedding table

@@ -6,7 +6,7 @@ from schemas.training import Training
 from schemas.values import FOLLOWS
 
 LEAST_COLD, LEAST_WARM = 200, 20
-"""Steps below which a model has learned little; `docs/training.md` has the curves."""
+"""Steps below which a model has learned little (`docs/training.md`)."""
 
 
 def describe_steps(training: Training, day_events: float, warm: bool, steps: int) -> str:
