@@ -28,7 +28,7 @@ class HeldDay:
         version: the served version that judged it.
         reasons: what the version scores on it, a task each.
         unseen_before: a version that was trained through an earlier day has not seen it.
-        released: whether a person has let it go.
+        released: whether a person has let it go, or its logs were mended since.
     """
 
     date: datetime.date

@@ -112,6 +112,8 @@ DAY_EVENTS = _number("Examples", "day_events")
 """Events of a usual day of the window; settings of the training follow from it."""
 HELD = _json("Examples", "held")
 """Days that are left out of training, with the reasons."""
+SEEN = _json("Examples", "seen")
+"""The run date and the days of the window that are not held, each with an id of its log files."""
 INGESTION_NOTES = _lines("Examples", "notes")
 """Gaps, held days, empty and ignored files."""
 

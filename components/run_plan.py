@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Mapping
 
 from components import storage
 from schemas.loading import parse_spec
@@ -31,6 +32,7 @@ class RunPlan:
         served_version: the version that is served as the run is planned; None if none is.
         baseline_run_date: day on which that version was evaluated.
         baseline_trained_through: newest day that version was trained on.
+        baseline_seen: what it knows of days, see `ModelInfo.seen`.
     """
 
     spec: RankingSpec
@@ -44,6 +46,7 @@ class RunPlan:
     served_version: int | None = None
     baseline_run_date: datetime.date | None = None
     baseline_trained_through: datetime.date | None = None
+    baseline_seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def warm_start(self) -> bool:

@@ -47,6 +47,8 @@ class ModelInfo:
         files: SHA-256 of each file, as it was evaluated; empty for a version that was pushed
             before there were digests.
         ranker: name of its spec; empty for a version from before it was kept.
+        seen: what it knows of its window and of its run date: by day an id of the log files;
+            empty for a version from before it was kept.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -60,6 +62,7 @@ class ModelInfo:
     made_from: str = ""
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ranker: str = ""
+    seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.copied import copied_from
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history_join import days_of_run
-from components.daily_example_gen.judging import Judgement, judge_days
+from components.daily_example_gen.judging import Judgement, content_of, judge_days
 from components.daily_example_gen.splits import (
     TrainDay,
     check_days,
@@ -200,4 +200,7 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
     properties.EVAL_EVENTS.set(examples, run.eval_events)
     properties.DAY_EVENTS.set(examples, usual_day(run.training, run.days))
     properties.HELD.set(examples, {str(day.date): day.reasons for day in run.held})
+    held = [day.date for day in run.held]
+    seen = {str(date): content_of(day) for date, day in run.days.items() if date not in held}
+    properties.SEEN.set(examples, seen)
     properties.INGESTION_NOTES.set(examples, run.notes)

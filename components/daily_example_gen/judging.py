@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,8 @@ class Judgement:
 def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Judgement:
     """Decides which days of a run's window are left out of training, and remembers it.
 
-    Judged is each day that the served version has not seen, but for the day on which it
-    passed its gate: that one is what the others are held against.
+    Judged is each day that the served version has not seen as it is now: one that is new, came
+    late or was delivered again. They are held against the day on which it passed its gate.
 
     Args:
         plan: the run's plan.
@@ -70,43 +70,59 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
         The decision.
     """
     window = [date for date in plan.window if date in days and days[date].manifest.events]
-    known = {date: held_days.find(day_store, date) for date in window}
-    known = {
-        date: day for date, day in known.items() if day and day.content == _content(days[date])
-    }
-    new = [date for date in _unseen(plan, window) if date not in known]
+    contents = {date: content_of(days[date]) for date in window}
+    found = {date: day for date in window if (day := held_days.find(day_store, date))}
+    known = {date: day for date, day in found.items() if day.content == contents[date]}
+    mended = found.keys() - known.keys()
+    unseen = _unseen(plan, contents, mended)
+    new = [date for date in unseen if date not in known]
     notes = tuple(
         f"{date}: left the window while it was held, and was never trained on"
         for date in held_days.forget_before(day_store, plan.window[0])
     )
     if new:
         judged_on = plan.baseline_run_date
-        measured = [*new, judged_on] if judged_on in days and judged_on else new
+        if judged_on not in days or judged_on in new:
+            judged_on = None
+        measured = [*new, judged_on] if judged_on else new
         try:
-            found = _judged(plan.spec, {date: days[date] for date in measured}, model_dir)
+            judged = _judged(plan.spec, {date: days[date] for date in measured}, model_dir)
         except (tf.errors.OpError, ValueError, KeyError) as error:
             logging.exception("The served version cannot score the days.")
             notes += (f"{_listed(new)}: not judged, the served version cannot score them: {error}",)
         else:
-            skills = {date: of_day for date, (of_day, _) in found.items()}
+            skills = {date: of_day for date, (of_day, _) in judged.items()}
             worse = collapsed(skills, judged_on, plan.spec.validation)
             for date in new:
-                if not (reasons := (*worse.get(date, ()), *found[date][1])):
+                if not (reasons := (*worse.get(date, ()), *judged[date][1])):
                     continue
                 assert plan.baseline_version is not None
                 known[date] = HeldDay(
-                    date, _content(days[date]), plan.baseline_version, reasons, plan.run_date
+                    date, contents[date], plan.baseline_version, reasons, plan.run_date
                 )
             if blind := [date for date in new if not skills[date] and date not in known]:
                 notes += (f"{_listed(blind)}: not judged, too few events of each label",)
+            for date in mended.intersection(new) - known.keys():
+                known[date] = dataclasses.replace(
+                    found[date], content=contents[date], released=True
+                )
     return _decide(plan, known, day_store, notes)
 
 
-def _unseen(plan: RunPlan, window: Sequence[datetime.date]) -> list[datetime.date]:
+def _unseen(
+    plan: RunPlan, contents: Mapping[datetime.date, str], mended: Collection[datetime.date]
+) -> list[datetime.date]:
+    """The days of a window that the served version does not know as they are now."""
     trained_through = plan.baseline_trained_through
     if trained_through is None or plan.spec.validation.max_auc_fall is None:
         return []
-    return [date for date in window if date > trained_through and date != plan.baseline_run_date]
+    if seen := plan.baseline_seen:
+        return [date for date, content in contents.items() if seen.get(str(date)) != content]
+    return [
+        date
+        for date in contents
+        if date in mended or (date > trained_through and date != plan.baseline_run_date)
+    ]
 
 
 def _decide(
@@ -221,7 +237,7 @@ def _batches(day: StoredDay) -> Iterator[list[bytes]]:
         yield pending
 
 
-def _content(day: StoredDay) -> str:
+def content_of(day: StoredDay) -> str:
     """Identifies a day's log files, whatever it was joined with since."""
     files = [(file["name"], file["size"], file["version"]) for file in day.manifest.files]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]

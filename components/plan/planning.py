@@ -59,6 +59,7 @@ def make_plan(
         served_version=served.version if served else None,
         baseline_run_date=baseline.info.run_date if baseline else None,
         baseline_trained_through=baseline.info.trained_through if baseline else None,
+        baseline_seen=baseline.info.seen if baseline else {},
     )
 
 

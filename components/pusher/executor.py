@@ -61,6 +61,7 @@ class Executor(executor.Executor):
                 made_from=_made_from(plan, (train, evaluated)),
                 files=files,
                 ranker=plan.spec.name,
+                seen=properties.SEEN.get(inputs["examples"]),
             ),
             plan.spec.serving.keep_versions,
             served_before=plan.served_version,

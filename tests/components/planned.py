@@ -43,6 +43,7 @@ def version(number, run_day, spec=SPEC_NOW, rolled_back_to=None, trained_through
             tasks_fingerprint=spec.tasks_fingerprint(),
             model_uri=f"model/{number}",
             rolled_back_to=rolled_back_to,
+            seen={str(day(run_day)): f"files of version {number}"},
         ),
     )
 

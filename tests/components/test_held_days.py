@@ -2,6 +2,7 @@ import dataclasses
 import datetime
 import json
 import re
+import shutil
 
 import apache_beam as beam
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from components import held_days
 from components.daily_example_gen.executor import make_examples
-from components.daily_example_gen.judging import collapsed
+from components.daily_example_gen.judging import collapsed, content_of
 from components.held_days import HeldDay
 from components.run_plan import RunPlan
 from schemas.errors import BadDataError, RankerError
@@ -117,6 +118,15 @@ def run(root, plan, served):
     )
 
 
+def pushed(plan, result, cold):
+    """The plan of a run while the model of an earlier one, `result`, is served."""
+    held = [day.date for day in result.held]
+    seen = {str(date): content_of(day) for date, day in result.days.items() if date not in held}
+    plan = dataclasses.replace(plan, baseline_seen=seen)
+    start = {"base_version": None, "base_trained_through": None} if cold else {}
+    return dataclasses.replace(plan, **start)
+
+
 def trained(result):
     return {day.date: day.share for day in result.training if day.share}
 
@@ -209,6 +219,44 @@ def test_day_whose_logs_are_mended_is_judged_anew(tmp_path, logs, served):
     result = run(tmp_path, plan(DAYS[4], DAYS[1]), served)
     assert not result.held
     assert trained(result) == dict.fromkeys(DAYS[2:4], 1.0)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_held_day_that_is_mended_late_is_judged_and_then_trained_on_in_full(
+    tmp_path, logs, served, cold
+):
+    write_day(logs, DAYS[2], "both")
+    first = run(tmp_path, plan(DAYS[4], DAYS[0]), served)
+    assert [day.date for day in first.held] == [DAYS[2]]
+    later = pushed(plan(DAYS[5], DAYS[3]), first, cold)
+    write_day(logs, DAYS[2], "both", events=EVENTS + 1)
+    result = run(tmp_path, later, served)
+    assert [day.date for day in result.held] == [DAYS[2]]
+    assert DAYS[2] not in trained(result)
+    write_day(logs, DAYS[2], events=EVENTS + 2)
+    result = run(tmp_path, later, served)
+    assert not result.held
+    assert trained(result)[DAYS[2]] == 1.0
+
+
+@pytest.mark.parametrize("before", ["absent", "well"])
+def test_day_that_comes_late_or_again_is_judged_before_it_is_trained_on_anew(
+    tmp_path, logs, served, before
+):
+    if before == "absent":
+        shutil.rmtree(logs / str(DAYS[2]))
+    first = run(tmp_path, plan(DAYS[4], DAYS[1]), served)
+    later = pushed(plan(DAYS[5], DAYS[3]), first, cold=True)
+    write_day(logs, DAYS[2], "both", events=EVENTS + 1)
+    result = run(tmp_path, later, served)
+    assert [day.date for day in result.held] == [DAYS[2]]
+    assert trained(result) == {DAYS[1]: 1.0, DAYS[3]: 1.0, DAYS[4]: 1.0}
+
+
+def test_days_that_the_served_version_has_seen_need_no_model(tmp_path, logs, served):
+    first = run(tmp_path, plan(DAYS[4], DAYS[1]), served)
+    later = pushed(plan(DAYS[5], DAYS[3]), first, cold=True)
+    assert trained(run(tmp_path, later, "nowhere")) == dict.fromkeys(DAYS[1:5], 1.0)
 
 
 def test_cold_start_leaves_a_held_day_out_too(tmp_path, logs, served):

@@ -77,6 +77,8 @@ def test_start_and_baseline_follow_from_what_was_pushed(
     plan = make_plan(SPEC_NOW, day(run_day), versions)
     assert plan.base_version == base
     assert plan.baseline_version == baseline
+    seen = {version.version: version.info.seen for version in versions}
+    assert plan.baseline_seen == seen.get(baseline, {})
     assert plan.base_trained_through == (None if trained_through is None else day(trained_through))
     word = (
         "cold start: there is no version of an earlier day"

@@ -82,6 +82,7 @@ def execute(
     inputs["model_blessing"][0].set_int_custom_property("blessed", gate)
     inputs["infra_blessing"][0].set_int_custom_property("blessed", infra)
     properties.OWN_URI.set(inputs["model"][0], own_uri)
+    properties.SEEN.set(inputs["examples"][0], {"2026-01-03": "c"})
     properties.CHECKPOINTS.set(inputs["model"][0], str(checkpoints))
     files = model_files.digests(str(model), model_files.list_files(str(model)))
     properties.MODEL_DIGEST.set(
@@ -108,6 +109,7 @@ def test_blessed_model_becomes_the_served_version_and_says_what_it_is(tmp_path):
         model_uri=str(tmp_path / "model"),
         files={"saved_model.pb": hashlib.sha256(b"weights").hexdigest()},
         ranker=SPEC.name,
+        seen={"2026-01-03": "c"},
     )
     assert serving_store.damage(served) == []
     assert (tmp_path / "serving" / "1" / "saved_model.pb").read_text() == "weights"
