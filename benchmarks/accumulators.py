@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.daily import as_columns
 from benchmarks.learning import default_spec
 from benchmarks.simulated import transformed
 from pipeline.simulate import simulate_days
@@ -117,7 +116,7 @@ def run(
     records = []
     simulated = simulate_days(datetime.date(2026, 1, 1), days, rows, seed)
     for number, day in enumerate(simulated):
-        data = {name: as_columns(value) for name, value in transformed(day, warm).items()}
+        data = transformed(day.columns, warm)
         record: dict[str, Any] = {"seed": seed, "day": number, "loss": {}, "rate": {}}
         for name, contender in contenders.items():
             record["loss"][name] = contender.loss(data)

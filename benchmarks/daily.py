@@ -7,7 +7,7 @@ held against the day after. The events have been through the project's preproces
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,14 +23,12 @@ from trainer_module import signatures
 from trainer_module.averaging import WeightAverage
 from trainer_module.distribution import make_strategy
 from trainer_module.inputs import Batch
-from trainer_module.layers import PADDING
 from trainer_module.model import build_model, initialise_from_data
 from trainer_module.training import make_average, make_optimizer
 from trainer_module.training_loop import TrainingLoop
 from trainer_module.training_state import inner_optimizer
 
 START = datetime.date(2026, 1, 5)
-_LISTED = 10
 _SAMPLE = 200_000
 _EVALUATED_AT_ONCE = 8192
 
@@ -60,42 +58,41 @@ def metric(task: Task, label: npt.NDArray[Any], prediction: npt.NDArray[Any]) ->
     return float(excess / (positives * negatives))
 
 
-def as_columns(value: Any) -> npt.NDArray[Any]:
-    """Returns a transformed feature as an array, lists padded to ten values; ids as int32."""
-    if isinstance(value, tf.SparseTensor):
-        value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, _LISTED))
-    array = np.asarray(value)
-    return array.astype(np.int32) if array.dtype == np.int64 else array
-
-
-def simulated(spec: RankingSpec, shape: Shape, days: int, rows: int, seed: int) -> Columns:
-    """Returns a world's events, with the best prediction of each label as `best-<task>`."""
-    parts = []
+def simulated(
+    spec: RankingSpec, shape: Shape, days: int, rows: int, seed: int
+) -> tuple[Columns, list[dict[str, float]]]:
+    """Returns a world's events, and by day what no model exceeds: each task's AUC or RMSE."""
+    parts, best = [], []
     for number, day in enumerate(simulate_days(START, days, rows, seed, shape)):
-        part = {name: as_columns(value) for name, value in transformed(day, spec).items()}
-        part["day"] = np.full(len(part[next(iter(spec.inputs))]), number, np.int16)
-        for name, task in spec.tasks.items():
-            part[f"best-{name}"] = day.best[task.label].astype(np.float32)
+        part = {n: _smallest(column) for n, column in transformed(day.columns, spec).items()}
+        part["day"] = np.full(day.columns.num_rows, number, np.int16)
+        best.append(
+            {
+                name: metric(task, label_of(part, name, slice(None)), day.best[task.label])
+                for name, task in spec.tasks.items()
+            }
+        )
         parts.append(part)
     # A column at a time: a large world fits into memory once, and not twice.
-    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    return columns, best
 
 
-def label_of(columns: Columns, task: str, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _smallest(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the values as int8 or int16 where nothing is lost: most columns are flags."""
+    for dtype in (np.int8, np.int16):
+        small = column.astype(dtype)
+        if np.array_equal(small, column):
+            return small
+    return column
+
+
+def label_of(
+    columns: Columns, task: str, rows: npt.NDArray[Any] | slice
+) -> npt.NDArray[np.float64]:
     """Returns a task's labels, NaN where there is none."""
     label = columns[signatures.label_key(task)][rows, 0].astype(np.float64)
     return np.where(columns[signatures.weight_key(task)][rows, 0] > 0, label, np.nan)
-
-
-def best_possible(spec: RankingSpec, columns: Columns, days: Sequence[int]) -> dict[str, float]:
-    """Returns what no model of a simulated world exceeds: each task's mean over the days."""
-    found: dict[str, list[float]] = {name: [] for name in spec.tasks}
-    for day in days:
-        rows = np.flatnonzero(columns["day"] == day)
-        for name, task in spec.tasks.items():
-            best = columns[f"best-{name}"][rows].astype(np.float64)
-            found[name].append(metric(task, label_of(columns, name, rows), best))
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 class Ranker:
@@ -179,27 +176,23 @@ class Ranker:
             for name, task in self._spec.tasks.items()
         }
 
-    def _batch(self, rows: npt.NDArray[Any] | slice) -> Batch:
-        tasks = self._spec.tasks
-        return (
-            {name: self._columns[name][rows] for name in self._spec.inputs},
-            {name: self._columns[signatures.label_key(name)][rows] for name in tasks},
-            {name: self._columns[signatures.weight_key(name)][rows] for name in tasks},
-        )
+    def _batch(self, rows: npt.NDArray[Any]) -> Batch:
+        def numbers(key: Callable[[str], str]) -> dict[str, npt.NDArray[np.float32]]:
+            return {n: self._columns[key(n)][rows].astype(np.float32) for n in self._spec.tasks}
+
+        features = {name: self._columns[name][rows] for name in self._spec.inputs}
+        return features, numbers(signatures.label_key), numbers(signatures.weight_key)
 
     def _dataset(self, batches: Sequence[npt.NDArray[Any]]) -> tf.data.Dataset:
-        """The batches, gathered from tensors that are in memory once."""
-        features, labels, weights = tf.nest.map_structure(tf.constant, self._batch(slice(None)))
-        ragged = tf.RaggedTensor.from_row_lengths(np.concatenate(batches), [*map(len, batches)])
-        numbers = tf.data.Dataset.from_tensor_slices(ragged)
-
-        def gathered(rows: Any) -> Batch:
-            batch: Batch = tf.nest.map_structure(
-                lambda column: tf.gather(column, rows), (features, labels, weights)
-            )
-            return batch
-
-        return numbers.map(gathered).prefetch(4)
+        """The batches, each gathered when its turn comes."""
+        signature = tf.nest.map_structure(
+            lambda column: tf.TensorSpec((None, *column.shape[1:]), column.dtype),
+            self._batch(batches[0]),
+        )
+        gathered = tf.data.Dataset.from_generator(
+            lambda: map(self._batch, batches), output_signature=signature
+        )
+        return gathered.prefetch(4)
 
 
 def run_days(

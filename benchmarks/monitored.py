@@ -23,7 +23,7 @@ import numpy.typing as npt
 import scipy.special
 import tensorflow as tf
 
-from benchmarks.daily import Columns, as_columns, metric
+from benchmarks.daily import Columns, metric
 from benchmarks.learning import default_spec
 from benchmarks.simulated import transformed
 from examples import frames
@@ -205,8 +205,8 @@ def _every_day(log: Log, seconds: bool, folder: str | None) -> Columns:
     for number, day in enumerate(
         simulate_days(start, TRAINED_DAYS + 1, _ROWS, log.world, log.shape)
     ):
-        part = {name: as_columns(value) for name, value in transformed(day, spec).items()}
-        parts.append({"day": np.full(len(day.columns["hour"]), number), **part})
+        part = transformed(day.columns, spec)
+        parts.append({"day": np.full(day.columns.num_rows, number), **part})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

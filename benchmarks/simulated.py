@@ -7,14 +7,20 @@ import os
 import zlib
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
 
-from pipeline.simulate import Day, simulate_days
+from pipeline.simulate import simulate_days
 from schemas.spec import RankingSpec
+from trainer_module.layers import PADDING
 from trainer_module.preprocessing import preprocess, raw_feature_spec
 
 SHARDS = 16
+_LISTED = 10
+_AT_ONCE = 1 << 17
+"""Events preprocessed at once: their ids as Python's and TensorFlow's strings are large."""
 
 
 def event_table(spec: RankingSpec, events: int) -> pa.Table:
@@ -23,8 +29,7 @@ def event_table(spec: RankingSpec, events: int) -> pa.Table:
 
     day = next(iter(simulate_days(datetime.date(2026, 1, 5), 1, events)))
     fields = event_fields(spec)[1:]
-    columns = {f.name: pa.array(day.columns[f.name], f.arrow_type) for f in fields}
-    return pa.table(columns, schema=arrow_schema(fields)).slice(0, events)
+    return day.columns.select([f.name for f in fields]).cast(arrow_schema(fields)).slice(0, events)
 
 
 def history_tables(spec: RankingSpec, events: int) -> dict[str, pa.Table]:
@@ -58,13 +63,33 @@ def write_events(spec: RankingSpec, events: int, folder: str) -> list[str]:
     return files
 
 
-def transformed(day: Day, spec: RankingSpec) -> dict[str, Any]:
-    """Returns a day's events through preprocessing: tensors by name, sparse or [events, 1]."""
-    sparse = {
-        name: _sparse(pa.array(day.columns[name]), parsing.dtype)
-        for name, parsing in raw_feature_spec(spec).items()
-    }
-    return preprocess(sparse, spec)
+def transformed(events: pa.Table, spec: RankingSpec) -> dict[str, npt.NDArray[Any]]:
+    """Returns events through preprocessing.
+
+    Args:
+        events: a column for each field.
+        spec: the ranking spec.
+
+    Returns:
+        By feature, label and weight, [events, values]; lists padded to ten values, ids as int32.
+    """
+    parts = []
+    for start in range(0, events.num_rows, _AT_ONCE):
+        some = events.slice(start, _AT_ONCE).combine_chunks()
+        sparse = {
+            name: _sparse(some[name].chunk(0), parsing.dtype)
+            for name, parsing in raw_feature_spec(spec).items()
+        }
+        part = preprocess(sparse, spec)
+        parts.append({name: _as_column(value) for name, value in part.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _as_column(value: Any) -> npt.NDArray[Any]:
+    if isinstance(value, tf.SparseTensor):
+        value = tf.RaggedTensor.from_sparse(value).to_tensor(PADDING, shape=(None, _LISTED))
+    array = np.asarray(value)
+    return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
 def _sparse(column: pa.Array, dtype: tf.DType) -> tf.SparseTensor:

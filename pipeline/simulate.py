@@ -20,10 +20,10 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 TOPICS = (
     "animals", "beauty", "books", "cars", "comedy", "crafts", "dance", "fashion", "film", "fitness",
@@ -64,15 +64,15 @@ class Day:
 
     Attributes:
         date: the day.
-        columns: one sequence per event field, all of one length; `recent_items` holds
-            lists, `rating` holds None where there is none.
+        columns: one per event field; `recent_items` holds lists, `rating` null where there
+            is none.
         best: by event field of a label, shape (n,): the best prediction there is, made from
             what the labels were drawn from. Of 0 and 1 the probability; of seconds and of
             the rating the mean, of seconds that of `log1p`.
     """
 
     date: datetime.date
-    columns: dict[str, list[Any]]
+    columns: pa.Table
     best: dict[str, np.ndarray]
 
 
@@ -105,22 +105,6 @@ def simulate_days(
         day = world.next_day(start + datetime.timedelta(days=index))
         if index >= 0:
             yield day
-
-
-def simulate_day(
-    date: datetime.date, rows: int, seed: int, start: datetime.date
-) -> dict[str, list[Any]]:
-    """Returns the columns of one day; see `Day`.
-
-    The days since `start` are simulated first, because histories come from them.
-
-    Raises:
-        ValueError: where `date` lies before `start`.
-    """
-    if date < start:
-        raise ValueError(f"{date} lies before the start of the simulation, {start}")
-    *_, day = simulate_days(start, (date - start).days + 1, rows, seed)
-    return day.columns
 
 
 class _World:
@@ -199,33 +183,32 @@ class _World:
         rating = np.clip(np.round(2.0 * opinion) / 2.0, 1.0, 5.0)
         rated = rng.random(n) < np.where(clicked, 0.2, 0.02)
 
-        item_names = np.char.mod("i%06d", np.arange(len(self._item_bias))).tolist()
-        columns: dict[str, list[Any]] = {
-            "event_id": [f"{date:%Y%m%d}-{row:07d}" for row in range(n)],
-            "user_id": np.char.mod("u%07d", user).tolist(),
-            "item_id": [item_names[i] for i in item],
-            "recent_items": [
-                [item_names[i] for i in past if i >= 0] for past in self._history[user].tolist()
-            ],
-            "topic": [TOPICS[t] for t in topic],
-            "device": [DEVICES[d] for d in device],
-            "hour": hour.tolist(),
-            "item_age_days": np.round(age, 3).tolist(),
-            "item_length": length.tolist(),
-            "user_activity": np.round(self._user_activity[user], 2).tolist(),
-            "clicked": clicked.astype(int).tolist(),
-            "viewed_long": viewed_long.astype(int).tolist(),
-            "liked": liked.astype(int).tolist(),
-            "shared": shared.astype(int).tolist(),
-            "watch_seconds": np.round(watch, 2).tolist(),
-            "rating": [
-                value if given else None
-                for value, given in zip(rating.tolist(), rated.tolist(), strict=True)
-            ],
+        items = pa.array(np.char.mod("i%06d", np.arange(len(self._item_bias))))
+        past = self._history[user]
+        ends = np.cumsum(np.count_nonzero(past >= 0, axis=1))
+        columns = {
+            "event_id": np.char.mod(f"{date:%Y%m%d}-%07d", np.arange(n)),
+            "user_id": np.char.mod("u%07d", user),
+            "item_id": items.take(pa.array(item)),
+            "recent_items": pa.ListArray.from_arrays(
+                np.append(0, ends).astype(np.int32), items.take(pa.array(past[past >= 0]))
+            ),
+            "topic": pa.array(TOPICS).take(pa.array(topic)),
+            "device": pa.array(DEVICES).take(pa.array(device)),
+            "hour": hour,
+            "item_age_days": np.round(age, 3),
+            "item_length": length,
+            "user_activity": np.round(self._user_activity[user], 2),
+            "clicked": clicked.astype(int),
+            "viewed_long": viewed_long.astype(int),
+            "liked": liked.astype(int),
+            "shared": shared.astype(int),
+            "watch_seconds": np.round(watch, 2),
+            "rating": pa.array(rating, mask=~rated),
         }
         self._remember(user, item, clicked)
         self._day += 1
-        return Day(date, columns, _best(affinity, length, self._shape.rarity))
+        return Day(date, pa.table(columns), _best(affinity, length, self._shape.rarity))
 
     def _drift(self, rng: np.random.Generator) -> None:
         """Moves the topics; what they mean, how they appeal and how much of them is shown."""
@@ -354,17 +337,14 @@ def write_logs(
         bounds = np.linspace(0, len(lines), parts + 1).astype(int)
         for name, begin, end in zip(names, bounds[:-1], bounds[1:], strict=True):
             _write_gzip(os.path.join(folder, name), lines[begin:end])
-        written[day.date] = len(day.columns["event_id"])
+        written[day.date] = day.columns.num_rows
     return written
 
 
-def _to_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+def _to_lines(columns: pa.Table) -> list[str]:
     encode = json.JSONEncoder(separators=(",", ":")).encode
-    names = tuple(columns)
-    return [
-        encode(dict(zip(names, values, strict=True)))
-        for values in zip(*columns.values(), strict=True)
-    ]
+    values = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+    return [encode(dict(zip(columns.column_names, event, strict=True))) for event in values]
 
 
 def _spoil(
