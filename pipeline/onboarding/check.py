@@ -30,6 +30,8 @@ _RAW_EVENTS = 2000
 _MOSTLY = 0.2
 _AGAIN = 0.05
 """Share of a day's events from which on it is no chance that an earlier day has them, too."""
+_UNLIKE = 4.0
+"""By how much labels and numbers of a day differ from those of other days by no chance."""
 _PART = 0.3
 """Share of a usual day's events below which a day is perhaps not yet complete."""
 
@@ -103,6 +105,7 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
         found += _of_other_days(samples)
     found += _ended(spec, samples, fields, described)
     found += _volume(spec, samples[0], described)
+    found += _unlike(spec, samples, known)
     found += _features(spec, described)
     found += _labels(spec, table, described)
     found += _slices(spec, samples[0], known)
@@ -259,6 +262,45 @@ def _ended(
             yield Finding(_owner(spec, field), what + ": is it still logged?")
 
 
+def _unlike(spec: RankingSpec, samples: Sequence[Sample], known: set[str]) -> Iterator[Finding]:
+    """Labels and numbers that are of another size on the newest day than on those before it."""
+    newest, *before = samples
+    if not newest.events.num_rows or not sum(sample.events.num_rows for sample in before):
+        return
+    earlier = pa.concat_tables([sample.events for sample in before])
+    binary = {task.label for task in spec.tasks.values() if isinstance(task, BinaryTask)}
+    sized = {task.label for task in spec.tasks.values()} | spec.dense.keys()
+    for field in event_fields(spec):
+        if field.name not in sized & known:
+            continue
+        now, then = (
+            columns.describe(events[field.name]).numbers for events in (newest.events, earlier)
+        )
+        if field.name not in binary:
+            now, then = (np.abs(numbers[numbers != 0]) for numbers in (now, then))
+        if min(len(now), len(then)) < spec.min_class_events:
+            continue
+        if field.name in binary:
+            ones = now.sum(), then.mean() * len(now)
+            # Few labels of a kind, on either side, tell nothing.
+            if min(max(ones), len(now) - min(ones)) < spec.min_class_events:
+                continue
+            ratio = _odds(now) / _odds(then)
+            what = f"{now.mean():.2%} of the labels of {newest.date} are 1, {then.mean():.2%} of "
+            what += "those of days before: are they complete, and right?"
+        else:
+            middle, usual = float(np.median(now)), float(np.median(then))
+            ratio = middle / usual
+            what = f"values of {newest.date} are about {middle:.3g}, those of days before "
+            what += f"{usual:.3g}: another unit?"
+        if not 1 / _UNLIKE < ratio < _UNLIKE:
+            yield Finding(_owner(spec, field), what)
+
+
+def _odds(labels: np.ndarray) -> float:
+    return float((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5))
+
+
 def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> Iterator[Finding]:
     if not newest.events.num_rows:
         return  # What keeps them all from being read is told already.
@@ -413,14 +455,10 @@ def _too_good(spec: RankingSpec, table: pa.Table, known: set[str]) -> Iterator[F
         if not isinstance(task, BinaryTask):
             labels, where = columns.above_median(labels), f"{task_name} is above its median"
         for name in sorted(single & known):
-            area = 0.5
-            if name in spec.dense:
-                both = pa.table([table[name], labels], ["value", "label"]).drop_null()
-                area = columns.auc(both["value"].to_numpy(), both["label"].to_numpy())
             if columns.comes_with(table[name], labels):
                 what = f"has a value of its own only where {where}"
-            elif max(area, 1 - area) > sizes.TOO_GOOD:
-                what = f"tells {task_name} on its own (AUC {max(area, 1 - area):.3f})"
+            elif (area := columns.tells(table[name], labels, name in spec.dense)) > sizes.TOO_GOOD:
+                what = f"tells {task_name} on its own (AUC {area:.3f})"
             else:
                 continue
             yield Finding(

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,7 +28,7 @@ def without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     for guess in guesses:
         if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
             for (name, where), labels in flags.items():
-                area = _tells(guess, table[guess.field.name], labels)
+                area = columns.tells(table[guess.field.name], labels, guess.role is Role.DENSE)
                 why = f"tells {name} on its own (AUC {area:.3f})"
                 if columns.comes_with(table[guess.field.name], labels):
                     why = f"has a value of its own only where {where}"
@@ -86,21 +85,3 @@ def without_twins(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
                 ids.append(guess)
         kept.append(guess)
     return kept
-
-
-def _tells(guess: Guess, column: pa.ChunkedArray, flags: pa.ChunkedArray) -> float:
-    """AUC of a feature for 0 or 1; a category by its rate in the other half of the events."""
-    both = pa.table([column, flags], ["value", "label"]).drop_null()
-    values, labels = both["value"].to_pandas().to_numpy(), both["label"].to_numpy()
-    if guess.role is Role.DENSE:
-        area = columns.auc(values.astype(np.float64), labels)
-        return max(area, 1 - area) if area == area else 0.5
-    if guess.column is None or guess.column.distinct > 1000:
-        return 0.5
-    _, codes = np.unique(values, return_inverse=True)
-    half = columns.half(len(codes))
-    seen = np.bincount(codes[half], minlength=codes.max() + 1)
-    ones = np.bincount(codes[half], weights=labels[half], minlength=codes.max() + 1)
-    rates = (ones + labels.mean()) / (seen + 1)
-    area = columns.auc(rates[codes[~half]], labels[~half])
-    return area if area == area else 0.5

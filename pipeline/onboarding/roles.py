@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +51,7 @@ def guess_roles(
     described = {field.name: columns.describe(table[field.name]) for field in fields}
     texts = {field.name: columns.numbers_as_text(table[field.name]) for field in fields}
     owners = [f.name for f in fields if not texts[f.name] and _is_owner(f, described[f.name])]
-    event_id = event_id or _event_id(events, fields)
+    event_id = event_id or _event_id(events, fields, described)
     guesses = []
     for field in fields:
         column, text = described[field.name], texts[field.name]
@@ -92,17 +92,27 @@ def _is_owner(field: Field, column: Column) -> bool:
     )
 
 
-def _event_id(events: Sequence[pa.Table], fields: Sequence[Field]) -> str | None:
+def _event_id(
+    events: Sequence[pa.Table], fields: Sequence[Field], described: Mapping[str, Column]
+) -> str | None:
     """The field with a value of its own for each event of a day, by the likeliest name.
 
-    A few events may repeat; a name that is not that of an id must be without.
+    A few events may repeat; a name that is not that of an id must be without. A time is none: two
+    events of a busy day share it.
     """
 
     def unique(name: str) -> float:
         days = [table[name] for table in events]
         return min(0.0 if day.null_count else len(day.unique()) / len(day) for day in days)
 
-    candidates = [f.name for f in fields if f.kind in ("string", "int") and not f.multivalued]
+    candidates = [
+        field.name
+        for field in fields
+        if field.kind in ("string", "int")
+        and not field.multivalued
+        and not is_time(words(field.name), described[field.name])
+        and not _is_time_of_event(events, field.name)
+    ]
     for name in sorted(candidates, key=event_id_rank):
         if unique(name) >= (0.9 if event_id_rank(name) < NO_EVENT_ID - 1 else 1.0):
             return name
@@ -126,7 +136,8 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
         unique = column.distinct > 0.9 * column.values and column.values > 100
         # Of a part of a large log each user may be there once, but not each request.
         if unique and event_id_rank(field.name) != NO_EVENT_ID - 1:
-            return Role.UNUSED, f"{values} for {column.values:,}: text, or an id of each event"
+            values = f"{column.distinct:,} values for {column.values:,} events"
+            return Role.UNUSED, f"{values}: text, or an id of each event"
         return Role.CATEGORICAL, values
     if is_code(field.name) or column.distinct <= FEW:
         return Role.CATEGORICAL, values

@@ -202,6 +202,33 @@ def test_a_field_that_the_newest_day_lacks_is_asked_about(tmp_path):
     assert found["features.age"].startswith("no event of 2026-01-04 has a value, those of days")
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"clicked": 0}, {"tasks.click.label": "0.00% of the labels of 2026-01-04 are 1, 4"}),
+        ({"seconds": 1000.0}, {"tasks.watch.label": "values of 2026-01-04 are about 1e+03, those"}),
+        ({"age": 5.0}, {"features.age": "values of 2026-01-04 are about 5, those of days before"}),
+    ],
+)
+def test_labels_and_numbers_unlike_those_of_days_before_are_asked_about(tmp_path, change, expected):
+    logs = write_logs(tmp_path, age=lambda n: 50.0 + n % 9)
+    rewrite_newest(tmp_path, lambda events: [{**event, **change} for event in events])
+    found = {
+        finding.where: finding.what
+        for finding in check(logs).findings
+        if finding.what.endswith(("another unit?", "and right?"))
+    }
+    assert found.keys() == expected.keys()
+    assert all(found[where].startswith(what) for where, what in expected.items())
+
+
+def test_a_label_so_rare_that_chance_decides_is_not_asked_about(tmp_path):
+    logs = write_logs(tmp_path, clicked=lambda n: n < 12)
+    rewrite_newest(tmp_path, lambda events: [{**event, "clicked": 0} for event in events])
+    assert not [f for f in check(logs).findings if "are they complete" in f.what]
+
+
 def test_a_log_of_few_events_a_day_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.onboarding.sizes.FEW_EVENTS", EVENTS + 1)
     findings = list(map(str, check(write_logs(tmp_path)).findings))
@@ -228,6 +255,12 @@ def test_a_number_that_tells_the_label_all_alone_is_asked_about(tmp_path):
         "warning: features.age: tells click on its own (AUC 1.000): is it known before the "
         "impression is shown?"
     )
+
+
+def test_a_category_that_tells_the_label_all_alone_is_asked_about(tmp_path):
+    logs = write_logs(tmp_path, clicked=lambda n: n % 2, hour=lambda n: n % 2 * 9 + n % 7)
+    (finding,) = check(logs).findings
+    assert str(finding).startswith("warning: features.hour: tells click on its own (AUC 1.000)")
 
 
 def test_a_number_that_tells_a_measure_is_asked_about(tmp_path):

@@ -41,6 +41,18 @@ def test_text_that_tells_when_an_event_was_is_no_feature(tmp_path, when, role, s
     assert role_of(draft, "shown") is role
 
 
+@pytest.mark.parametrize("time", [1_775_000_000_000, "2026-04-01T10:00:00.{:06d}Z"])
+def test_a_time_is_not_the_id_of_an_event_though_it_is_unique_to_each(tmp_path, time):
+    def timed(event):
+        number = int(event["request.ID"].partition("-")[2])
+        shown = time.format(number) if isinstance(time, str) else time + number
+        return {"eventTimeMs": shown, **event}
+
+    draft = draft_spec(write_logs(tmp_path, "jsonl", flat, timed), "ranker")
+    assert role_of(draft, "request.ID") is Role.EVENT_ID
+    assert role_of(draft, "eventTimeMs") is Role.UNUSED
+
+
 @pytest.mark.parametrize(
     ("name", "role"),
     [
