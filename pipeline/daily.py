@@ -195,8 +195,8 @@ def backfill(
 ) -> ExitCode:
     """Runs days in order, leaving out those that have a verdict already.
 
-    A blocked day does not stop the range: the old model keeps serving, and the next day
-    starts from it. A day that fails does, unless `keep_going`.
+    A blocked day does not stop the range: the old model keeps serving, and the next day's is
+    compared with it. A day that fails does, unless `keep_going`.
 
     Args:
         requests: one for each day, oldest first, all in one workspace.

@@ -180,7 +180,7 @@ def backfill(
     parameter: ParameterOption = None,
     service_account: AccountOption = None,
     parallel: Annotated[
-        int, typer.Option(min=1, help="Days at once. With 1, each warm-starts from the last.")
+        int, typer.Option(min=1, help="Days at once. With 1, each follows from the last.")
     ] = 1,
     keep_going: Annotated[bool, typer.Option(help="Go on after a day that failed.")] = False,
     poll_seconds: PollOption = 30.0,
