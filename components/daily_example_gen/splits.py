@@ -200,8 +200,14 @@ def check_days(
         )
     notes = [note for _, day in sorted(days.items()) for note in _notes(day)]
     notes += _looked_back_on(plan, days)
-    gaps = [f"{date}: no events, a gap in the window" for date in gaps]
-    return [*gaps, *held_notes, *passed_over, *notes]
+    begin = min(date for date, day in days.items() if day.manifest.events)
+    missing = [f"{date}: no events, a gap in the window" for date in gaps if date > str(begin)]
+    if plan.window[0] < begin:
+        missing.append(
+            f"the events begin on {begin}: {len(with_events)} of the {len(plan.window)} days of "
+            "the window hold some"
+        )
+    return [*missing, *held_notes, *passed_over, *notes]
 
 
 def _looked_back_on(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[str]:

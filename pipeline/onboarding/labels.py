@@ -65,9 +65,9 @@ def label_role(
     most = column.top_count / column.values
     if not told and column.stand_in is not None:
         return Role.UNUSED, f"{because}, but {STAND_IN.format(column.stand_in)}"
-    if not told and most > 0.5:
-        what = f"{most:.0%} of the values are {column.top:g}: an act of its own?"
-        return Role.UNUSED, f"{because}, but {what}"
+    if most > 0.5:
+        because += f", but {most:.0%} of the values are {column.top:g}: an act of its own?"
+        return (Role.REGRESSION if told else Role.UNUSED), because
     return Role.REGRESSION, because
 
 

@@ -225,6 +225,13 @@ def test_run_date_without_events_is_an_error(root, how):
         run(plan(), root, make_pipeline=make_pipeline)
 
 
+def test_days_before_the_first_that_has_events_are_told_in_one_note(root):
+    for date in DAYS[:2]:
+        shutil.rmtree(root / f"logs/{date}")
+    notes = run(plan(training__min_window_days=1), root).notes
+    assert notes == (f"the events begin on {DAYS[2]}: 1 of the 3 days of the window hold some",)
+
+
 @pytest.mark.parametrize("gap", [1, 2])
 @pytest.mark.parametrize("how", ["missing", "empty file"])
 def test_gap_in_the_window_is_noted_and_the_run_goes_on(root, how, gap):

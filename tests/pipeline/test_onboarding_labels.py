@@ -47,6 +47,23 @@ def test_what_sounds_like_a_label_and_can_be_none_is_no_feature(tmp_path, suffix
     assert message in why_of(draft, "upvoted")
 
 
+@pytest.mark.parametrize(
+    ("refund", "expected"),
+    [(0.0, "transform: log1p    # a heavy tail"), (-9.0, "# A heavy tail, and values below 0")],
+)
+def test_a_sum_of_money_that_is_nearly_always_zero_is_said_to_be_so(tmp_path, refund, expected):
+    def paid(event):
+        number = number_of(event)
+        spent = 3.0 ** (number // 160) if number % 160 == 0 else 0.0
+        return {**event, "revenue": refund if number == 7 else spent}
+
+    draft = draft_spec(write_logs(tmp_path, change=paid), "ranker", labels=["isClicked", "revenue"])
+    assert role_of(draft, "revenue") is Role.REGRESSION
+    assert re.search("99% of the values are 0: an act of its own?", why_of(draft, "revenue"))
+    assert expected in draft.text
+    assert parse_spec(draft.text, "drafted").tasks["revenue"].kind == "regression"
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 @pytest.mark.parametrize(
     ("name", "value", "role"),
