@@ -11,6 +11,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.bounds import CANDIDATE, Bound, bounds_of
 from components.evaluator.estimates import Estimate
+from components.evaluator.metrics import SHOWN
 from components.evaluator.scores import OVERALL
 from components.evaluator.verdict import CHANGE, Breach, Estimates
 from schemas.spec import RankingSpec
@@ -25,7 +26,7 @@ def load_breaches(path: str, spec: RankingSpec) -> list[Breach]:
         spec: the ranking spec whose bounds they are.
 
     Returns:
-        The breaches, those over all events first.
+        The breaches, those over all events first, and of these what best tells a good model.
     """
     result = tfma.load_validation_result(path)
     estimates, bounds = load_estimates(path), bounds_of(spec, compare=True)
@@ -42,7 +43,10 @@ def load_breaches(path: str, spec: RankingSpec) -> list[Breach]:
                 for bound in bounds.get(key.output_name, {}).get(feature, ())
                 if (bound.metric, bound.is_change) == (key.name, key.is_diff)
             ]
-    return sorted(breaches, key=lambda breach: breach.slice_name != OVERALL)
+    telling = {metric for metrics in SHOWN.values() for metric in metrics}
+    return sorted(
+        breaches, key=lambda breach: (breach.slice_name != OVERALL, breach.metric not in telling)
+    )
 
 
 def load_estimates(path: str) -> Mapping[str, Estimates]:
