@@ -40,8 +40,8 @@ class HeldDay:
 
     def __str__(self) -> str:
         return (
-            f"{self.date}: held, not trained on, since the served version {self.version} fails on "
-            f"it: {'; '.join(self.reasons)}. Mend its logs. If they are right, the world changed "
+            f"{self.date}: held, not trained on, since version {self.version} failed on it: "
+            f"{'; '.join(self.reasons)}. Mend its logs. If they are right, the world changed "
             f"(steadyrank release {self.date}), or the version is broken (steadyrank rollback)"
         )
 

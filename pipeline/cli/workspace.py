@@ -47,10 +47,11 @@ def status(
             return
         console = make_console()
         console.print(tables.day_table(runs, tables.shown_tasks(runs)))
-        for line in (*tables.served_lineage(served, runs), *tables.run_facts(runs[-1])):
+        facts = [*tables.served_lineage(served, runs), *tables.run_facts(runs[-1])]
+        noted = "\n".join(facts)
+        facts += [line for day in list_held(space.day_store) if (line := str(day)) not in noted]
+        for line in facts:
             console.print(line, markup=False)
-        for day in list_held(space.day_store):
-            console.print(str(day), markup=False)
         if os.path.isdir(space.tensorboard):
             folder = shlex.quote(space.tensorboard)
             console.print(f"TensorBoard, a run a day: tensorboard --logdir {folder}", markup=False)
