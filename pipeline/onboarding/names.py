@@ -17,7 +17,7 @@ _TEXTS = {
     "forward forwarded hate hide hover hovered install installed label like liked mute muted "
     "opened order ordered purchase purchased react reacted register registered replied reply "
     "report reported repost reposted retweet retweeted returned save saved share shared "
-    "signup skip skipped subscribe subscribed target unfollow unfollowed unsubscribe "
+    "signup skip skipped subscribe subscribed target transaction unfollow unfollowed unsubscribe "
     "unsubscribed upvote upvoted view viewed vote voted watched wishlist",
     # What of it is measured.
     "measures": "dwell label listen listened play played rated rating read reward revenue spend "
@@ -36,6 +36,7 @@ _TEXTS = {
     "restaurant rider route seller session shop show sku song store student subscriber thread "
     "track user vehicle video viewer visitor",
     "surfaces": "app channel country device os page placement platform surface tab",
+    "now": "current daily day session today",
     "times": "at date datetime day dt time timestamp ts",
 }
 WORDS = {what: frozenset(text.split()) for what, text in _TEXTS.items()}
@@ -62,6 +63,13 @@ def sound_of(name: str) -> str:
         return ""
     said += [word.removesuffix("s") for word in said]
     return min((WORDS["acts"] | WORDS["measures"]).intersection(said), default="")
+
+
+def counts_today(name: str) -> bool:
+    """Whether a name is that of acts that are still being counted as the impression is shown."""
+    said = set(words(name))
+    stems = said.union(word.removesuffix("s") for word in said)
+    return bool(WORDS["acts"] & stems) and bool(WORDS["now"] & said)
 
 
 def is_code(name: str) -> bool:

@@ -16,6 +16,7 @@ from pipeline.onboarding.left_out import without_traces, without_twins
 from pipeline.onboarding.names import (
     NO_EVENT_ID,
     WORDS,
+    counts_today,
     event_id_rank,
     is_code,
     is_time,
@@ -24,6 +25,7 @@ from pipeline.onboarding.names import (
 )
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
+_TODAY = "a count that goes on: does it include what comes of the impression itself?"
 _FRESH = (
     "two values, and no id keeps one from day to day: if it tells what came of the impression, "
     "name it by --label or leave it out"
@@ -70,6 +72,8 @@ def guess_roles(
                 role, why = Role.UNUSED, _TIME
             elif column.present and not columns.describe(events[0][field.name]).present:
                 role, why = Role.UNUSED, "no event of the newest day has a value"
+            elif role is Role.DENSE and counts_today(field.name):
+                remark = remark or _TODAY
             elif role is Role.DENSE and column.stand_in is not None:
                 remark = remark or STAND_IN.format(column.stand_in)
             elif role is Role.CATEGORICAL:
@@ -150,6 +154,13 @@ def _remark(field: Field, column: Column, values: pa.ChunkedArray, text: str) ->
         return text
     if not pa.types.is_string(values.type):
         return ""
+    if column.distinct <= FEW:
+        acts = [value for value in values.unique().drop_null().to_pylist() if sound_of(value)]
+        if len(acts) > 1:
+            return (
+                f"{' and '.join(map(repr, sorted(acts)[:2]))} sound like what came of the "
+                "impression: log each as a label, 0 or 1, and one event for each impression"
+            )
 
     def share(pattern: str) -> float:
         return pc.mean(pc.match_substring_regex(values, pattern)).as_py() or 0.0

@@ -126,6 +126,29 @@ def test_a_number_that_stands_for_no_value_is_asked_about(tmp_path):
     assert "80% of the values are 1: an act of its own?" in why_of(draft, "stars")
 
 
+def test_acts_in_one_field_are_asked_about(tmp_path):
+    def acted(event):
+        kind = ["view", "click", "transaction", "none"][number_of(event) % 4]
+        return {**event, "kind": kind, "page": ["home", "search", "click"][number_of(event) % 3]}
+
+    draft = draft_spec(write_logs(tmp_path, change=acted), "ranker")
+    assert remark_on(draft, "kind").startswith("'click' and 'transaction' sound like what came of")
+    assert not remark_on(draft, "page")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("userClicksToday", True), ("session_item_views", True), ("item_clicks_past_week", False)],
+)
+def test_a_count_that_may_include_the_impression_is_asked_about(tmp_path, name, asked):
+    def counted(event):
+        return {**event, name: number_of(event) % 97 + 3}
+
+    draft = draft_spec(write_logs(tmp_path, change=counted), "ranker")
+    assert role_of(draft, name) is Role.DENSE
+    assert ("does it include what comes of" in remark_on(draft, name)) is asked
+
+
 def test_ids_that_are_numbers_as_text_are_ids(tmp_path):
     def stringified(event):
         return {**event, "item.Id": str(event["item.Id"] or "none")}
