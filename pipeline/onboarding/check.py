@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.daily_example_gen.day_store import DayLogs, list_logs
@@ -32,6 +33,8 @@ _AGAIN = 0.05
 """Share of a day's events from which on it is no chance that an earlier day has them, too."""
 _UNLIKE = 4.0
 """By how much labels and numbers of a day differ from those of other days by no chance."""
+_BACK = 0.2
+"""Share of a day's values that come back from the day before, where they are written alike."""
 _PART = 0.3
 """Share of a usual day's events below which a day is perhaps not yet complete."""
 
@@ -106,6 +109,7 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     found += _ended(spec, samples, fields, described)
     found += _volume(spec, samples[0], described)
     found += _unlike(spec, samples, known)
+    found += _renamed(spec, samples, known)
     found += _features(spec, described)
     found += _labels(spec, table, described)
     found += _slices(spec, samples[0], known)
@@ -295,6 +299,29 @@ def _unlike(spec: RankingSpec, samples: Sequence[Sample], known: set[str]) -> It
             what += f"{usual:.3g}: another unit?"
         if not 1 / _UNLIKE < ratio < _UNLIKE:
             yield Finding(_owner(spec, field), what)
+
+
+def _renamed(spec: RankingSpec, samples: Sequence[Sample], known: set[str]) -> Iterator[Finding]:
+    """Ids and categories of the newest day that the day before lacks, though its own came back."""
+    if len(samples) < 3:
+        return
+    newest, before, earlier = (sample.events for sample in samples[:3])
+    for name in sorted(spec.categorical.keys() & known):
+        again, usual = _again(newest[name], before[name]), _again(before[name], earlier[name])
+        if usual > _BACK and again < _BACK * usual:
+            yield Finding(
+                f"features.{name}",
+                f"{again:.2%} of {samples[0].date}'s values are among those of the day before, of "
+                f"which {usual:.2%} were: are they written in another way?",
+            )
+
+
+def _again(values: pa.ChunkedArray, before: pa.ChunkedArray) -> float:
+    """Share of the values that a day before has, too."""
+    if pa.types.is_list(values.type):
+        values, before = pc.list_flatten(values), pc.list_flatten(before)
+    found = pc.is_in(values.drop_null(), before.drop_null().unique())
+    return float(pc.mean(found).as_py() or 0.0)
 
 
 def _odds(labels: np.ndarray) -> float:

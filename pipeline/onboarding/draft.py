@@ -442,7 +442,7 @@ def _visible_lift(rarer: float) -> float:
     Two standard errors of an AUC of 0.7, about 0.3 / sqrt(labels of the rarer kind): Hanley and
     McNeil 1982, Radiology.
     """
-    return max(_LIFT_SLACK, round(0.6 / math.sqrt(max(rarer, 4.0)), 2))
+    return max(_LIFT_SLACK, math.ceil(60 / math.sqrt(max(rarer, 4.0))) / 100)
 
 
 def _rounded(number: float) -> int:

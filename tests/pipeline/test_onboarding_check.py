@@ -223,6 +223,24 @@ def test_labels_and_numbers_unlike_those_of_days_before_are_asked_about(tmp_path
     assert all(found[where].startswith(what) for where, what in expected.items())
 
 
+def test_ids_that_are_written_in_another_way_are_asked_about(tmp_path):
+    # No hour comes back from any day to the next.
+    hours = iter(range(4 * EVENTS))
+    logs = write_logs(tmp_path, hour=lambda n: next(hours))
+    rewrite_newest(
+        tmp_path,
+        lambda events: [
+            {**event, "userId": event["userId"].upper(), "topics": [*event["topics"], "c"]}
+            for event in events
+        ],
+    )
+    (finding,) = [f for f in check(logs).findings if "written in another way" in f.what]
+    assert str(finding) == (
+        "warning: features.user: 0.00% of 2026-01-04's values are among those of the day before, "
+        "of which 100.00% were: are they written in another way?"
+    )
+
+
 def test_a_label_so_rare_that_chance_decides_is_not_asked_about(tmp_path):
     logs = write_logs(tmp_path, clicked=lambda n: n < 12)
     rewrite_newest(tmp_path, lambda events: [{**event, "clicked": 0} for event in events])

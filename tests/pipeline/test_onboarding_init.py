@@ -247,7 +247,9 @@ def test_command_says_that_there_are_no_logs(tmp_path):
     assert not (tmp_path / "a.yaml").exists()
 
 
-@pytest.mark.parametrize(("positives", "negatives"), [(30, 2000), (120, 4000), (1500, 1500)])
+@pytest.mark.parametrize(
+    ("positives", "negatives"), [(30, 2000), (120, 4000), (1500, 1500), (1760, 2440)]
+)
 def test_a_model_as_good_as_smoothed_rates_is_rarely_blocked_for_its_lift(positives, negatives):
     rng = np.random.default_rng(positives)
     draws = 300
