@@ -5,7 +5,7 @@
 Each world is held against its own best possible prediction, which the simulator knows, and
 against the same spec with settings given by `--set`. The model is `schemas/demo.yaml`'s, with
 default training; a cold start on seven days, then warm starts, each judged by the next day.
-Results are added to `results/learning.json` after each world. The largest one takes 9 GB of memory.
+Results are added to `results/learning.json` after each world. The largest takes 11 GB of memory.
 """
 
 from __future__ import annotations
