@@ -113,7 +113,7 @@ DAY_EVENTS = _number("Examples", "day_events")
 HELD = _json("Examples", "held")
 """Days that are left out of training, with the reasons."""
 SEEN = _json("Examples", "seen")
-"""The run date and the days of the window that are not held, each with an id of its log files."""
+"""By day that is trained or evaluated on, an id of its log files; held days are left out."""
 INGESTION_NOTES = _lines("Examples", "notes")
 """Gaps, held days, empty and ignored files."""
 

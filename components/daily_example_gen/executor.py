@@ -201,6 +201,10 @@ def _describe(examples: types.Artifact, run: RunExamples) -> None:
     properties.DAY_EVENTS.set(examples, usual_day(run.training, run.days))
     properties.HELD.set(examples, {str(day.date): day.reasons for day in run.held})
     held = [day.date for day in run.held]
-    seen = {str(date): content_of(day) for date, day in run.days.items() if date not in held}
+    seen = {
+        str(date): content_of(day)
+        for date, day in run.days.items()
+        if day.manifest.events and date not in held
+    }
     properties.SEEN.set(examples, seen)
     properties.INGESTION_NOTES.set(examples, run.notes)

@@ -201,8 +201,15 @@ def check_days(
     notes = [note for _, day in sorted(days.items()) for note in _notes(day)]
     notes += _looked_back_on(plan, days)
     begin = min(date for date, day in days.items() if day.manifest.events)
-    missing = [f"{date}: no events, a gap in the window" for date in gaps if date > str(begin)]
-    if plan.window[0] < begin:
+    gone = [date for date in gaps if date in plan.baseline_seen]
+    missing = [
+        f"{date}: no events any more, though the served version knows the day: keep the logs of "
+        "the window, a training anew learns from no others"
+        for date in gone
+    ]
+    gaps = [date for date in gaps if date not in gone]
+    missing += [f"{date}: no events, a gap in the window" for date in gaps if date > str(begin)]
+    if gaps and gaps[0] < str(begin):
         missing.append(
             f"the events begin on {begin}: {len(with_events)} of the {len(plan.window)} days of "
             "the window hold some"

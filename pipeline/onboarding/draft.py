@@ -326,7 +326,8 @@ class _Writer:
         yield ""
         if self._usual_day < _SMALL_DAY:
             yield "# Days are small: each run trains anew on two weeks of them. That takes longer"
-            yield "# than to go on from yesterday's model, which would be no better."
+            yield "# than to go on from yesterday's model, which would be no better. Keep their"
+            yield "# logs: a day whose logs are gone is not trained on."
             yield f"training: {{warm_start: false, window_days: {_ANEW_DAYS}}}"
             yield ""
         yield "validation:"

@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import json
 import os
 import shutil
 
@@ -184,6 +185,9 @@ def test_executor_describes_the_examples_as_tfx_example_gen_does(root):
     assert examples.span == (RUN_DATE - datetime.date(1970, 1, 1)).days
     assert examples.get_int_custom_property("train_events") == 300
     assert examples.get_int_custom_property("eval_events") == 100
+    seen = json.loads(examples.get_string_custom_property("seen"))
+    assert list(seen) == [str(date) for date in DAYS]
+    assert len(set(seen.values())) == len(DAYS)
     names = [path.name for path in (root / "examples/Split-train").iterdir()]
     assert len(names) == 48
     assert {name[:10] for name in names} == {str(date) for date in DAYS[:3]}

@@ -1,5 +1,6 @@
 """Which events of a day count, and which days can be trusted."""
 
+import dataclasses
 import json
 import os
 import re
@@ -230,6 +231,18 @@ def test_days_before_the_first_that_has_events_are_told_in_one_note(root):
         shutil.rmtree(root / f"logs/{date}")
     notes = run(plan(training__min_window_days=1), root).notes
     assert notes == (f"the events begin on {DAYS[2]}: 1 of the 3 days of the window hold some",)
+
+
+def test_logs_that_are_gone_are_told_from_those_that_never_were(root):
+    for date in DAYS[:2]:
+        shutil.rmtree(root / f"logs/{date}")
+    served = dataclasses.replace(
+        plan(training__min_window_days=1), baseline_seen={str(DAYS[1]): "a"}
+    )
+    notes = run(served, root).notes
+    assert len(notes) == 2
+    assert notes[0].startswith(f"{DAYS[1]}: no events any more, though the served version knows")
+    assert notes[1].startswith(f"the events begin on {DAYS[2]}")
 
 
 @pytest.mark.parametrize("gap", [1, 2])
