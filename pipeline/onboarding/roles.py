@@ -128,7 +128,8 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     if column.present < 0.01 * column.rows:
         return Role.UNUSED, f"only {column.present / column.rows:.2%} of the events have a value"
     if column.constant:
-        return Role.UNUSED, f"{column.top!r} in every event that has a value"
+        shown = str(bool(column.top)).lower() if field.kind == "binary" else repr(column.top)
+        return Role.UNUSED, f"{shown} in every event that has a value"
     if field.kind == "binary":
         return Role.CATEGORICAL, "true or false, which are 1 and 0"
     if field.kind in ("int", "number") and not field.multivalued and is_time(said, column):

@@ -126,6 +126,14 @@ def test_a_number_that_stands_for_no_value_is_asked_about(tmp_path):
     assert "80% of the values are 1: an act of its own?" in why_of(draft, "stars")
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(False, "false in every"), (0, "0 in every"), ("CZ", "'CZ' in every")]
+)
+def test_a_value_that_every_event_has_is_shown_as_it_is_logged(tmp_path, value, shown):
+    draft = draft_spec(write_logs(tmp_path, change=lambda e: {**e, "isTest": value}), "ranker")
+    assert why_of(draft, "isTest").startswith(shown)
+
+
 def test_acts_in_one_field_are_asked_about(tmp_path):
     def acted(event):
         kind = ["view", "click", "transaction", "none"][number_of(event) % 4]
