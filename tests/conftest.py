@@ -57,27 +57,57 @@ def _cpu_seconds():
     return sum(os.times()[:4])
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Workers are warm Pythons too: TensorFlow is imported once for all of them."""
+    folder = config._tmp_path_factory.getbasetemp() / "warm"
+    config.add_cleanup(_warm_python(folder).close)
+    for spec in specs:
+        spec.python = str(folder / "python")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["python"] = sys.executable
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        # A test starts real Pythons, unless it asks for warm ones.
+        sys.executable = config.workerinput["python"]
+
+
 @pytest.fixture(scope="session")
-def warm_python_path(tmp_path_factory):
+def warm_python_path(request, tmp_path_factory):
     """Path of a Python that has TensorFlow and TFX imported; see `warm_python`."""
     base = tmp_path_factory.getbasetemp()
-    # All workers of pytest-xdist share one.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "warm"
-    folder.mkdir(exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as connection:
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _connected(connection, folder):
-                clean = {
-                    name: value
-                    for name, value in os.environ.items()
-                    if not name.startswith(("PYTHON", "COVERAGE"))
-                }
-                server = subprocess.Popen([sys.executable, warm_python.__file__, folder], env=clean)
-                while not _connected(connection, folder):
-                    assert server.poll() is None
-                    time.sleep(0.1)
+    # Workers of pytest-xdist share the one that they were forked from.
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "warm"
+    with _warm_python(folder):
         yield str(folder / "python")
+
+
+def _warm_python(folder):
+    """Makes `folder`/python, if it is not there; returns the connection that keeps it."""
+    folder.mkdir(exist_ok=True)
+    connection = socket.socket(socket.AF_UNIX)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _connected(connection, folder):
+            clean = {
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("PYTHON", "COVERAGE"))
+            }
+            said = folder / "said"
+            with said.open("w") as output:
+                server = subprocess.Popen(
+                    [sys.executable, warm_python.__file__, folder], env=clean, stderr=output
+                )
+            while not _connected(connection, folder):
+                assert server.poll() is None, said.read_text()
+                time.sleep(0.1)
+    return connection
 
 
 def _connected(connection, folder):

@@ -156,6 +156,8 @@ def execute(arguments: list[str]) -> None:
 
 def run(folder: str, arguments: list[str]) -> None:
     """Has the server run a process, forwards signals to it and ends as it does."""
+    if arguments[0] == "-u":  # Of execnet, which flushes what it writes.
+        arguments = arguments[1:]
     if arguments[0] not in ("-c", "-m"):
         os.execv(sys.executable, [sys.executable, *arguments])
     connection = socket.socket(socket.AF_UNIX)
