@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from short_days import write_spec
 from typer.testing import CliRunner
 
 from components.serving_store import TRAINING_STATE, ModelInfo, push
@@ -14,7 +15,12 @@ from pipeline.simulate import write_logs
 from pipeline.workspace import Workspace
 from schemas.loading import load_spec
 
-DEMO = str(Path(__file__).parents[2] / "schemas" / "demo.yaml")
+
+@pytest.fixture
+def spec_file(tmp_path):
+    path = tmp_path / "spec.yaml"
+    write_spec(path)
+    return str(path)
 
 
 def invoke(*arguments):
@@ -24,8 +30,16 @@ def invoke(*arguments):
     return result, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
-def test_days_without_logs_are_bad_data(tmp_path):
-    arguments = ["2026-01-04", "--logs", tmp_path, "--spec", DEMO, "--workspace", tmp_path / "w"]
+def test_days_without_logs_are_bad_data(tmp_path, spec_file):
+    arguments = [
+        "2026-01-04",
+        "--logs",
+        tmp_path,
+        "--spec",
+        spec_file,
+        "--workspace",
+        tmp_path / "w",
+    ]
     result, output = invoke(*arguments)
     assert result.exit_code == 11
     assert "2026-01-04" in output + (result.stderr if result.stderr_bytes else "")
@@ -33,14 +47,14 @@ def test_days_without_logs_are_bad_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_trainings_start_where_the_run_would(tmp_path):
+def test_trainings_start_where_the_run_would(tmp_path, spec_file):
     from trainer_module.risk.batches import event_batches
     from trainer_module.risk.trainee import Trainee
     from trainer_module.training_state import save_state
 
     logs = str(tmp_path / "logs")
     write_logs(logs, datetime.date(2026, 1, 1), 4, 1500, seed=0)
-    spec = load_spec(DEMO, ["model.preset=tiny"])
+    spec = load_spec(spec_file)
     date, workspace = datetime.date(2026, 1, 4), Workspace(str(tmp_path / "work"))
     cold = training_data(spec, date, logs, workspace)
     assert cold.warm_start_from is None
@@ -76,11 +90,11 @@ def test_trainings_start_where_the_run_would(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_day_is_measured_from_its_logs(tmp_path):
+def test_a_day_is_measured_from_its_logs(tmp_path, spec_file):
     write_logs(str(tmp_path / "logs"), datetime.date(2026, 1, 1), 4, 1500, seed=0)
     result, output = invoke(
-        *("2026-01-04", "--logs", tmp_path / "logs", "--spec", DEMO),
-        *("--workspace", tmp_path / "work", "--set", "model.preset=tiny"),
+        *("2026-01-04", "--logs", tmp_path / "logs", "--spec", spec_file),
+        *("--workspace", tmp_path / "work"),
         *("--steps", 40, "--seeds", 1, "--budget", 3, "--optimizer", "adagrad"),
     )
     assert result.exit_code == 0, output
