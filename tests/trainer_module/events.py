@@ -43,6 +43,22 @@ def tiny_spec(*overrides: str) -> RankingSpec:
     return parse_spec(SPEC, "tiny", overrides)
 
 
+def small_spec(*overrides: str) -> RankingSpec:
+    """For trainings of which only the process matters: tracing is most of what one costs.
+
+    A feature and a task of either kind are left, in half a training's time.
+    """
+    kept = (
+        "features={user: {type: categorical, buckets: 50, embedding: 4, required: true},"
+        " price: {type: dense}}",
+        "tasks={click: {kind: binary, label: clicked, gate: {min_auc: 0.6}},"
+        " stars: {kind: regression, label: rating, optional: true, gate: {max_rmse: 2}}}",
+        "model={shared: [8]}",
+        "serving.score=click",
+    )
+    return tiny_spec(*kept, *overrides)
+
+
 def make_events(count: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     events = []

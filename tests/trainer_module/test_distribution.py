@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, write_events, write_transform_graph
+from events import make_events, small_spec, write_events, write_transform_graph
 
 from components.trainer import executor
 from schemas.errors import TrainingError
@@ -49,7 +49,7 @@ def data(tmp_path_factory):
     # With masked labels a mean over replicas of their means is another one than over all.
     events = [{"rating": [2.0], **event} for event in make_events(1000)]
     folder = tmp_path_factory.mktemp("data")
-    write_transform_graph(tiny_spec(), folder / "tft")
+    write_transform_graph(small_spec(), folder / "tft")
     # Of unequal length: one of two workers ends before the other.
     files = [
         file
@@ -63,7 +63,7 @@ def data(tmp_path_factory):
 
 
 def arguments(data, folder, *overrides):
-    spec = tiny_spec("training.batch_size=40", "training.epochs=2", *overrides)
+    spec = small_spec("training.batch_size=40", "training.epochs=2", *overrides)
     return {
         "train_files": [str(file) for file in data.files],
         "eval_files": [str(file) for file in data.files],
@@ -151,14 +151,14 @@ def test_training_killed_at_any_moment_resumes_to_the_same_weights(data, tmp_pat
 def test_multi_worker_without_a_cluster_is_a_clear_error(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(TrainingError, match="TF_CONFIG"):
-        make_strategy(tiny_spec("training.distribution=multi_worker").training)
+        make_strategy(small_spec("training.distribution=multi_worker").training)
 
 
 def test_batch_that_replicas_cannot_share_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(
         tf.distribute, "MirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=3)
     )
-    settings = tiny_spec("training.distribution=mirrored", "training.batch_size=32").training
+    settings = small_spec("training.distribution=mirrored", "training.batch_size=32").training
     with pytest.raises(TrainingError, match="32 is no multiple of the 3 replicas"):
         make_strategy(settings)
 
@@ -170,7 +170,7 @@ def test_training_of_another_number_of_workers_is_another_one(monkeypatch, tmp_p
         cluster = {"chief": ["a:1"], "worker": [f"b{n}:1" for n in range(workers)]}
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster}))
         plan = SimpleNamespace(
-            spec=tiny_spec("training.distribution=multi_worker"), run_date="", base_version=None
+            spec=small_spec("training.distribution=multi_worker"), run_date="", base_version=None
         )
         return executor._fingerprint(plan, str(tmp_path))
 

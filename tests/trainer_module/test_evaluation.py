@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from events import make_events, tiny_spec, write_events
+from events import make_events, small_spec, tiny_spec, write_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import trained
 
@@ -62,7 +62,7 @@ def test_the_sample_is_bounded_and_of_every_file(files, monkeypatch):
 
 
 def run(files, folder, *overrides, eval_files):
-    return trained(tiny_spec(*overrides), files[0], folder, eval_files=eval_files)
+    return trained(small_spec(*overrides), files[0], folder, eval_files=eval_files)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_training_reports_it_every_so_many_steps_and_at_its_end(files, evaluat
     done, folder = evaluated
     attempt = load_verdict(str(folder / "stability")).attempts[-1]
     assert [found.step for found in attempt.evaluations] == [8, 16, 20]
-    spec = tiny_spec()
+    spec = small_spec()
     after = DayEvaluation(done.model, spec, files[1], parser(spec))()
     assert attempt.evaluations[-1].metrics == pytest.approx(after)
     assert (folder / "stability" / "run_date.png").stat().st_size > 1000

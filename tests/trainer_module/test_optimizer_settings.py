@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 import pytest
-from events import tiny_spec
+from events import small_spec
 from trainings import trained
 
 from schemas.training import RULE_THRESHOLDS, OptimizerName, OptimizerSettings, Recovery, Training
@@ -83,7 +83,7 @@ def test_accumulators_are_refused_with_adam():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "rate"), [("global_gc_adagrad", 0.05), ("zclip_adam", 0.003)])
 def test_a_run_trains_with_it(name, rate, train_files, tmp_path):
-    spec = tiny_spec(f"training.optimizer.name={name}", f"training.learning_rate={rate}")
+    spec = small_spec(f"training.optimizer.name={name}", f"training.learning_rate={rate}")
     done = trained(spec, train_files, tmp_path)
     assert done.stability.verdict != "diverged"
     assert int(done.optimizer.iterations) > 0

@@ -13,7 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from events import make_events, tiny_spec, write_events
+from events import make_events, small_spec, write_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import trained
 
@@ -56,14 +56,14 @@ def _batches(spec, files):
 
 @pytest.fixture(scope="module")
 def base(train_files, tmp_path_factory):
-    return _with_state(tiny_spec(DROPOUT, "training.epochs=3"), train_files, tmp_path_factory)
+    return _with_state(small_spec(DROPOUT, "training.epochs=3"), train_files, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def half(train_files, tmp_path_factory):
     """Trained with float16."""
     return _with_state(
-        tiny_spec(DROPOUT, "training.mixed_precision=float16"), train_files, tmp_path_factory
+        small_spec(DROPOUT, "training.mixed_precision=float16"), train_files, tmp_path_factory
     )
 
 
@@ -80,7 +80,7 @@ def _with_state(spec, files, tmp_path_factory):
 def healed(train_files, tmp_path_factory):
     """Diverges at once, and is tried again at a rate at which it does not; and its folder."""
     folder = tmp_path_factory.mktemp("healed")
-    wild = tiny_spec(
+    wild = small_spec(
         "training.optimizer.name=adagrad",
         "training.learning_rate=1e6",
         "training.epochs=10",
@@ -90,7 +90,7 @@ def healed(train_files, tmp_path_factory):
 
 
 def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
-    spec = tiny_spec("training.epochs=2", "training.batch_size=700")
+    spec = small_spec("training.epochs=2", "training.batch_size=700")
     first, second = (
         np.asarray(features["price"]).ravel() for features, _, _ in _batches(spec, train_files)
     )
@@ -100,7 +100,7 @@ def test_every_epoch_sees_every_event_once_in_an_order_of_its_own(train_files):
 
 def test_order_depends_on_the_seed_alone(train_files):
     def order(*overrides):
-        batch = next(iter(_batches(tiny_spec(*overrides), train_files)))
+        batch = next(iter(_batches(small_spec(*overrides), train_files)))
         return np.asarray(batch[0]["price"]).ravel()
 
     np.testing.assert_array_equal(order(), order())
@@ -109,7 +109,7 @@ def test_order_depends_on_the_seed_alone(train_files):
 
 @pytest.mark.parametrize("together", [1, 100, 650, 10_000])
 def test_no_event_is_lost_however_few_are_shuffled_together(together, train_files):
-    spec = tiny_spec(
+    spec = small_spec(
         "training.epochs=2", "training.batch_size=300", f"training.shuffle_events={together}"
     )
     batches = [
@@ -140,7 +140,7 @@ def test_preprocessing_is_traced_once(train_files, tmp_path, monkeypatch):
         return preprocessing.preprocess(*args)
 
     monkeypatch.setattr(inputs, "preprocess", preprocess)
-    spec = tiny_spec("training.evaluation_steps=4")
+    spec = small_spec("training.evaluation_steps=4")
     trained(spec, train_files, tmp_path, eval_files=train_files[:1])
     assert len(traced) == 1
 
@@ -176,7 +176,7 @@ def test_training_killed_between_checkpoints_resumes_to_the_same_weights(
 def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_steps(
     base, train_files, tmp_path
 ):
-    frozen = tiny_spec(DROPOUT, "training.learning_rate=1e-30")
+    frozen = small_spec(DROPOUT, "training.learning_rate=1e-30")
     warm = trained(frozen, train_files[:1], tmp_path, warm_start_from=base.state)
     _assert_same(_weights(base.model), _weights(warm.model))
     steps = len(list(_batches(frozen, train_files[:1])))
@@ -194,7 +194,7 @@ def test_warm_start_carries_weights_slots_and_normalisation_and_restarts_the_ste
 @pytest.mark.parametrize(("before", "after"), [("half", "none"), ("base", "float16")])
 def test_precision_may_change_between_warm_starts(before, after, request, train_files, tmp_path):
     done = request.getfixturevalue(before)
-    spec = tiny_spec(DROPOUT, f"training.mixed_precision={after}", "training.learning_rate=1e-30")
+    spec = small_spec(DROPOUT, f"training.mixed_precision={after}", "training.learning_rate=1e-30")
     warm = trained(spec, train_files[:1], tmp_path, warm_start_from=done.state)
     for one, other in zip(_weights(done.model), _weights(warm.model), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-20)
@@ -202,26 +202,26 @@ def test_precision_may_change_between_warm_starts(before, after, request, train_
 
 @pytest.mark.slow
 def test_state_of_another_architecture_is_refused(base, train_files, tmp_path):
-    other = tiny_spec(DROPOUT, "model.shared=[32, 8]")
+    other = small_spec(DROPOUT, "model.shared=[32, 8]")
     with pytest.raises(TrainingError, match="cannot be restored"):
         _train(other, train_files, tmp_path, warm_start_from=base.state)
 
 
 def test_absent_state_is_a_clear_error(train_files, tmp_path):
     with pytest.raises(TrainingError, match="cannot be restored"):
-        _train(tiny_spec(), train_files, tmp_path, warm_start_from=str(tmp_path / "nothing"))
+        _train(small_spec(), train_files, tmp_path, warm_start_from=str(tmp_path / "nothing"))
 
 
 def test_no_files_is_a_clear_error(tmp_path):
     with pytest.raises(TrainingError, match="no events to train on"):
-        _train(tiny_spec(), [], tmp_path)
+        _train(small_spec(), [], tmp_path)
 
 
 def test_no_example_to_train_on_is_a_clear_error(tmp_path):
     empty = tmp_path / "empty.gz"
     empty.write_bytes(gzip.compress(b""))
     with pytest.raises(TrainingError, match="no batch to train on"):
-        _train(tiny_spec(), [str(empty)], tmp_path)
+        _train(small_spec(), [str(empty)], tmp_path)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_tensorboard_scalars_are_written_for_each_attempt(healed):
 
 
 def test_batches_left_out_are_not_trained_on_and_the_others_stay_in_order(train_files):
-    spec = tiny_spec()
+    spec = small_spec()
     read = functools.partial(training_batches, train_files, spec)
 
     def prices(**kwargs):
@@ -246,8 +246,8 @@ def test_batches_left_out_are_not_trained_on_and_the_others_stay_in_order(train_
 
 
 def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_out(tmp_path):
-    model = build_model(tiny_spec())
-    optimizer = make_optimizer(tiny_spec().training)
+    model = build_model(small_spec())
+    optimizer = make_optimizer(small_spec().training)
     optimizer.build(model.trainable_variables)
     checkpoints = Checkpoints(str(tmp_path), writes=True)
     for step in (0, 5, 10, 20):
@@ -282,8 +282,8 @@ def test_divergence_goes_back_to_the_checkpoint_before_and_leaves_its_batches_ou
 
 def test_attempt_killed_while_it_goes_back_leaves_nothing_of_the_failed_one(tmp_path, monkeypatch):
     checkpoints = Checkpoints(str(tmp_path), writes=True)
-    model = build_model(tiny_spec())
-    optimizer = make_optimizer(tiny_spec().training)
+    model = build_model(small_spec())
+    optimizer = make_optimizer(small_spec().training)
     optimizer.build(model.trainable_variables)
     for step in (0, 50, 60, 70):
         checkpoints.save(Progress(step=step), model, optimizer)
@@ -307,7 +307,7 @@ def test_attempt_killed_while_it_goes_back_leaves_nothing_of_the_failed_one(tmp_
 @pytest.mark.slow
 def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_files, tmp_path):
     """Two steps in all, both of them left out after they diverged."""
-    spec = tiny_spec(
+    spec = small_spec(
         "training.optimizer.name=adagrad",
         "training.learning_rate=1e30",
         "training.averaging=0",
@@ -330,7 +330,7 @@ def test_attempt_without_a_batch_left_does_not_pass_for_a_healthy_one(train_file
 
 @pytest.mark.slow
 def test_training_that_diverges_past_the_ladder_says_so(train_files, tmp_path):
-    spec = tiny_spec(
+    spec = small_spec(
         "training.optimizer.name=adagrad",
         "training.learning_rate=1e6",
         "training.epochs=10",
@@ -357,7 +357,7 @@ def test_training_that_diverges_is_tried_again_from_before_at_a_lower_rate(
     assert failed["step"].to_pylist() == list(range(healed.stability.attempts[0].steps))
     assert (report / "event.png").exists()
     tame = trained(
-        tiny_spec(
+        small_spec(
             "training.optimizer.name=adagrad", "training.epochs=10", "training.learning_rate=0.1"
         ),
         train_files,
@@ -375,7 +375,7 @@ def test_warm_up_is_linear(steps, step, rate):
 
 
 def test_clippy_bounds_what_a_step_moves_and_leaves_embeddings_alone():
-    spec = tiny_spec("training.learning_rate=10", "training.optimizer.absolute_threshold=0.01")
+    spec = small_spec("training.learning_rate=10", "training.optimizer.absolute_threshold=0.01")
     optimizer = make_optimizer(spec.training)
     kernel = keras.Variable(np.ones((2, 2), np.float32), name="kernel")
     table = keras.Variable(np.ones((3, 2), np.float32), name="embeddings")
@@ -393,7 +393,7 @@ def test_mixed_precision_keeps_float32_weights_and_outputs(
     if precision == "float16":
         model = request.getfixturevalue("half").model
     else:
-        model = _train(tiny_spec(f"training.mixed_precision={precision}"), train_files, tmp_path)
+        model = _train(small_spec(f"training.mixed_precision={precision}"), train_files, tmp_path)
     assert {str(w.dtype) for w in model.trainable_weights} == {"float32"}
     assert all(np.isfinite(np.asarray(w)).all() for w in model.trainable_weights)
     assert keras.config.dtype_policy().name == "float32"
@@ -412,9 +412,9 @@ def test_mirrored_training_over_two_devices_matches_one(tmp_path):
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpus[0], two)
         sys.path.insert(0, sys.argv[1])
-        from events import tiny_spec
+        from events import small_spec
         from trainer_module.training import train
-        spec = tiny_spec("training.batch_size=100")
+        spec = small_spec("training.batch_size=100")
         devices = ["CPU:0", "CPU:1"] if sys.argv[2] == "two" else ["CPU:0"]
         model = train(
             spec, sys.argv[4:],
