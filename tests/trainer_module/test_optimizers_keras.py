@@ -352,7 +352,10 @@ def test_mirrored_strategy_trains_as_one_device_does():
 def on_jax(tmp_path_factory):
     """Folder of the walks that JAX took, and what the tests of rules printed there."""
     folder = tmp_path_factory.mktemp("jax")
-    return folder, run_python(JAX, str(folder), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    # It compiles hundreds of programs and runs each a few times.
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    return folder, run_python(JAX, str(folder), **environment)
 
 
 @pytest.mark.slow

@@ -12,6 +12,10 @@ from trainer_module import optimizers
 from trainer_module.optimizers import Step
 
 SHAPES = [(), (1,), (7,), (4, 3), (1, 5), (5, 1), (2, 3, 4), (3, 2, 2, 4)]
+EXAMPLES = 60
+if keras.backend.backend() == "jax":  # It compiles each operation for each shape.
+    SHAPES = [(), (4, 3), (3, 2, 2, 4)]
+    EXAMPLES = 20
 
 
 def norm(x, axis=None):
@@ -88,7 +92,7 @@ def steps(draw):
 
 @pytest.mark.parametrize("name", REFERENCES)
 # Run on JAX too, where conftest.py is not read.
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(step=steps())
 def test_rule_follows_its_formula(name, step):
     rule, reference = REFERENCES[name]
