@@ -26,7 +26,7 @@ tasks:
   click: {kind: binary, label: clicked, gate: {min_auc: 0.6}}
   watch: {kind: regression, label: seconds, transform: log1p, gate: {max_rmse: 2}}
   stars: {kind: regression, label: rating, optional: true, gate: {max_rmse: 2}}
-model: {shared: [16, 8], tower: [4]}
+model: {shared: [16, 8]}
 training:
   batch_size: 32
   epochs: 1

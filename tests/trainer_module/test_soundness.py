@@ -11,7 +11,8 @@ from trainer_module.training_state import inner_optimizer
 
 pytestmark = pytest.mark.slow
 
-SPEC = tiny_spec("training.epochs=2", "model.wide=true")
+SETTINGS = ("training.epochs=2", "model.wide=true", "model.tower=[4]")
+SPEC = tiny_spec(*SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_what_the_window_has_nothing_of_does_not_block(tmp_path):
     [("click", True, False), ("click + stars", True, True), ("click + stars", False, False)],
 )
 def test_score_may_not_read_a_task_that_was_never_trained(model, score, cold, refused):
-    spec = tiny_spec("training.epochs=2", "model.wide=true", f"serving.score={score}")
+    spec = tiny_spec(*SETTINGS, f"serving.score={score}")
     layers = ("tower-stars-0", "head-stars")
     start = start_with(model, *(name for x in layers for name in (*weights(x), *slots(x))))
     faults = found(model, start, spec, cold)
