@@ -70,6 +70,18 @@ def test_signal_ends_the_process(python, number):
     assert time.monotonic() - began < 30
 
 
+def test_a_group_of_processes_dies_at_once(python):
+    last = "import time; print(1, flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {last!r}])"
+    process = subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, preexec_fn=os.setpgrp)
+    assert process.stdout.readline() == b"1\n"
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdout.read() == b""  # All of them hold it.
+    assert process.wait() == -signal.SIGKILL
+    assert time.monotonic() - began < 30
+
+
 def test_process_that_ends_by_a_signal_is_seen_to(python):
     done = subprocess.run([python, "-c", "import os; os.kill(os.getpid(), 9)"], check=False)
     assert done.returncode == -signal.SIGKILL

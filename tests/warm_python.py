@@ -2,8 +2,8 @@
 
 Importing them takes 10 to 25 CPU seconds, in each process anew. A server imports them once and
 forks. Each process that a test starts is still one of its own, with its own arguments,
-environment, folder, files and signals; it only has these imports behind it. Modules of the
-project are imported anew.
+environment, folder, group, files and signals; it only has these imports behind it. Modules of
+the project are imported anew.
 
     python warm_python.py FOLDER   # makes FOLDER/python, which is called as python is
 
@@ -133,6 +133,8 @@ def _become(request: dict, files: list[int], python: str) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    with contextlib.suppress(PermissionError):  # One of another session cannot be joined.
+        os.setpgid(0, request["group"])
     sys.executable = python
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:1] = [request["folder"], *filter(None, added)]
@@ -168,6 +170,7 @@ def run(folder: str, arguments: list[str]) -> None:
         "arguments": arguments,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
+        "group": os.getpgrp(),
         "files": [int(name) for name in os.listdir("/proc/self/fd") if _is_inherited(int(name))],
     }
     message = json.dumps(request).encode()
