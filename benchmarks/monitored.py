@@ -157,7 +157,7 @@ GROUPS: Mapping[str, Group] = {
             Log("rare likes and shares", 4, Shape(rarity=3.0)),
             Log("few users, many items", 5, Shape(users=0.02, items=0.5)),
         ),
-        range(8, 20),
+        range(8, 25),
         UNSEEN_SCENARIOS,
     ),
     "unseen, KuaiRand": Group(
@@ -165,7 +165,7 @@ GROUPS: Mapping[str, Group] = {
             Log("kuairand"),
             Log("kuairand, the tower alone", overrides=("model.wide=false", "model.curves=0")),
         ),
-        range(22, 30),
+        range(22, 34),
         UNSEEN_SCENARIOS,
     ),
 }
