@@ -1,4 +1,4 @@
-"""Where a day's run is, for whoever watches it: in a terminal, or as lines in a log."""
+"""Where a day's run, or another long command, is: in a terminal, or as lines in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _LINE_SECONDS = 30.0
-"""Without a terminal, seconds from a line of a component to the next."""
+"""Without a terminal, seconds from a line of a part to the next."""
 
 _STEADY_SECONDS = 5.0
 """Over as many seconds, at least, the speed of a training is measured."""
@@ -139,20 +139,19 @@ def _after(pace: Mapping[str, float], component: str) -> list[str]:
 
 
 class Display:
-    """Shows where a day is: in place in a terminal, else a line now and then."""
+    """Shows what goes on: in place in a terminal, else a line now and then."""
 
-    def __init__(self, console: Console, spinner: Status, run_date: str) -> None:
-        """Makes it for a day."""
-        self._console, self._spinner, self._run_date = console, spinner, run_date
-        self._component, self._due = "", 0.0
+    def __init__(self, console: Console, spinner: Status) -> None:
+        """Makes it for a command."""
+        self._console, self._spinner = console, spinner
+        self._part, self._due = "", 0.0
 
-    def show(self, position: Position) -> None:
-        """Shows the position."""
-        line = f"{self._run_date}: {position}"
+    def show(self, part: str, line: str) -> None:
+        """Shows a line; the first of each part is printed wherever there is no terminal."""
         if self._console.is_terminal:
             self._spinner.update(line)
             return
         now = time.monotonic()
-        if position.component != self._component or now >= self._due:
-            self._component, self._due = position.component, now + _LINE_SECONDS
+        if part != self._part or now >= self._due:
+            self._part, self._due = part, now + _LINE_SECONDS
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -113,7 +113,8 @@ def run_days(
     with _exit_on_sigterm(), console.status("") as spinner:
 
         def on_start(request: Request) -> OnProgress:
-            return live.Display(console, spinner, request.run_date).show
+            display = live.Display(console, spinner)
+            return lambda now: display.show(now.component, f"{request.run_date}: {now}")
 
         def on_end(request: Request, day: DayResult) -> None:
             outcome = day.run.outcome if day.run else "failed"

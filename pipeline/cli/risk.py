@@ -124,13 +124,21 @@ def _run(
 ) -> None:
     from rich.console import Console
 
+    from pipeline.live import Display
     from pipeline.workspace import Workspace
 
     directory = output or os.path.join(workspace, "risk", str(date))
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    with console.status("ingesting") as spinner:
+    with console.status("") as spinner:
+        display = Display(console, spinner)
+        display.show("ingesting", f"{date}: ingesting")
         data = training_data(spec, date, logs, Workspace(workspace))
-        report = assess(spec, date, data, measurement, spinner.update)
+
+        def on_progress(text: str) -> None:
+            part, _, _ = text.partition(":")
+            display.show(part, f"{date}: {text}")
+
+        report = assess(spec, date, data, measurement, on_progress)
 
     from trainer_module.risk.report import save, sharpness_table, stable_rate_table
 

@@ -99,6 +99,8 @@ def test_a_day_is_measured_from_its_logs(tmp_path, spec_file):
     )
     assert result.exit_code == 0, output
     assert "cold start" in output
+    for part in ("ingesting", "sharpness, seed 0: step ", "adagrad at 0.1: training 1 of 1"):
+        assert f"2026-01-04: {part}" in output
     folder = tmp_path / "work" / "risk" / "2026-01-04"
     report = json.loads((folder / "risk.json").read_text())
     assert [p["step"] for p in report["sharpness"] if p["seed"] == 0] == [0, 1, 2, 4, 8, 16, 32, 40]
