@@ -26,6 +26,7 @@ class RunPlan:
         window: the days before it that training may use, oldest first.
         base_version: served version whose weights training starts from; None for a cold start.
         base_trained_through: newest day that version was trained on.
+        base_missed: days of the window before that one, of which it had no events.
         start_reason: why the start is warm or cold, for people.
         baseline_version: served version that the gate compares with; None for no comparison.
         baseline_reason: why there is a comparison or none, for people.
@@ -40,6 +41,7 @@ class RunPlan:
     window: tuple[datetime.date, ...]
     base_version: int | None = None
     base_trained_through: datetime.date | None = None
+    base_missed: tuple[datetime.date, ...] = ()
     start_reason: str = ""
     baseline_version: int | None = None
     baseline_reason: str = ""
@@ -58,7 +60,8 @@ class RunPlan:
 
         Days that the weights have not seen count in full, the others by the replay share.
         """
-        if self.base_trained_through is None or day > self.base_trained_through:
+        through = self.base_trained_through
+        if through is None or day > through or day in self.base_missed:
             return 1.0
         return self.spec.training.replay_share
 
@@ -88,7 +91,10 @@ def load_plan(directory: str) -> RunPlan:
             **content,
             "spec": spec,
             "run_date": datetime.date.fromisoformat(content["run_date"]),
-            "window": tuple(map(datetime.date.fromisoformat, content["window"])),
+            **{
+                name: tuple(map(datetime.date.fromisoformat, content[name]))
+                for name in ("window", "base_missed")
+            },
             **{
                 name: datetime.date.fromisoformat(content[name])
                 for name in dates

@@ -214,7 +214,12 @@ def check_days(
             f"the events begin on {begin}: {len(with_events)} of the {len(plan.window)} days of "
             "the window hold some"
         )
-    return [*missing, *held_notes, *passed_over, *notes]
+    late = [
+        f"{day.date}: came late, and is trained on in full"
+        for day in training
+        if day.date in plan.base_missed
+    ]
+    return [*missing, *late, *held_notes, *passed_over, *notes]
 
 
 def _looked_back_on(plan: RunPlan, days: Mapping[datetime.date, StoredDay]) -> list[str]:

@@ -245,6 +245,17 @@ def test_logs_that_are_gone_are_told_from_those_that_never_were(root):
     assert notes[1].startswith(f"the events begin on {DAYS[2]}")
 
 
+def test_a_day_that_came_late_is_trained_on_in_full_by_a_warm_start(root):
+    warm = plan(base_trained_through=DAYS[2], training__exposures=1.0)
+    result = run(dataclasses.replace(warm, base_missed=(DAYS[1],)), root)
+    assert {day.date: day.share for day in result.training} == {
+        DAYS[0]: 0.0,
+        DAYS[1]: 1.0,
+        DAYS[2]: 0.0,
+    }
+    assert f"{DAYS[1]}: came late, and is trained on in full" in result.notes
+
+
 @pytest.mark.parametrize("gap", [1, 2])
 @pytest.mark.parametrize("how", ["missing", "empty file"])
 def test_gap_in_the_window_is_noted_and_the_run_goes_on(root, how, gap):

@@ -203,13 +203,32 @@ def test_unseen_days_count_in_full_and_seen_ones_by_the_replay_share(
 ):
     spec = spec_with(f"training.window_days={window_days}", f"training.exposures={exposures!r}")
     trained_through = None if through is None else day(through)
-    plan = a_plan(spec=spec, base_trained_through=trained_through)
+    plan = a_plan(spec=spec, base_trained_through=trained_through, base_missed=(day(-3),))
     share = plan.train_share(day(offset))
-    if through is None or offset > through:
+    if through is None or offset > through or offset == -3:
         assert share == 1.0
     else:
         assert share == spec.training.replay_share
         assert 0.0 <= share <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("seen", "missed"),
+    [
+        ([2, 3, 4, 5, 6], []),
+        ([2, 4, 6], [3, 5]),
+        ([4, 6], [5]),  # what lies before, earlier versions may have seen
+        ([], []),  # a version from before it was kept
+    ],
+)
+def test_days_that_a_version_lacked_are_told_from_those_before_its_own(seen, missed):
+    spec = spec_with("training.window_days=6")
+    served = version(1, 6)
+    info = dataclasses.replace(served.info, seen={str(day(number)): "files" for number in seen})
+    plan = make_plan(spec, day(7), [dataclasses.replace(served, info=info)])
+    assert plan.base_missed == tuple(map(day, missed))
+    cold = make_plan(spec_with("training.warm_start=false"), day(7), [served])
+    assert cold.base_missed == ()
 
 
 @given(window_days=st.integers(2, 30), exposures=st.floats(1, 5))
