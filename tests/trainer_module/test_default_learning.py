@@ -7,7 +7,7 @@ from benchmarks.daily import run_days, simulated
 from benchmarks.learning import default_spec
 from pipeline.simulate import Shape
 
-COLD, LAST = 4, 5
+COLD, LAST = 4, 4
 BEFORE = (
     "training.batch_size=1024",
     "training.epochs=1",
