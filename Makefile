@@ -14,7 +14,7 @@ env:  ## make .venv, or bring it up to date
 run: env  ## simulate a few days of logs and run the pipeline on them
 	@$(BIN)/steadyrank demo
 
-# Worker processes of the tests; each takes up to 4 GB. A file stays in one worker, because its
+# Worker processes of the tests; each takes up to 6 GB. A file stays in one worker, because its
 # tests share what they made; those that take longest come first (tests/conftest.py).
 JOBS ?= 2
 PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25

@@ -1,7 +1,7 @@
 """Which leads over LightGBM would other users show, too? `python -m benchmarks.leads --source DIR`.
 
 `benchmarks.quality` tells how far seeds scatter on the same events. The events scatter as well: six
-days have a few hundred positives of a rare task. Here ours, warm and anew each day, and LightGBM
+days have 1,500 positives of the rarest task. Here ours, warm and anew each day, and LightGBM
 with the settings that its search has chosen predict the same events, and the difference of their
 metrics gets a 95 % interval over users: the users are dealt into blocks, and one block at a time is
 left out (the delete-a-group jackknife, Shao and Tu 1995). What both get wrong alike cancels out.
