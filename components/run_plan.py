@@ -94,6 +94,7 @@ def load_plan(directory: str) -> RunPlan:
             **{
                 name: tuple(map(datetime.date.fromisoformat, content[name]))
                 for name in ("window", "base_missed")
+                if name in content
             },
             **{
                 name: datetime.date.fromisoformat(content[name])

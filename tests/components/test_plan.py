@@ -1,5 +1,6 @@
 import dataclasses
 import datetime
+import json
 
 import hypothesis.strategies as st
 import pytest
@@ -190,6 +191,15 @@ def test_saved_plan_is_read_back_as_it_was(tmp_path, plan):
     loaded = load_plan(str(tmp_path / "plan"))
     assert loaded == plan
     assert loaded.spec.model_fingerprint() == plan.spec.model_fingerprint()
+
+
+def test_plan_of_a_day_that_an_older_version_began_is_read(tmp_path):
+    a_plan(base_missed=(day(1),), baseline_seen={"2026-01-02": "files"}).save(str(tmp_path))
+    file = tmp_path / "plan.json"
+    content = json.loads(file.read_text())
+    del content["base_missed"], content["baseline_seen"]
+    file.write_text(json.dumps(content))
+    assert load_plan(str(tmp_path)) == a_plan(baseline_seen={})
 
 
 @given(
