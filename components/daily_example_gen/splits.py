@@ -215,7 +215,7 @@ def check_days(
             "the window hold some"
         )
     late = [
-        f"{day.date}: came late, and is trained on in full"
+        f"{day.date}: came late or was held, and is trained on in full now"
         for day in training
         if day.date in plan.base_missed
     ]
