@@ -9,16 +9,15 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import ID, Field, event_fields
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
-from pipeline.onboarding import columns, reading, sizes
+from pipeline.onboarding import columns, newest_day, reading, sizes
 from pipeline.onboarding.columns import Column
+from pipeline.onboarding.findings import Finding, place_of
 from schemas.features import CategoricalFeature, DenseFeature
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask, Task
@@ -29,32 +28,6 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 2000
 _MOSTLY = 0.2
-_AGAIN = 0.05
-"""Share of a day's events from which on it is no chance that an earlier day has them, too."""
-_UNLIKE = 4.0
-"""By how much labels and numbers of a day differ from those of other days by no chance."""
-_BACK = 0.2
-"""Share of a day's values that come back from the day before, where they are written alike."""
-_PART = 0.3
-"""Share of a usual day's events below which a day is perhaps not yet complete."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something wrong.
-
-    Attributes:
-        where: field of the spec, or folder or file of the logs.
-        what: what is wrong with it, and what to do.
-        stops: whether a run would fail of it, or be blocked; else it does no good.
-    """
-
-    where: str
-    what: str
-    stops: bool = False
-
-    def __str__(self) -> str:
-        return f"{'error' if self.stops else 'warning'}: {self.where}: {self.what}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +78,9 @@ def check_logs(spec: RankingSpec, logs_root: str, run_date: datetime.date | None
     described = {name: columns.describe(table[name]) for name in known}
     found += _ids(spec, samples)
     if not faults:
-        found += _of_other_days(samples)
-    found += _ended(spec, samples, fields, described)
+        found += newest_day.repeated_events(samples)
+    found += newest_day.differences(spec, samples, fields)
     found += _volume(spec, samples[0], described)
-    found += _unlike(spec, samples, known)
-    found += _renamed(spec, samples, known)
     found += _features(spec, described)
     found += _labels(spec, table, described)
     found += _slices(spec, samples[0], known)
@@ -169,7 +140,7 @@ def _fields_that_parse(
             found.append(_absent(spec, field, names - sources))
     read = reading.readable(days[0], fields, _MOSTLY)
     for field, what in read.refused.items():
-        found.append(Finding(_owner(spec, field), what, stops=True))
+        found.append(Finding(place_of(spec, field), what, stops=True))
     return read.fields, found
 
 
@@ -177,14 +148,9 @@ def _absent(spec: RankingSpec, field: Field, names: set[str]) -> Finding:
     near = difflib.get_close_matches(field.source, names, n=1, cutoff=0.5)
     others = f"; not in the spec are {_listed(sorted(names))}" if names else ""
     hint = f"; is it {near[0]!r}?" if near else others
-    return Finding(_owner(spec, field), f"no event has a field {field.source!r}{hint}", stops=True)
-
-
-def _owner(spec: RankingSpec, field: Field) -> str:
-    for name, task in spec.tasks.items():
-        if task.label == field.name:
-            return f"tasks.{name}.label"
-    return "events.id" if field.name == ID else f"features.{field.name}"
+    return Finding(
+        place_of(spec, field), f"no event has a field {field.source!r}{hint}", stops=True
+    )
 
 
 def _lines(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -217,115 +183,6 @@ def _ids(spec: RankingSpec, samples: Sequence[Sample]) -> Iterator[Finding]:
                 f"another one, {ids.top!r} for one; the field must be unique to the impression",
                 stops=True,
             )
-
-
-def _of_other_days(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Events that an earlier day has, too: a model would be judged on what it was trained on."""
-
-    def alike(sample: Sample) -> np.ndarray:
-        single = [
-            name
-            for name, column in zip(sample.events.column_names, sample.events.columns, strict=True)
-            if not pa.types.is_list(column.type)
-        ]
-        values = sample.events.select(single).to_pandas()
-        return pd.util.hash_pandas_object(values, index=False).to_numpy()
-
-    newest, *before = samples
-    events = alike(newest)
-    for sample in before:
-        again = int(np.isin(events, alike(sample)).sum())
-        if again > _AGAIN * len(events):
-            yield Finding(
-                f"logs of {newest.date}",
-                f"{reading.share(again, len(events))} of the events are among those of "
-                f"{sample.date}, alike in all fields: a folder must hold its own day alone",
-            )
-            return
-
-
-def _ended(
-    spec: RankingSpec,
-    samples: Sequence[Sample],
-    fields: Sequence[Field],
-    described: dict[str, Column],
-) -> Iterator[Finding]:
-    """What the newest day lacks that the days before it have: events, or a field."""
-    newest, *before = samples
-    usual = float(np.median([sample.day_events for sample in before])) if before else 0.0
-    if newest.day_events < _PART * usual:
-        yield Finding(
-            f"logs of {newest.date}",
-            f"about {newest.day_events:,} events, where the days before have {usual:,.0f}: is the "
-            "day complete?",
-        )
-    for field in fields:
-        there = columns.describe(newest.events[field.name]).present
-        if newest.events.num_rows and described[field.name].present and not there:
-            what = f"no event of {newest.date} has a value, those of days before do"
-            yield Finding(_owner(spec, field), what + ": is it still logged?")
-
-
-def _unlike(spec: RankingSpec, samples: Sequence[Sample], known: set[str]) -> Iterator[Finding]:
-    """Labels and numbers that are of another size on the newest day than on those before it."""
-    newest, *before = samples
-    if not newest.events.num_rows or not sum(sample.events.num_rows for sample in before):
-        return
-    earlier = pa.concat_tables([sample.events for sample in before])
-    binary = {task.label for task in spec.tasks.values() if isinstance(task, BinaryTask)}
-    sized = {task.label for task in spec.tasks.values()} | spec.dense.keys()
-    for field in event_fields(spec):
-        if field.name not in sized & known:
-            continue
-        now, then = (
-            columns.describe(events[field.name]).numbers for events in (newest.events, earlier)
-        )
-        if field.name not in binary:
-            now, then = (np.abs(numbers[numbers != 0]) for numbers in (now, then))
-        if min(len(now), len(then)) < spec.min_class_events:
-            continue
-        if field.name in binary:
-            ones = now.sum(), then.mean() * len(now)
-            # Few labels of a kind, on either side, tell nothing.
-            if min(max(ones), len(now) - min(ones)) < spec.min_class_events:
-                continue
-            ratio = _odds(now) / _odds(then)
-            what = f"{now.mean():.2%} of the labels of {newest.date} are 1, {then.mean():.2%} of "
-            what += "those of days before: are they complete, and right?"
-        else:
-            middle, usual = float(np.median(now)), float(np.median(then))
-            ratio = middle / usual
-            what = f"values of {newest.date} are about {middle:.3g}, those of days before "
-            what += f"{usual:.3g}: another unit?"
-        if not 1 / _UNLIKE < ratio < _UNLIKE:
-            yield Finding(_owner(spec, field), what)
-
-
-def _renamed(spec: RankingSpec, samples: Sequence[Sample], known: set[str]) -> Iterator[Finding]:
-    """Ids and categories of the newest day that the day before lacks, though its own came back."""
-    if len(samples) < 3:
-        return
-    newest, before, earlier = (sample.events for sample in samples[:3])
-    for name in sorted(spec.categorical.keys() & known):
-        again, usual = _again(newest[name], before[name]), _again(before[name], earlier[name])
-        if usual > _BACK and again < _BACK * usual:
-            yield Finding(
-                f"features.{name}",
-                f"{again:.2%} of {samples[0].date}'s values are among those of the day before, of "
-                f"which {usual:.2%} were: are they written in another way?",
-            )
-
-
-def _again(values: pa.ChunkedArray, before: pa.ChunkedArray) -> float:
-    """Share of the values that a day before has, too."""
-    if pa.types.is_list(values.type):
-        values, before = pc.list_flatten(values), pc.list_flatten(before)
-    found = pc.is_in(values.drop_null(), before.drop_null().unique())
-    return float(pc.mean(found).as_py() or 0.0)
-
-
-def _odds(labels: np.ndarray) -> float:
-    return float((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5))
 
 
 def _volume(spec: RankingSpec, newest: Sample, described: dict[str, Column]) -> Iterator[Finding]:
