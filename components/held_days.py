@@ -27,7 +27,6 @@ class HeldDay:
         content: identifies its log files.
         version: the served version that judged it.
         reasons: what the version scores on it, a task each.
-        unseen_before: a version that was trained through an earlier day has not seen it.
         released: whether a person has let it go, or its logs were mended since.
     """
 
@@ -35,7 +34,6 @@ class HeldDay:
     content: str
     version: int
     reasons: tuple[str, ...]
-    unseen_before: datetime.date
     released: bool = False
 
     def __str__(self) -> str:
@@ -65,14 +63,7 @@ def find(day_store: str, date: datetime.date) -> HeldDay | None:
         return None
     try:
         content = json.loads(text)
-        return HeldDay(
-            **{
-                **content,
-                "date": date,
-                "unseen_before": datetime.date.fromisoformat(content["unseen_before"]),
-                "reasons": tuple(content["reasons"]),
-            }
-        )
+        return HeldDay(**{**content, "date": date, "reasons": tuple(content["reasons"])})
     except (ValueError, TypeError, KeyError) as error:
         raise RankerError(
             f"{path}: cannot tell whether the day is held ({error}). Remove the file to have the "

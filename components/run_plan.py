@@ -26,14 +26,13 @@ class RunPlan:
         window: the days before it that training may use, oldest first.
         base_version: served version whose weights training starts from; None for a cold start.
         base_trained_through: newest day that version was trained on.
-        base_missed: days of the window before that one, of which it had no events.
+        base_seen: what it knows of days, see `ModelInfo.seen`.
         start_reason: why the start is warm or cold, for people.
         baseline_version: served version that the gate compares with; None for no comparison.
         baseline_reason: why there is a comparison or none, for people.
         served_version: the version that is served as the run is planned; None if none is.
         baseline_run_date: day on which that version was evaluated.
-        baseline_trained_through: newest day that version was trained on.
-        baseline_seen: what it knows of days, see `ModelInfo.seen`.
+        baseline_seen: what it knows of days.
     """
 
     spec: RankingSpec
@@ -41,13 +40,12 @@ class RunPlan:
     window: tuple[datetime.date, ...]
     base_version: int | None = None
     base_trained_through: datetime.date | None = None
-    base_missed: tuple[datetime.date, ...] = ()
+    base_seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
     start_reason: str = ""
     baseline_version: int | None = None
     baseline_reason: str = ""
     served_version: int | None = None
     baseline_run_date: datetime.date | None = None
-    baseline_trained_through: datetime.date | None = None
     baseline_seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -55,13 +53,26 @@ class RunPlan:
         """Whether training starts from a served version's weights."""
         return self.base_version is not None
 
+    def base_missed(self, day: datetime.date) -> bool:
+        """Whether training starts from a version that had no events of `day`, but newer ones.
+
+        Of a day before its own window the versions before it may have had some.
+        """
+        through, seen = self.base_trained_through, self.base_seen
+        return (
+            through is not None
+            and day <= through
+            and str(day) not in seen
+            and any(known < str(day) for known in seen)
+        )
+
     def train_share(self, day: datetime.date) -> float:
         """Share of `day`'s events, 0 to 1, that this run trains on.
 
         Days that the weights have not seen count in full, the others by the replay share.
         """
         through = self.base_trained_through
-        if through is None or day > through or day in self.base_missed:
+        if through is None or day > through or self.base_missed(day):
             return 1.0
         return self.spec.training.replay_share
 
@@ -85,20 +96,17 @@ def load_plan(directory: str) -> RunPlan:
         spec = parse_spec(file.read(), source=os.path.join(directory, _SPEC_FILE))
     with storage.open(os.path.join(directory, _PLAN_FILE), "r") as file:
         content = json.loads(file.read())
-    dates = ("base_trained_through", "baseline_run_date", "baseline_trained_through")
+    # A day may go on under another release than the one that planned it.
+    known = {field.name for field in dataclasses.fields(RunPlan)} & content.keys()
     return RunPlan(
         **{
-            **content,
+            **{name: content[name] for name in known},
             "spec": spec,
             "run_date": datetime.date.fromisoformat(content["run_date"]),
-            **{
-                name: tuple(map(datetime.date.fromisoformat, content[name]))
-                for name in ("window", "base_missed")
-                if name in content
-            },
+            "window": tuple(map(datetime.date.fromisoformat, content["window"])),
             **{
                 name: datetime.date.fromisoformat(content[name])
-                for name in dates
+                for name in ("base_trained_through", "baseline_run_date")
                 if content.get(name) is not None
             },
         }

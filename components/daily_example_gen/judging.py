@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,12 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
     contents = {date: content_of(days[date]) for date in window}
     found = {date: day for date in window if (day := held_days.find(day_store, date))}
     known = {date: day for date, day in found.items() if day.content == contents[date]}
-    mended = found.keys() - known.keys()
-    unseen = _unseen(plan, contents, mended)
-    new = [date for date in unseen if date not in known]
+    new = [date for date in _unseen(plan, contents) if date not in known]
     notes = tuple(
         f"{date}: left the window while it was held, and was never trained on"
         for date in held_days.forget_before(day_store, plan.window[0])
     )
+    decided: dict[datetime.date, HeldDay] = {}
     if new:
         judged_on = plan.baseline_run_date
         if judged_on not in days or judged_on in new:
@@ -94,58 +93,35 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
             skills = {date: of_day for date, (of_day, _) in judged.items()}
             worse = collapsed(skills, judged_on, plan.spec.validation)
             for date in new:
-                if not (reasons := (*worse.get(date, ()), *judged[date][1])):
-                    continue
-                assert plan.baseline_version is not None
-                known[date] = HeldDay(
-                    date, contents[date], plan.baseline_version, reasons, plan.run_date
-                )
-            if blind := [date for date in new if not skills[date] and date not in known]:
+                if reasons := (*worse.get(date, ()), *judged[date][1]):
+                    assert plan.baseline_version is not None
+                    decided[date] = HeldDay(date, contents[date], plan.baseline_version, reasons)
+            if blind := [date for date in new if not skills[date] and date not in decided]:
                 notes += (f"{_listed(blind)}: not judged, too few events of each label",)
-            for date in mended.intersection(new) - known.keys():
-                known[date] = dataclasses.replace(
-                    found[date], content=contents[date], released=True
-                )
-    return _decide(plan, known, day_store, notes)
+    for date in found.keys() - known.keys() - decided.keys():
+        # Its logs were mended, so that nothing is held against it any more.
+        decided[date] = dataclasses.replace(found[date], content=contents[date], released=True)
+    for day in decided.values():
+        held_days.save(day_store, day)
+    known |= decided
+    return Judgement(
+        held={date: day for date, day in sorted(known.items()) if not day.released},
+        whole=frozenset(
+            date
+            for date, day in known.items()
+            if day.released and plan.base_seen.get(str(date)) != day.content
+        ),
+        notes=notes,
+    )
 
 
-def _unseen(
-    plan: RunPlan, contents: Mapping[datetime.date, str], mended: Collection[datetime.date]
-) -> list[datetime.date]:
-    """The days of a window that the served version does not know as they are now."""
-    trained_through = plan.baseline_trained_through
-    if trained_through is None or plan.spec.validation.max_auc_fall is None:
+def _unseen(plan: RunPlan, contents: Mapping[datetime.date, str]) -> list[datetime.date]:
+    """The days that the served version does not know as they are now; all, if it knows none."""
+    if plan.baseline_version is None or plan.spec.validation.max_auc_fall is None:
         return []
-    if seen := plan.baseline_seen:
-        return [date for date, content in contents.items() if seen.get(str(date)) != content]
     return [
-        date
-        for date in contents
-        if date in mended or (date > trained_through and date != plan.baseline_run_date)
+        date for date, content in contents.items() if plan.baseline_seen.get(str(date)) != content
     ]
-
-
-def _decide(
-    plan: RunPlan,
-    known: Mapping[datetime.date, HeldDay | None],
-    day_store: str,
-    notes: tuple[str, ...],
-) -> Judgement:
-    """Remembers which versions will have seen a day: none of this run's, or only those."""
-    held, whole = {}, set()
-    base_through = plan.base_trained_through
-    for date, day in known.items():
-        assert day is not None
-        if not day.released:
-            held[date] = day
-            unseen_before = max(day.unseen_before, plan.run_date)
-        elif base_through is None or base_through < day.unseen_before:
-            whole.add(date)
-            unseen_before = min(day.unseen_before, plan.run_date - datetime.timedelta(days=1))
-        else:
-            continue
-        held_days.save(day_store, dataclasses.replace(day, unseen_before=unseen_before))
-    return Judgement(held, frozenset(whole), notes)
 
 
 def collapsed(

@@ -217,7 +217,7 @@ def check_days(
     late = [
         f"{day.date}: came late or was held, and is trained on in full now"
         for day in training
-        if day.date in plan.base_missed
+        if plan.base_missed(day.date)
     ]
     return [*missing, *late, *held_notes, *passed_over, *notes]
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 
 from components.run_plan import RunPlan
-from components.serving_store import ModelInfo, ServedVersion
+from components.serving_store import ServedVersion
 from schemas.errors import RankerError
 from schemas.spec import RankingSpec
 
@@ -54,13 +54,12 @@ def make_plan(
         window=window,
         base_version=base.version if base else None,
         base_trained_through=base.info.trained_through if base else None,
-        base_missed=_missed(base.info, window) if base else (),
+        base_seen=base.info.seen if base else {},
         start_reason=start_reason,
         baseline_version=baseline.version if baseline else None,
         baseline_reason=baseline_reason,
         served_version=served.version if served else None,
         baseline_run_date=baseline.info.run_date if baseline else None,
-        baseline_trained_through=baseline.info.trained_through if baseline else None,
         baseline_seen=baseline.info.seen if baseline else {},
     )
 
@@ -85,16 +84,6 @@ def _base(
     if missed > 0:
         reason += f"; {missed} days since have left the window and are not trained on"
     return newest, reason
-
-
-def _missed(info: ModelInfo, window: Sequence[datetime.date]) -> tuple[datetime.date, ...]:
-    """The gaps in what a version has seen; what lies before that, earlier versions may know."""
-    return tuple(
-        date
-        for date in window
-        if info.seen and min(info.seen) < str(date) and str(date) not in info.seen
-        if date <= info.trained_through
-    )
 
 
 def _baseline(spec: RankingSpec, served: ServedVersion | None) -> tuple[ServedVersion | None, str]:

@@ -247,7 +247,7 @@ def test_logs_that_are_gone_are_told_from_those_that_never_were(root):
 
 def test_a_day_that_came_late_is_trained_on_in_full_by_a_warm_start(root):
     warm = plan(base_trained_through=DAYS[2], training__exposures=1.0)
-    result = run(dataclasses.replace(warm, base_missed=(DAYS[1],)), root)
+    result = run(dataclasses.replace(warm, base_seen={str(DAYS[0]): "a", str(DAYS[2]): "c"}), root)
     assert {day.date: day.share for day in result.training} == {
         DAYS[0]: 0.0,
         DAYS[1]: 1.0,

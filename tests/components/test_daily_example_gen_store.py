@@ -6,7 +6,6 @@ import shutil
 import pytest
 from ingestion import (
     DAYS,
-    RUN_DATE,
     event,
     ingest_day,
     make_pipeline,
@@ -163,7 +162,7 @@ def test_held_days_may_be_remembered_remotely(tmp_path):
     store = f"objects://{tmp_path}/store"
     assert held_days.list_held(store) == []
     assert held_days.find(store, DAYS[0]) is None
-    days = [held_days.HeldDay(date, "c", 1, ("click",), RUN_DATE) for date in DAYS[:3]]
+    days = [held_days.HeldDay(date, "c", 1, ("click",)) for date in DAYS[:3]]
     for day in days:
         held_days.save(store, day)
     assert held_days.list_held(store) == days

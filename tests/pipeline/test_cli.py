@@ -284,8 +284,8 @@ def test_status_tells_where_tensorboard_finds_the_runs(tmp_path):
 
 def test_held_day_that_the_newest_run_noted_is_told_once(tmp_path, monkeypatch):
     Store(str(tmp_path / "metadata.sqlite")).run("r1", "2026-01-06", version=1)
-    day, after = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
-    held = held_days.HeldDay(day, "c", 1, ("click: AUC 0.5",), after)
+    day = datetime.date(2026, 1, 5)
+    held = held_days.HeldDay(day, "c", 1, ("click: AUC 0.5",))
     held_days.save(Workspace(str(tmp_path)).day_store, held)
     monkeypatch.setattr(tables, "run_facts", lambda run: [f"  DailyExampleGen: {held}"])
     assert text_of(invoke("status", "-w", tmp_path)).count("2026-01-05: held") == 1
@@ -293,10 +293,10 @@ def test_held_day_that_the_newest_run_noted_is_told_once(tmp_path, monkeypatch):
 
 def test_held_day_is_in_status_until_it_is_released(tmp_path):
     Store(str(tmp_path / "metadata.sqlite")).run("r1", "2026-01-06", version=1)
-    day, after = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
+    day = datetime.date(2026, 1, 5)
     held_days.save(
         Workspace(str(tmp_path)).day_store,
-        held_days.HeldDay(day, "c", 1, ("click: AUC 0.5",), after),
+        held_days.HeldDay(day, "c", 1, ("click: AUC 0.5",)),
     )
     text = text_of(invoke("status", "-w", tmp_path))
     assert "2026-01-05: held, not trained on" in text
