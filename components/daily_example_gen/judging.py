@@ -86,7 +86,7 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
         measured = [*new, judged_on] if judged_on else new
         try:
             judged = _judged(plan.spec, {date: days[date] for date in measured}, model_dir)
-        except (tf.errors.OpError, ValueError, KeyError) as error:
+        except (tf.errors.InvalidArgumentError, ValueError, KeyError) as error:
             logging.exception("The served version cannot score the days.")
             notes += (f"{_listed(new)}: not judged, the served version cannot score them: {error}",)
         else:

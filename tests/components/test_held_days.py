@@ -376,6 +376,18 @@ def test_model_of_events_of_another_type_cannot_judge_and_that_is_noted(tmp_path
     assert any("2026-01-04: not judged, the served version cannot score" in n for n in result.notes)
 
 
+def test_model_that_cannot_be_read_at_the_moment_stops_the_run(tmp_path, logs, monkeypatch):
+    """It says nothing of the days, so that none of them may be trained on unjudged."""
+
+    def load(path):
+        raise tf.errors.UnavailableError(None, None, f"{path}: try again")
+
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    with pytest.raises(tf.errors.UnavailableError):
+        run(tmp_path, plan(tmp_path, DAYS[4], DAYS[1]), "served")
+    assert not (tmp_path / "out" / str(DAYS[4]) / "train").exists()
+
+
 def test_day_that_leaves_the_window_while_it_is_held_is_forgotten_aloud(tmp_path, logs, served):
     write_day(logs, DAYS[0], "both")
     store = str(tmp_path / "store")
