@@ -19,6 +19,8 @@ _KEPT = 0.9
 """Share of a field's variance that the day before tells of it, where an id keeps its value."""
 _EVENTS = 50_000
 _NUMBER = r"^[\p{Sc}%\s]*[+-]?(\d{1,15}|\d{1,3}([,.' ]\d{3})+)([.,:/]\d+)?[\p{Sc}%\s]*$"
+_PLAIN = r"^[+-]?(\d+\.?\d*|\.\d+)$"
+_NO_VALUE = r"(?i)^(\\n|null|nil|none|nan|#?n/?a|undefined|[-?]+)$"
 _CODE = r"^0\d"
 _WHOLE = r"^-?\d+$"
 _FEW = 5
@@ -199,12 +201,16 @@ def numbers_as_text(column: pa.ChunkedArray) -> str:
     # Whole numbers that are written as text, or begin with zeros, are names.
     codes = pc.match_substring_regex(numbers, _CODE)
     named = pc.all(pc.match_substring_regex(numbers, _WHOLE)) if not len(others) else pc.any(codes)
-    if 2 * len(numbers) <= len(values) or named.as_py() or len(others) > _FEW:
+    absent = pc.sum(pc.match_substring_regex(values, _NO_VALUE)).as_py() or 0
+    if 2 * len(numbers) <= len(values) - absent or named.as_py() or len(others) > _FEW:
         return ""
-    if len(others):
-        shown = ", ".join(repr(other.as_py()) for other in others)
-        return f"numbers, but for {shown}: leave those empty, in JSON null"
-    return f"numbers as text, such as {numbers[0].as_py()!r}: log the number alone"
+    odd = numbers.filter(pc.invert(pc.match_substring_regex(numbers, _PLAIN)))
+    rest = ", ".join(repr(other.as_py()) for other in others)
+    if rest and not len(odd):
+        return f"numbers, but for {rest}: leave those empty, in JSON null"
+    empty = f", and leave {rest} empty, in JSON null" if rest else ""
+    shown = (odd if len(odd) else numbers)[0].as_py()
+    return f"numbers as text, such as {shown!r}: log the number alone{empty}"
 
 
 def tells(values: pa.ChunkedArray, labels: pa.ChunkedArray, is_number: bool) -> float:

@@ -22,7 +22,7 @@ from pipeline.onboarding.guesses import Guess, Role
 from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
 from pipeline.onboarding.kinds import fields_of
 from pipeline.onboarding.left_out import without_passing_ids
-from pipeline.onboarding.names import NO_EVENT_ID, event_id_rank, words
+from pipeline.onboarding.names import NO_EVENT_ID, event_id_rank, is_unwanted, words
 from pipeline.onboarding.roles import guess_roles, surfaces
 from schemas.errors import BadDataError
 from schemas.features import RESERVED_FEATURES
@@ -124,8 +124,8 @@ def _nothing_read(
             break
     return BadDataError(
         f"{logs_root}: no event of the newest days can be read: "
-        f"{'; '.join(whys[:_SHOWN]) or 'the folders are empty'}. docs/event-logs.md says what logs "
-        "look like, and how to bring others into this shape"
+        f"{'; '.join(whys[:_SHOWN]) or 'the folders are empty'} (docs/event-logs.md says what logs "
+        "look like, and how to bring others into this shape)"
     )
 
 
@@ -335,10 +335,17 @@ class _Writer:
         yield f"  min_events: {least}    # half of the smallest day that was read"
         yield ""
         yield "# What candidates are sorted by. Other tasks weigh in by arithmetic on their names:"
-        binary = [self._tasks[g.field.source] for g in self._labels if g.role is Role.BINARY]
-        others = [name for name in binary if name != self._main_task()]
-        yield f"# {' + 2 * '.join([self._main_task(), *others[:2]])}"
-        yield f"serving: {{score: {self._main_task()}}}"
+        main = self._main_task()
+        others = [g for g in self._labels if g.role is Role.BINARY and g is not main]
+        name = self._tasks[main.field.source]
+        score = f"1 - {name}" if is_unwanted(main.field.source) else name
+        signs = ["-" if is_unwanted(guess.field.source) else "+" for guess in others]
+        weighed = [
+            f" {sign} 2 * {self._tasks[guess.field.source]}"
+            for sign, guess in zip(signs, others, strict=True)
+        ]
+        yield f"# {score}{''.join(weighed[:2])}"
+        yield f"serving: {{score: {score}}}"
 
     @property
     def _least_day(self) -> int:
@@ -348,13 +355,13 @@ class _Writer:
     def _usual_day(self) -> float:
         return statistics.median(sample.day_events for sample in self._draft.samples)
 
-    def _main_task(self) -> str:
+    def _main_task(self) -> Guess:
         """The task with the most of both labels; it is learnt best."""
 
         def balance(guess: Guess) -> float:
             return guess.column.rarer if guess.column and guess.role is Role.BINARY else -1.0
 
-        return self._tasks[max(self._labels, key=balance).field.source]
+        return max(self._labels, key=balance)
 
 
 def _distinct(guess: Guess) -> int:

@@ -66,7 +66,7 @@ def label_role(
     if not told and column.stand_in is not None:
         return Role.UNUSED, f"{because}, but {STAND_IN.format(column.stand_in)}"
     if most > 0.5:
-        because += f", but {most:.0%} of the values are {column.top:g}: an act of its own?"
+        because += f", but {most:.1%} of the values are {column.top:g}: an act of its own?"
         return (Role.REGRESSION if told else Role.UNUSED), because
     return Role.REGRESSION, because
 

@@ -12,7 +12,10 @@ import pyarrow.compute as pc
 from pipeline.onboarding import columns, sizes
 from pipeline.onboarding.guesses import FEW, Guess, Role
 
-_PASSING = "no value comes back on the next day: an id of a request or session, no use to a model"
+_PASSING = (
+    "no value comes back on the next day, as of a request, a session or an item of one day: no use "
+    "to a model"
+)
 
 
 def without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:

@@ -11,20 +11,24 @@ _CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-
 _TEXTS = {
     # What users do once an impression is shown.
     "acts": "add added applied apply booked bookmark bookmarked bought buy cart checkout "
-    "churn churned click clicked comment commented complete completed conversion convert "
-    "converted dislike disliked dismiss dismissed donate donated downvote downvoted engaged "
-    "engagement enter expand expanded favorite favorited finish finished follow followed "
-    "forward forwarded hate hide hover hovered install installed label like liked mute muted "
-    "opened order ordered purchase purchased react reacted register registered replied reply "
-    "report reported repost reposted retweet retweeted returned save saved share shared "
-    "signup skip skipped subscribe subscribed target transaction unfollow unfollowed unsubscribe "
-    "unsubscribed upvote upvoted view viewed vote voted watched wishlist",
+    "click clicked comment commented complete completed conversion convert converted donate "
+    "donated engaged engagement enter expand expanded favorite favorited finish finished follow "
+    "followed forward forwarded hover hovered install installed label like liked opened order "
+    "ordered purchase purchased react reacted register registered replied reply repost reposted "
+    "retweet retweeted returned save saved share shared signup subscribe subscribed target "
+    "transaction upvote upvoted view viewed vote voted watched wishlist",
+    # Those that nobody wants more of.
+    "unwanted": "bounce bounced cancel canceled cancelled churn churned complained complaint "
+    "dislike disliked dismiss dismissed downvote downvoted hate hidden hide mute muted refunded "
+    "report reported skip skipped unfollow unfollowed uninstall uninstalled unsubscribe "
+    "unsubscribed",
     # What of it is measured.
-    "measures": "dwell label listen listened play played rated rating read reward revenue spend "
-    "spent stars stay view viewed viewing watch watched",
+    "measures": "completion dwell label listen listened play played rated rating read reward "
+    "revenue scroll scrolled spend spent stars stay view viewed viewing watch watched",
     # What makes a summary of the past, or a property, of it.
-    "summaries": "author avg average count counts degree fans history item last mean num number "
-    "past range rate rates recent size total type user",
+    "summaries": "author avg average before count counts degree earlier ever fans far history "
+    "item last lifetime mean median num number past previous previously prior range rate "
+    "rates recent since size total type user",
     "codes": "app brand bucket category channel city class code country device dow gender genre "
     "hour id ids kind lang language level month onehot os page placement platform region segment "
     "slot surface tab tier topic type weekday zip",
@@ -36,10 +40,11 @@ _TEXTS = {
     "restaurant rider route seller session shop show sku song store student subscriber thread "
     "track user vehicle video viewer visitor",
     "surfaces": "app channel country device os page placement platform surface tab",
-    "now": "current daily day session today",
+    "now": "current daily day far session today",
     "times": "at date datetime day dt time timestamp ts",
 }
 WORDS = {what: frozenset(text.split()) for what, text in _TEXTS.items()}
+_ACTS = WORDS["acts"] | WORDS["unwanted"]
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
 NO_EVENT_ID = len(_EVENT_IDS) + 1
 
@@ -62,20 +67,31 @@ def sound_of(name: str) -> str:
     if WORDS["summaries"].union(["id"]).intersection(said):
         return ""
     said += [word.removesuffix("s") for word in said]
-    return min((WORDS["acts"] | WORDS["measures"]).intersection(said), default="")
+    return min((_ACTS | WORDS["measures"]).intersection(said), default="")
+
+
+def is_unwanted(name: str) -> bool:
+    """Whether a name is that of an act of which nobody wants more, such as a skip."""
+    return any({word, word.removesuffix("s")} & WORDS["unwanted"] for word in words(name))
 
 
 def counts_today(name: str) -> bool:
     """Whether a name is that of acts that are still being counted as the impression is shown."""
     said = set(words(name))
     stems = said.union(word.removesuffix("s") for word in said)
-    return bool(WORDS["acts"] & stems) and bool(WORDS["now"] & said)
+    return bool(_ACTS & stems) and bool(WORDS["now"] & said)
 
 
 def is_code(name: str) -> bool:
     """Whether whole numbers of this name are names of something, and no amounts."""
     said = words(name)
-    return bool(WORDS["codes"].intersection(said) or WORDS["entities"].intersection(said[-1:]))
+    by_name = WORDS["codes"].intersection(said) or {"day", "week"} <= set(said)
+    return bool(by_name or WORDS["entities"].intersection(said[-1:]))
+
+
+def is_place(name: str) -> bool:
+    """Whether a name is that of a place in a list of candidates."""
+    return bool({"position", "pos", "rank"}.intersection(words(name)[-1:]))
 
 
 def is_time(said: Sequence[str], column: Column) -> bool:

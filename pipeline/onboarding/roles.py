@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipeline.onboarding.names import (
     counts_today,
     event_id_rank,
     is_code,
+    is_place,
     is_time,
     sound_of,
     words,
@@ -26,6 +28,13 @@ from pipeline.onboarding.names import (
 
 _TIME = "a time: it only grows, a model never sees its values again; log the hour"
 _TODAY = "a count that goes on: does it include what comes of the impression itself?"
+_PLACE = (
+    "a place in the list? Nobody knows it before the list is sorted: a request sends the same one, "
+    "such as the first, for each candidate"
+)
+_MOVES = "numbers that move on from day to day, as an age does"
+_MOVED = 0.1
+"""Share of a day's events beyond the range of the day before, from which on a field moves on."""
 _FRESH = (
     "two values, and no id keeps one from day to day: if it tells what came of the impression, "
     "name it by --label or leave it out"
@@ -68,12 +77,16 @@ def guess_roles(
         remark = ""
         if role is None:
             role, why, remark = *_feature_role(field, column), why
+            if role is Role.CATEGORICAL and _moves_on(events, field, column):
+                role, why = Role.DENSE, _MOVES
             if _is_time_of_event(events, field.name):
                 role, why = Role.UNUSED, _TIME
             elif column.present and not columns.describe(events[0][field.name]).present:
                 role, why = Role.UNUSED, "no event of the newest day has a value"
-            elif role is Role.DENSE and counts_today(field.name):
+            elif field.kind in ("int", "number") and counts_today(field.name):
                 remark = remark or _TODAY
+            elif field.kind in ("int", "number") and is_place(field.name):
+                remark = remark or _PLACE
             elif role is Role.DENSE and column.stand_in is not None:
                 remark = remark or STAND_IN.format(column.stand_in)
             elif role is Role.CATEGORICAL:
@@ -92,6 +105,8 @@ def _is_owner(field: Field, column: Column) -> bool:
         and not field.multivalued
         and column.distinct > FEW
         and column.repeats >= REPEATS
+        # A value that most events have says that there is none, as of a coupon.
+        and 2 * column.top_count <= column.rows
         and not sound_of(field.name)
     )
 
@@ -125,6 +140,9 @@ def _event_id(
 
 def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     said = words(field.name)
+    if field.path and not column.present:
+        why = "no event has a value here: does a name within an object have a dot? Rename it"
+        return Role.UNUSED, why
     if column.present < 0.01 * column.rows:
         return Role.UNUSED, f"only {column.present / column.rows:.2%} of the events have a value"
     if column.constant:
@@ -168,9 +186,23 @@ def _remark(field: Field, column: Column, values: pa.ChunkedArray, text: str) ->
 
     if share(r'^\s*\{\s*"') > 0.5:
         return "objects as text: log what they hold as fields of their own"
-    if share(r"^[\[{(]?[^,;\s]+([,;] ?[^,;\s]+)+$") > 0.1:
+    if not text and share(r"^[\[{(]?[^,;\s]+([,;] ?[^,;\s]+)+$") > 0.1:
         return "many of them lists by the look of it: log them as lists, in CSV joined by |"
     return ""
+
+
+def _moves_on(events: Sequence[pa.Table], field: Field, column: Column) -> bool:
+    """Whether whole numbers go beyond those of the day before, day after day: no category lasts."""
+    if field.kind != "int" or field.multivalued or is_code(field.name) or column.distinct <= 2:
+        return False
+
+    def moved(day: pa.Array, before: pa.Array) -> bool:
+        ends = pc.min_max(before)
+        beyond = pc.or_(pc.less(day, ends["min"]), pc.greater(day, ends["max"]))
+        return (pc.mean(beyond).as_py() or 0.0) > _MOVED
+
+    pairs = list(itertools.pairwise(table[field.name] for table in events))
+    return bool(pairs) and all(moved(*pair) for pair in pairs)
 
 
 def _is_time_of_event(events: Sequence[pa.Table], name: str) -> bool:
@@ -184,8 +216,8 @@ def _is_time_of_event(events: Sequence[pa.Table], name: str) -> bool:
     def share(pattern: str) -> float:
         return float(pc.mean(pc.match_substring_regex(values, pattern)).as_py())
 
-    date = r"^\d{4}-?\d{2}-?\d{2}"
-    if share(date + r"[T ]\d{2}:?\d{2}") > 0.9:
+    date = r"^(\d{4}[-/.]?\d{2}[-/.]?\d{2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})"
+    if share(date + r",?[T ]\d{1,2}:?\d{2}") > 0.9:
         return True
     return share(date + "$") > 0.9 and all(len(day[name].unique()) <= 2 for day in events)
 

@@ -40,7 +40,7 @@ def test_wrong_cell_is_quarantined_with_its_line_and_reason(tmp_path, cell, valu
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'e1,u,"a', "not valid CSV (a quote is left open)"),
+        (b'e1,u,"a', "not valid CSV (a quote is left open, or a cell has a newline)"),
         (b"e1,u", "expected 8 cells, got 2"),
         (b"\xff,u,a,1,1,1,1,", "not valid UTF-8"),
         (b"e1,u,a,1,1,1,1,\0", "not valid CSV (a control character)"),
@@ -75,7 +75,8 @@ def test_header_that_names_no_field_is_the_reason_of_each_line(tmp_path, delimit
     assert [bad.line for bad in malformed] == [1, 2, 3]
     for bad in malformed:
         assert f"the header 'event_id{delimiter}user" in bad.reason
-        assert "names no field of the spec; are its cells separated by commas?" in bad.reason
+        by = f"are its cells separated by {delimiter!r}? They must be by commas"
+        assert f"names no field of the spec; {by}" in bad.reason
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_header_that_names_no_field_is_the_reason_of_each_line(tmp_path, delimit
         (b"e1,u,a,3,1,1.5,1,", "the header 'e1,u,a,3,1,1.5,1,' names no field of the spec"),
         (b"event_id;user;clicked\n", "the header 'event_id;user;clicked' names no field"),
         (b"event_id,user,user,clicked\n", "the header names field 'user' twice"),
-        (b'event_id,"user\n', "the header is not valid CSV (a quote is left open)"),
+        (b'event_id,"user\n', "the header is not valid CSV (a quote is left open"),
         (
             b"event_id,user,clicked\r" + b"e,u,1\r" * 1000,
             f"the header is not valid CSV ({CARRIAGE_RETURN})",

@@ -24,6 +24,9 @@ from schemas.loading import parse_spec
     [
         ("{day}T{hour:02d}:15:00Z", Role.UNUSED),
         ("{day} {hour:02d}:15", Role.UNUSED),
+        ("{day:%d.%m.%Y} {hour:02d}:15", Role.UNUSED),
+        ("{day:%m/%d/%Y}, {hour}:15", Role.UNUSED),
+        ("{day:%Y/%m/%d}", Role.UNUSED),
         ("{day}", Role.UNUSED),
         ("{hour:02d}:15", Role.CATEGORICAL),
         ("2026-01-{released:02d}", Role.CATEGORICAL),
@@ -85,6 +88,11 @@ def test_whole_numbers_are_names_or_amounts_by_the_end_of_their_name(tmp_path, n
             lambda n: ["NULL", "n/a", *map(str, range(40))][n % 42],
             "numbers, but for 'NULL', 'n/a': leave those empty",
         ),
+        (
+            lambda n: "\\N" if n % 7 else f"{n % 50},{n % 9}",
+            r"as text, such as '\d+,\d': log the number alone, and leave '.*N' empty, in JSON null",
+        ),
+        (lambda n: f"{n % 5},5", "^$"),
         (lambda n: json.dumps({"app": "x", "n": n % 9}), "objects as text: log what they hold"),
         (lambda n: f"{n % 50}:{n % 60:02d}", "numbers as text, such as '[0-9:]+': log the number"),
         (lambda n: f"{n % 50:05d}", "^$"),
@@ -105,6 +113,45 @@ def test_text_that_should_be_something_else_is_remarked(tmp_path, cells, remark)
     assert not remark.startswith("numbers") or "fee_history" not in draft.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "role"),
+    [
+        ("daysOnline", lambda day, n: 40 + day - n % 5 * (n % 4 == 0), Role.DENSE),
+        ("daysLeft", lambda day, n: 9 - day, Role.DENSE),
+        ("childSeats", lambda day, n: n % 5, Role.CATEGORICAL),
+        ("dayOfWeek", lambda day, n: day, Role.CATEGORICAL),
+        ("rainy", lambda day, n: int(day == 3 and n % 2), Role.CATEGORICAL),
+        ("wave", lambda day, n: n % (5 if day < 3 else 7), Role.CATEGORICAL),
+    ],
+)
+def test_few_numbers_that_are_others_each_day_are_no_categories(tmp_path, name, value, role):
+    def aged(event):
+        day = int(event["request.ID"].partition("-")[0][1:])
+        return {**event, name: value(day, number_of(event))}
+
+    assert role_of(draft_spec(write_logs(tmp_path, change=aged), "ranker"), name) is role
+
+
+@pytest.mark.parametrize(("name", "asked"), [("position", True), ("positionInSession", False)])
+def test_a_place_in_the_list_is_asked_about(tmp_path, name, asked):
+    def placed(event):
+        return {**event, name: number_of(event) % 10}
+
+    draft = draft_spec(write_logs(tmp_path, change=placed), "ranker")
+    assert role_of(draft, name) is Role.CATEGORICAL
+    assert ("Nobody knows it before the list is sorted" in remark_on(draft, name)) is asked
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_dot_in_the_name_of_a_field_within_an_object_is_told(tmp_path, suffix):
+    def dotted(event):
+        return {**event, "context": {"Device.Model": f"m{number_of(event) % 9}"}}
+
+    draft = draft_spec(write_logs(tmp_path, suffix, flat, dotted), "ranker")
+    assert role_of(draft, "context.Device.Model") is Role.UNUSED
+    assert "does a name within an object have a dot?" in why_of(draft, "context.Device.Model")
+
+
 def test_a_number_that_stands_for_no_value_is_asked_about(tmp_path):
     def shown(event):
         number = number_of(event)
@@ -123,7 +170,7 @@ def test_a_number_that_stands_for_no_value_is_asked_about(tmp_path):
     assert "-1 is the only value below 0" in why_of(draft, "listened")
     assert not remark_on(draft, "balance")
     assert "below 0" not in why_of(draft, "votes")
-    assert "80% of the values are 1: an act of its own?" in why_of(draft, "stars")
+    assert "80.2% of the values are 1: an act of its own?" in why_of(draft, "stars")
 
 
 @pytest.mark.parametrize(

@@ -102,12 +102,15 @@ def test_an_id_that_repeats_is_proposed(tmp_path):
         draft_spec(write_logs(tmp_path, change=repeated), "ranker")
 
 
+@pytest.mark.parametrize("cell", ["7", "7,5"])
 @pytest.mark.parametrize("sign", [";", "\t"])
-def test_cells_that_no_comma_separates_are_told(tmp_path, sign):
+def test_cells_that_no_comma_separates_are_told(tmp_path, sign, cell):
     path = tmp_path / "2026-04-01"
     path.mkdir()
-    path.joinpath("a.csv").write_text(f"id{sign}user{sign}clicked\n1{sign}u1{sign}0\n")
-    with pytest.raises(BadDataError, match=r"are its cells separated by .* must be by commas"):
+    path.joinpath("a.csv").write_text(f"id{sign}price{sign}clicked\n1{sign}{cell}{sign}0\n")
+    with pytest.raises(
+        BadDataError, match=r"are its cells separated by '.*'\? They must be by com"
+    ):
         draft_spec(str(tmp_path), "ranker")
 
 
@@ -140,7 +143,7 @@ def test_logs_of_which_nothing_can_be_read_are_told_with_the_reason(tmp_path, wr
     for folder in (newest, tmp_path / "2026-04-01"):
         folder.mkdir()
     write(newest)
-    with pytest.raises(BadDataError, match=f"can be read: .*{message}.* docs/event-logs.md"):
+    with pytest.raises(BadDataError, match=f"can be read: .*{message}.* \\(docs/event-logs.md"):
         draft_spec(str(tmp_path), "ranker")
 
 

@@ -59,9 +59,11 @@ class CsvLines(Lines):
             if name in self._by_name and self._names.count(name) > 1:
                 self.bad_header = f"the header names field '{name}' twice"
         if not self.bad_header and not self._by_name.keys() & set(self._names):
+            signs = [sign for sign in ";\t|" if len(self._names) == 1 and sign in self._names[0]]
+            by = f"{signs[0]!r}? They must be by commas" if signs else "commas?"
             self.bad_header = (
-                f"the header '{self.header[:_SHOWN_CHARS]}' names no field of the spec; "
-                "are its cells separated by commas?"
+                f"the header '{self.header[:_SHOWN_CHARS]}' names no field of the spec; are its "
+                f"cells separated by {by}"
             )
 
     def _parse_line(self, line: bytes) -> Mapping[str, Any]:
@@ -168,7 +170,7 @@ def cells(line: bytes) -> list[str]:
     except csv.Error as error:
         raise MalformedError(f"not valid CSV ({error})") from None
     if found and found[-1].endswith("\n"):
-        raise MalformedError("not valid CSV (a quote is left open)")
+        raise MalformedError("not valid CSV (a quote is left open, or a cell has a newline)")
     if not _quotes_in_place(line):
         raise MalformedError("not valid CSV (a stray quote)")
     return found
