@@ -1,6 +1,11 @@
+import copy
+
+import overlays
 import pytest
 from deployments import deployment_on, package_in
 from fake_kfp import FakeKfp
+
+from pipeline.kubeflow.values import load_values
 
 
 @pytest.fixture
@@ -30,3 +35,18 @@ def package(tmp_path):
 def newer(tmp_path):
     """A package of the same pipeline with another image."""
     return package_in(tmp_path, "ranker:2")
+
+
+@pytest.fixture(params=overlays.NAMES)
+def overlay(request):
+    return request.param
+
+
+@pytest.fixture
+def resources(overlay):
+    return copy.deepcopy(list(overlays.rendered(overlay)))
+
+
+@pytest.fixture
+def values(overlay):
+    return load_values(str(overlays.VALUES.get(overlay, overlays.ROOT / "kubeflow/values.yaml")))

@@ -1,175 +1,31 @@
-import copy
-import functools
+"""What the manifests of each overlay promise: rights, volumes, servers, workers, Flink."""
+
 import json
-import pathlib
 import re
-import shutil
 import subprocess
 
-import jsonschema
-import pytest
-import yaml
+from overlays import (
+    ROOT,
+    VALUES,
+    containers,
+    flink_pods,
+    named,
+    needs_kubectl,
+    of_kind,
+    pods,
+    predictors,
+    rendered,
+    runtimes,
+    servers,
+)
 
 from pipeline.flink.pool import PORT
 from pipeline.flink.settings import CLUSTER
 from pipeline.kubeflow.values import load_values
 
-ROOT = pathlib.Path(__file__).parents[2]
-OVERLAYS = ROOT / "kubeflow" / "manifests" / "overlays"
-NAMES = sorted(path.name for path in OVERLAYS.iterdir())
-KUBERNETES = ("1.27", "1.32")
-VALUES = {path.parent.name: path for path in OVERLAYS.glob("*/values.yaml")}
-KSERVE = yaml.safe_load((pathlib.Path(__file__).parent / "kserve_schema.yaml").read_text())
-CONTAINERS_FIELDS = ("args", "volumeMounts")
-FLINK = yaml.safe_load((pathlib.Path(__file__).parent / "flink_schema.yaml").read_text())
 USER = 10001
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl, which resolves the overlays, is not here"
-)
-
-
-@functools.cache
-def _rendered(overlay):
-    command = ["kubectl", "kustomize", str(OVERLAYS / overlay)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert not done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
-
-
-@pytest.fixture(params=NAMES)
-def overlay(request):
-    return request.param
-
-
-@pytest.fixture
-def resources(overlay):
-    return copy.deepcopy(list(_rendered(overlay)))
-
-
-@pytest.fixture
-def values(overlay):
-    return load_values(str(VALUES.get(overlay, ROOT / "kubeflow" / "values.yaml")))
-
-
-def of_kind(resources, *kinds):
-    return [item for item in resources if item["kind"] in kinds]
-
-
-def named(resources, kind, name):
-    (found,) = [item for item in of_kind(resources, kind) if item["metadata"]["name"] == name]
-    return found
-
-
-def pods(resources):
-    return [
-        item["spec"]["template"]["spec"]
-        for item in of_kind(resources, "Deployment", "Job", "StatefulSet")
-    ]
-
-
-def servers(resources):
-    return [
-        d for d in of_kind(resources, "Deployment") if d["metadata"]["name"].endswith("serving")
-    ]
-
-
-def flink_pods(resources):
-    """Each kind of pod of a Flink cluster as the operator puts it together."""
-    for item in of_kind(resources, "FlinkDeployment"):
-        spec = item["spec"]
-        for kind in ("jobManager", "taskManager"):
-            pod = copy.deepcopy(spec["podTemplate"])
-            own = copy.deepcopy(spec[kind].get("podTemplate", {"spec": {"containers": []}})["spec"])
-            (main,) = pod["spec"]["containers"]
-            for container in own.pop("containers"):
-                if container["name"] == main["name"]:
-                    main.update(container)
-                else:
-                    pod["spec"]["containers"].append(container)
-            pod["spec"].update(own)
-            yield pod
-
-
-def containers(pod):
-    return [*pod.get("initContainers", ()), *pod["containers"]]
-
-
-def runtimes(resources):
-    return [item["spec"] for item in of_kind(resources, "ServingRuntime")]
-
-
-def predictors(service):
-    spec = service["spec"]
-    return [spec["predictor"], *(canary["predictor"] for canary in spec.get("canary", ()))]
-
-
-def as_pod(containers_, volumes=()):
-    """A Pod of a KServe runtime's containers, for Kubernetes' schema."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "runtime"},
-        "spec": {"containers": containers_, "volumes": list(volumes)},
-    }
-
-
-@pytest.mark.parametrize("version", KUBERNETES)
-def test_resources_fit_the_schemas_of_kubernetes(resources, version):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    others = {*KSERVE["kinds"], "FlinkDeployment"}
-    plain = [item for item in resources if item["kind"] not in others]
-    plain += flink_pods(resources)
-    plain += [as_pod(runtime["containers"]) for runtime in runtimes(resources)]
-    for service in of_kind(resources, "InferenceService"):
-        for predictor in predictors(service):
-            model = predictor["model"]
-            added = {k: model[k] for k in model if k.endswith("Probe") or k in CONTAINERS_FIELDS}
-            container = {"name": "kserve-container", **added}
-            plain.append(as_pod([container], predictor.get("volumes", ())))
-    for item in plain:
-        kubernetes_validate.validate(item, version, strict=True)
-
-
-def test_schema_check_sees_a_misspelt_field():
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    (deployment,) = of_kind(_rendered("single-user"), "Deployment")
-    broken = copy.deepcopy(deployment)
-    broken["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
-    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
-        kubernetes_validate.validate(broken, KUBERNETES[-1], strict=True)
-
-
-def check_kserve(item):
-    jsonschema.validate(item, {**KSERVE["kinds"][item["kind"]], "$defs": KSERVE["$defs"]})
-
-
-def test_kserve_resources_fit_the_schema(resources):
-    for item in resources:
-        if item["kind"] in KSERVE["kinds"]:
-            check_kserve(item)
-
-
-@pytest.mark.parametrize("kind", KSERVE["kinds"])
-def test_schema_of_kserve_sees_a_misspelt_field(kind):
-    (item,) = of_kind(_rendered("single-user-kserve"), kind)
-    check_kserve(item)
-    broken = copy.deepcopy(item)
-    part = broken["spec"].get("predictor", broken["spec"])
-    part["imagePullSecret"] = part.pop("imagePullSecrets", [])
-    with pytest.raises(jsonschema.ValidationError, match="imagePullSecret"):
-        check_kserve(broken)
-
-
-def test_flink_deployments_fit_the_schema(resources):
-    for item in of_kind(resources, "FlinkDeployment"):
-        jsonschema.validate(item["spec"], FLINK)
-
-
-def test_flink_is_checked_at_all():
-    (cluster,) = of_kind(_rendered("multi-user-gcs-flink"), "FlinkDeployment")
-    with pytest.raises(jsonschema.ValidationError, match="taskManagers"):
-        jsonschema.validate({**cluster["spec"], "taskManagers": {}}, FLINK)
+pytestmark = needs_kubectl
 
 
 def test_names_are_taken_once(resources):
@@ -334,7 +190,7 @@ def test_servers_wait_for_the_folder_that_they_mount(resources, values):
 
 
 def test_training_and_serving_are_two_identities_in_a_bucket():
-    resources = _rendered("multi-user-gcs")
+    resources = rendered("multi-user-gcs")
     accounts = {
         item["metadata"]["name"]: item["metadata"].get("annotations", {}).values()
         for item in of_kind(resources, "ServiceAccount")
@@ -346,7 +202,7 @@ def test_training_and_serving_are_two_identities_in_a_bucket():
 
 
 def rules(overlay):
-    role = named(_rendered(overlay), "Role", "steadyrank-runner")
+    role = named(rendered(overlay), "Role", "steadyrank-runner")
     return [(rule["resources"], rule["verbs"]) for rule in role["rules"]]
 
 
@@ -363,7 +219,7 @@ def test_canary_serves_the_newest_version_and_the_rest_a_pinned_one():
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    resources = list(_rendered("single-user-kserve-canary"))
+    resources = list(rendered("single-user-kserve-canary"))
     (service,) = of_kind(resources, "InferenceService")
     (canary,) = service["spec"]["canary"]
     assert 0 < canary["trafficPercent"] < 50
@@ -388,7 +244,7 @@ def test_canary_serves_the_newest_version_and_the_rest_a_pinned_one():
 
 
 def test_only_chief_and_workers_reach_tensorflows_port():
-    resources = list(_rendered("multi-user-gcs-workers"))
+    resources = list(rendered("multi-user-gcs-workers"))
     policy = named(resources, "NetworkPolicy", "steadyrank-training")["spec"]
     (rule,) = policy["ingress"]
     assert rule["ports"] == [{"port": 2222}]
@@ -424,7 +280,7 @@ def test_schedule_runs_our_command_as_the_runner(resources):
 
 
 def test_token_of_the_schedule_is_where_the_client_looks_for_it():
-    resources = _rendered("multi-user-gcs")
+    resources = rendered("multi-user-gcs")
     job = named(resources, "Job", "steadyrank-schedule")["spec"]["template"]["spec"]
     (scheduler,) = job["containers"]
     environment = {item["name"]: item["value"] for item in scheduler["env"]}
@@ -442,7 +298,7 @@ def scheduler_namespace(resources):
 
 
 def test_chief_and_workers_agree_on_the_cluster():
-    resources = list(_rendered("multi-user-gcs-workers"))
+    resources = list(rendered("multi-user-gcs-workers"))
     values = load_values(str(VALUES["multi-user-gcs-workers"]))
     trainer = values.steps["Trainer"]
     chief = json.loads(trainer.env["TF_CONFIG"])
@@ -473,7 +329,7 @@ def test_chief_and_workers_agree_on_the_cluster():
 
 
 def test_flinks_pods_are_locked_down():
-    pods_ = [pod["spec"] for pod in flink_pods(_rendered("multi-user-gcs-flink"))]
+    pods_ = [pod["spec"] for pod in flink_pods(rendered("multi-user-gcs-flink"))]
     assert len(pods_) == 2
     for pod in pods_:
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -485,7 +341,7 @@ def test_flinks_pods_are_locked_down():
 
 
 def test_flink_is_set_as_a_run_needs_it():
-    (cluster,) = of_kind(_rendered("multi-user-gcs-flink"), "FlinkDeployment")
+    (cluster,) = of_kind(rendered("multi-user-gcs-flink"), "FlinkDeployment")
     settings = cluster["spec"]["flinkConfiguration"]
     assert settings.items() >= CLUSTER.items()
     pom = (ROOT / "kubeflow" / "flink" / "pom.xml").read_text()
@@ -496,7 +352,7 @@ def test_flink_is_set_as_a_run_needs_it():
 
 
 def test_steps_find_the_job_server_and_it_the_workers():
-    resources = list(_rendered("multi-user-gcs-flink"))
+    resources = list(rendered("multi-user-gcs-flink"))
     values = load_values(str(VALUES["multi-user-gcs-flink"]))
     options = dict(arg[2:].split("=", 1) for arg in values.beam_args)
     (cluster,) = of_kind(resources, "FlinkDeployment")
