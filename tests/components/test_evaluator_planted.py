@@ -1,57 +1,25 @@
 """The gate on planted predictions: each event carries what the model is to answer."""
 
-import dataclasses
-import datetime
-import json
 import math
-import os
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from executions import artifact
-from markupsafe import escape
-from planted_model import export_planted, write_examples
-from stability_reports import DIVERGED, HEALTHY, write_stability
-from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
-from tfx.types import standard_artifacts
-from tfx.utils import io_utils
+from planted_evaluation import (
+    EVENTS,
+    PLANTED,
+    assert_published,
+    auc,
+    evaluate,
+    good_events,
+    planted_spec,
+)
+from planted_model import export_planted
+from stability_reports import DIVERGED, HEALTHY
 
-from components import artifacts
-from components.evaluator.executor import VERDICT_FILE, Executor
-from components.run_plan import RunPlan
-from components.smoothed_rates import RATES_FILE, Counter, Rates
-from pipeline.dag import with_code
-from schemas.loading import parse_spec
-from schemas.tfdv_schema import tfdv_schema
 from trainer_module import export, signatures
 
-SPEC = """
-name: planted
-features:
-  device: {type: categorical, buckets: 8, embedding: 2}
-  click_logit: {type: dense}
-  rate_answer: {type: dense}
-  served_click_logit: {type: dense}
-  served_rate_answer: {type: dense}
-tasks:
-  click:
-    kind: binary
-    label: clicked
-    gate: {min_auc: 0.7, max_auc_drop: 0.02, slices: {device: {min_auc: 0.6}}}
-  rate:
-    kind: regression
-    label: rating
-    optional: true
-    gate: {max_rmse: 1.0, max_rmse_rise: 0.1}
-min_slice_events: 50
-model: {preset: tiny}
-serving: {score: click}
-"""
-SPEC_OF_TEST = parse_spec(SPEC, "spec")
-LIFTED = parse_spec(SPEC, "spec", ["tasks.click.gate.min_auc_lift=0.01"])
-EVENTS = 400
 FINITE_BOUND = "all_finite: mean_prediction is {}, must be at least 1 (all events)"
 
 
@@ -60,110 +28,8 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, prefix in (("candidate", ""), ("served", "served_")):
         answers = {"click": f"{prefix}click_logit", "rate": f"{prefix}rate_answer"}
-        export_planted(SPEC_OF_TEST, answers, folder / name / "Format-Serving")
+        export_planted(PLANTED, answers, folder / name / "Format-Serving")
     return folder
-
-
-def good_events():
-    """Columns of a day on which a model does well: click AUC about 0.9, rate RMSE 0.3."""
-    generator = np.random.default_rng(0)
-    clicked = (generator.random(EVENTS) < 0.4).astype(float)
-    rating = generator.normal(3.0, 1.0, EVENTS)
-    return {
-        "device": np.where(np.arange(EVENTS) % 2, "phone", "desktop"),
-        "clicked": clicked,
-        "rating": rating,
-        "click_logit": 2.0 * clicked + generator.normal(-1.0, 1.0, EVENTS),
-        "rate_answer": rating + generator.normal(0.0, 0.3, EVENTS),
-    }
-
-
-def evaluate(
-    folder,
-    models,
-    columns,
-    *,
-    absent=None,
-    compare=False,
-    infra_reasons="",
-    servable=1,
-    model=None,
-    stability=HEALTHY,
-):
-    """Runs the executor; returns (blessing artifact, content of the verdict file)."""
-    plan = RunPlan(SPEC_OF_TEST, datetime.date(2026, 1, 4), window=())
-    dataclasses.replace(plan, baseline_version=1 if compare else None).save(str(folder / "plan"))
-    io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), tfdv_schema(SPEC_OF_TEST))
-    columns = {
-        "served_click_logit": columns["click_logit"],
-        "served_rate_answer": columns["rate_answer"],
-        **columns,
-    }
-    for split in ("train", "eval"):
-        write_examples(str(folder / "examples" / f"Split-{split}"), columns, absent)
-    training = [str(path) for path in (folder / "examples" / "Split-train").iterdir()]
-    counts = Counter(SPEC_OF_TEST).count(training, EVENTS)
-    Rates.of(counts, SPEC_OF_TEST).save(str(folder / "examples" / RATES_FILE))
-    examples = artifact(
-        standard_artifacts.Examples,
-        folder / "examples",
-        payload_format="FORMAT_TF_EXAMPLE",
-        file_format="tfrecords_gzip",
-    )
-    examples[0].split_names = '["train", "eval"]'
-    outputs = {
-        "evaluation": artifact(standard_artifacts.ModelEvaluation, folder / "evaluation"),
-        "blessing": artifact(standard_artifacts.ModelBlessing, folder / "blessing"),
-        "page": artifact(artifacts.Page, folder / "page.html"),
-    }
-    context = BaseBeamExecutor.Context(
-        beam_pipeline_args=with_code(["--direct_running_mode=in_memory"]),
-        tmp_dir=str(folder / "tmp"),
-        unique_id="1",
-    )
-    write_stability(folder / "stability", stability)
-    infra = artifact(standard_artifacts.InfraBlessing, folder / "infra", reasons=infra_reasons)
-    if servable is not None:
-        infra[0].set_int_custom_property("blessed", servable)
-    Executor(context).Do(
-        {
-            "plan": artifact(artifacts.RunPlan, folder / "plan"),
-            "examples": examples,
-            "model": artifact(standard_artifacts.Model, model or models / "candidate"),
-            "baseline_model": artifact(standard_artifacts.Model, models / "served"),
-            "infra_blessing": infra,
-            "stability": artifact(artifacts.TrainingStability, folder / "stability"),
-            "schema": artifact(standard_artifacts.Schema, folder / "schema"),
-        },
-        outputs,
-        {"example_splits": "null"},
-    )
-    with open(folder / "evaluation" / VERDICT_FILE) as file:
-        verdict = json.load(file)
-    said = {
-        name: outputs["evaluation"][0].get_string_custom_property(name).splitlines()
-        for name in ("notes", "not_gated")
-    }
-    page = (folder / "page.html").read_text("utf-8")
-    assert all(str(escape(reason)) in page for reason in verdict["reasons"])
-    assert said["not_gated"] == verdict["not_gated"]
-    assert verdict["notes"] == said["notes"][len(said["notes"]) - len(verdict["notes"]) :]
-    return outputs["blessing"][0], verdict
-
-
-def assert_published(blessing, verdict, *, blessed):
-    assert verdict["blessed"] == blessed
-    assert blessing.get_int_custom_property("blessed") == int(blessed)
-    assert os.listdir(blessing.uri) == ["BLESSED" if blessed else "NOT_BLESSED"]
-    assert blessing.get_string_custom_property("reasons").splitlines() == verdict["reasons"]
-
-
-def auc(labels, scores):
-    ranks = np.argsort(np.argsort(scores)) + 1.0
-    positives = labels == 1
-    count = positives.sum()
-    below = ranks[positives].sum() - count * (count + 1) / 2
-    return below / (count * (len(labels) - count))
 
 
 def test_good_model_is_blessed_and_masked_labels_and_unjudgeable_slices_do_not_count(
@@ -326,31 +192,30 @@ def test_slice_that_fell_and_a_score_of_another_scale_are_blocked_by_default(tmp
 
 
 def test_score_that_ranks_the_other_way_round_is_blocked_though_scale_and_mean_are_right(
-    tmp_path, models, monkeypatch
+    tmp_path, models
 ):
     columns = good_events()
     mean = (1 / (1 + np.exp(-columns["click_logit"]))).mean()
-    spec = parse_spec(SPEC, "spec", [f"serving.score={2 * mean:.4f} - click"])
+    spec = planted_spec(f"serving.score={2 * mean:.4f} - click")
     answers = {"click": "click_logit", "rate": "rate_answer"}
     export_planted(spec, answers, tmp_path / "turned" / "Format-Serving")
-    monkeypatch.setitem(globals(), "SPEC_OF_TEST", spec)
-    blessing, verdict = evaluate(tmp_path, models, columns, compare=True, model=tmp_path / "turned")
+    blessing, verdict = evaluate(
+        tmp_path, models, columns, spec=spec, compare=True, model=tmp_path / "turned"
+    )
     assert_published(blessing, verdict, blessed=False)
     assert verdict["reasons"] == [
         "score: score_correlation is -1.0000, must be at least 0.2 (all events)"
     ]
 
 
-def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
-    tmp_path, models, monkeypatch
-):
-    monkeypatch.setitem(globals(), "SPEC_OF_TEST", LIFTED)
+def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(tmp_path, models):
+    lifted = planted_spec("tasks.click.gate.min_auc_lift=0.01")
     columns = good_events()
     # All that is to be known is the device.
     phone = columns["device"] == "phone"
     columns["clicked"] = np.where(np.arange(EVENTS) % 10 < 2, ~phone, phone).astype(float)
     columns["click_logit"] = np.where(phone, 1.0, -1.0)
-    blessing, verdict = evaluate(tmp_path, models, columns)
+    blessing, verdict = evaluate(tmp_path, models, columns, spec=lifted)
     assert_published(blessing, verdict, blessed=False)
     overall = verdict["metrics"]["candidate"]["all events"]["click"]
     assert overall["auc"] == pytest.approx(0.8)
@@ -359,9 +224,7 @@ def test_model_that_knows_no_more_than_the_rates_of_a_feature_is_blocked(
 
 
 @pytest.mark.slow
-def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_for(
-    tmp_path, models, monkeypatch
-):
+def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_for(tmp_path, models):
     columns = good_events()
     noise = np.random.default_rng(1).normal(0.0, 0.4, EVENTS)
     columns["served_click_logit"] = columns["click_logit"] + noise
@@ -372,9 +235,8 @@ def test_fall_that_the_day_cannot_tell_is_blocked_where_a_confidence_is_asked_fo
         ("sure", "{min_auc: 0.7, max_auc_drop: 0.005, confidence: 0.999}"),
         ("lenient", "{min_auc: 0.7, max_auc_drop: 0.0, confidence: 0.999, undecided: pass}"),
     ):
-        spec = parse_spec(SPEC, "spec", [f"tasks.click.gate={gate}"])
-        monkeypatch.setitem(globals(), "SPEC_OF_TEST", spec)
-        _, verdicts[name] = evaluate(tmp_path / name, models, columns, compare=True)
+        spec = planted_spec(f"tasks.click.gate={gate}")
+        _, verdicts[name] = evaluate(tmp_path / name, models, columns, spec=spec, compare=True)
     assert {name: v["blessed"] for name, v in verdicts.items()} == {
         "point": True,
         "sure": False,
@@ -487,7 +349,7 @@ def test_labels_are_those_of_the_events_whatever_the_model_says_they_are(
 
     monkeypatch.setattr(export._Ranker, "_labels", what_it_answers)
     answers = {"click": "click_logit", "rate": "rate_answer"}
-    export_planted(SPEC_OF_TEST, answers, tmp_path / "planted" / "Format-Serving")
+    export_planted(PLANTED, answers, tmp_path / "planted" / "Format-Serving")
     columns = good_events()
     columns["click_logit"] = np.random.default_rng(1).normal(0.0, 1.0, EVENTS)
     blessing, verdict = evaluate(tmp_path, models, columns, model=tmp_path / "planted")
@@ -496,12 +358,13 @@ def test_labels_are_those_of_the_events_whatever_the_model_says_they_are(
     assert found["auc"] == pytest.approx(auc(columns["clicked"], columns["click_logit"]), abs=2e-3)
 
 
-def test_bound_within_groups_fails_where_no_event_has_a_group(tmp_path, models, monkeypatch):
+def test_bound_within_groups_fails_where_no_event_has_a_group(tmp_path, models):
     grouped = ["evaluation.group_by=device", "tasks.click.gate.min_gauc=0.5"]
     grouped += ["tasks.click.gate.max_gauc_drop=0.1", "serving.score_gate.min_ndcg=0.1"]
-    monkeypatch.setitem(globals(), "SPEC_OF_TEST", parse_spec(SPEC, "spec", grouped))
     absent = {"device": np.ones(EVENTS, bool)}
-    blessing, verdict = evaluate(tmp_path, models, good_events(), absent=absent, compare=True)
+    blessing, verdict = evaluate(
+        tmp_path, models, good_events(), spec=planted_spec(*grouped), absent=absent, compare=True
+    )
     assert_published(blessing, verdict, blessed=False)
     assert verdict["reasons"] == [
         "click: gauc could not be measured, must be at least 0.5 (all events)",
