@@ -11,62 +11,20 @@ and when it is changed. Time stands still but for `advance`.
 
 import base64
 import contextlib
-import dataclasses
 import datetime
-import email.parser
 import json
 import re
 import threading
-import urllib.parse
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
-import kfp_server_api
+from fake_kfp_http import ROOT, Handler
+from fake_kfp_requests import EXPERIMENT, RECURRING_RUN, RUN, RefusedError, checked, uploaded
 
-ROOT = "/apis/v2beta1"
 PAGE = ("page_token", "page_size", "sort_by", "filter", "namespace")
-RUNTIME_CONFIG = {"parameters": dict, "pipeline_root": str}
-REFERENCE = {"pipeline_id": str, "pipeline_version_id": str}
-RUN = {
-    "experiment_id": str,
-    "display_name": str,
-    "description": str,
-    "pipeline_version_reference": REFERENCE,
-    "pipeline_spec": dict,
-    "runtime_config": RUNTIME_CONFIG,
-    "service_account": str,
-}
-CRON = {"start_time": str, "end_time": str, "cron": str}
-RECURRING_RUN = {
-    **RUN,
-    "max_concurrency": (str, int),
-    "mode": ("MODE_UNSPECIFIED", "ENABLE", "DISABLE"),
-    "no_catchup": bool,
-    "trigger": {"cron_schedule": CRON},
-}
-EXPERIMENT = {"display_name": str, "description": str, "namespace": str}
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 # Of backend/src/apiserver/model: what a filter may name.
 FILTERS = ("display_name", "name", "description", "created_at")
-
-
-class RefusedError(Exception):
-    def __init__(self, status, message, code=3):
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-@dataclasses.dataclass
-class Fault:
-    """Happens to the next requests whose "METHOD path" matches.
-
-    kind: a status to answer with; "drop" to hang up before the request is carried out; "lose" to
-    hang up after.
-    """
-
-    pattern: str
-    kind: int | str
-    times: int = 1
 
 
 class FakeKfp:
@@ -84,7 +42,7 @@ class FakeKfp:
         self.most_at_once = 0
         self.on_request = lambda line: None
         self.lock = threading.RLock()
-        handler = type("Handler", (_Handler,), {"fake": self})
+        handler = type("Handler", (Handler,), {"fake": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -196,7 +154,7 @@ class FakeKfp:
 
     def new_pipeline(self, query, headers, body):
         self._check_namespace(query.get("namespace", ""))
-        package = _uploaded(headers, body)
+        package = uploaded(headers, body)
         name = query["name"]
         if any(item["display_name"] == name for item in self.pipelines.values()):
             raise RefusedError(409, "Failed to create a pipeline and a pipeline version", 6)
@@ -211,7 +169,7 @@ class FakeKfp:
         return "V2beta1Pipeline", pipeline
 
     def new_version(self, query, headers, body):
-        package = _uploaded(headers, body)
+        package = uploaded(headers, body)
         pipeline_id, name = query["pipelineid"], query["name"]
         if pipeline_id not in self.pipelines:
             raise RefusedError(400, "Failed to create a pipeline version", 5)
@@ -256,7 +214,7 @@ class FakeKfp:
         )
 
     def new_experiment(self, query, headers, body):
-        content = _checked(body, EXPERIMENT)
+        content = checked(body, EXPERIMENT)
         self._check_namespace(content.get("namespace", ""))
         if any(e["display_name"] == content["display_name"] for e in self.experiments.values()):
             raise RefusedError(409, f"experiment {content['display_name']} already exists", 6)
@@ -273,7 +231,7 @@ class FakeKfp:
     # Runs.
 
     def new_run(self, query, headers, body):
-        content = _checked(body, RUN)
+        content = checked(body, RUN)
         self._check_version(content)
         return "V2beta1Run", self._add_run(content)
 
@@ -311,7 +269,7 @@ class FakeKfp:
     # Recurring runs.
 
     def new_schedule(self, query, headers, body):
-        content = _checked(body, RECURRING_RUN)
+        content = checked(body, RECURRING_RUN)
         self._check_version(content)
         cron = content["trigger"]["cron_schedule"]
         if cron.get("start_time"):
@@ -394,62 +352,6 @@ class FakeKfp:
         return model, answer
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def _serve(self):
-        url = urllib.parse.urlsplit(self.path)
-        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-        query = {key: value for key, value in query.items() if value}
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        line = f"{self.command} {url.path.removeprefix(ROOT)}"
-        headers = {key.lower(): value for key, value in self.headers.items()}
-        fake = self.fake
-        with fake.lock:
-            fake.requests.append(line)
-            fake.on_request(line)
-            fault = next((f for f in fake.faults if f.times and re.search(f.pattern, line)), None)
-            if fault is not None:
-                fault.times -= 1
-                if isinstance(fault.kind, int):
-                    return self._send(fault.kind, _error("the server's fault", 13, line))
-                if fault.kind == "drop":
-                    return self._hang_up()
-            try:
-                model, content = fake.answer(self.command, url.path, query, headers, body)
-                status, answer = 200, _as_the_sdk_reads_it(model, content)
-            except RefusedError as refused:
-                status, answer = refused.status, _error(str(refused), refused.code, line)
-        if fault is not None and fault.kind == "lose":
-            return self._hang_up()
-        return self._send(status, answer)
-
-    do_GET = do_POST = do_DELETE = _serve  # noqa: N815
-
-    def _hang_up(self):
-        self.close_connection = True
-        self.connection.close()
-
-    def _send(self, status, content):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-def _error(message, code, line):
-    if "/upload" in line:
-        return {"error_message": message, "error_details": f"{message} (and where)"}
-    detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": message}
-    return {"error": message, "code": code, "message": message, "details": [detail]}
-
-
 def _time(text):
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
 
@@ -478,36 +380,6 @@ def _public(schedule):
     }
 
 
-def _checked(body, definition):
-    content = json.loads(body)
-    _check(content, definition, "body")
-    return content
-
-
-def _check(value, definition, where):
-    if isinstance(definition, dict):
-        for key, item in value.items():
-            if key not in definition:
-                raise RefusedError(400, f'proto: unknown field "{key}" in {where}')
-            _check(item, definition[key], f"{where}.{key}")
-    elif isinstance(definition, tuple) and isinstance(definition[0], str):
-        if value not in definition:
-            raise RefusedError(400, f"invalid value for enum field {where}: {value!r}")
-    elif not isinstance(value, definition):
-        raise RefusedError(400, f"invalid value for {where}: {value!r}")
-
-
-def _uploaded(headers, body):
-    head = f"Content-Type: {headers['content-type']}\r\n\r\n".encode()
-    message = email.parser.BytesParser().parsebytes(head + body)
-    for part in message.get_payload() if message.is_multipart() else ():
-        if part.get_param("name", header="content-disposition") == "uploadfile":
-            if not re.search(r"\.(ya?ml|zip|tar\.gz|tgz)$", part.get_filename() or ""):
-                raise RefusedError(400, "Failed to read a pipeline spec file")
-            return part.get_payload(decode=True)
-    raise RefusedError(400, "Failed to read pipeline from file")
-
-
 def _filtered(items, text):
     if not text:
         return items
@@ -518,14 +390,3 @@ def _filtered(items, text):
         key = "display_name" if key == "name" else key
         items = [item for item in items if item[key].lower() == value.lower()]
     return items
-
-
-def _as_the_sdk_reads_it(model, content):
-    """Returns content as JSON; nothing in it may be lost or changed by the SDK's own model."""
-    plain = json.loads(json.dumps(content, default=lambda time: time.isoformat()))
-    if model != "object":
-        api = kfp_server_api.ApiClient()
-        response = type("Response", (), {"data": json.dumps(plain)})
-        read = api.sanitize_for_serialization(api.deserialize(response, model))
-        assert read == plain, (read, plain)
-    return plain

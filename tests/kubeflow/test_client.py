@@ -3,7 +3,8 @@ import socket
 
 import pytest
 from deployments import DAY, NOTHING, TO_ITS_TIME, deployment_on, package_in, scheduled
-from fake_kfp import FakeKfp, Fault
+from fake_kfp import FakeKfp
+from fake_kfp_http import Fault
 
 from pipeline.kubeflow.client import Deployment
 from pipeline.kubeflow.package import RunSettings

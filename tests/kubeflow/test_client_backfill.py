@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 from deployments import DAY, NOTHING, deployment_on
-from fake_kfp import Fault
+from fake_kfp_http import Fault
 
 from pipeline.kubeflow.client import failed
 from pipeline.kubeflow.package import RunSettings

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from deployments import CRON, DAY, TO_ITS_TIME, deployment_on, package_in, scheduled
-from fake_kfp import Fault
+from fake_kfp_http import Fault
 
 from pipeline.kubeflow.package import RunSettings
 from pipeline.kubeflow.schedule import Schedule

@@ -2,7 +2,7 @@ import re
 
 import light
 import pytest
-from fake_kfp import Fault
+from fake_kfp_http import Fault
 from typer.testing import CliRunner
 
 from pipeline.cli.kubeflow_server import app
