@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from schemas.spec import RankingSpec
@@ -14,10 +15,14 @@ at its own gate, has not become rare by chance."""
 def lost_classes(served: Mapping[str, float], spec: RankingSpec) -> Iterator[str]:
     """Says of which class a day has far fewer events than the served model expects.
 
+    Nothing, if its mean prediction is absent or no number: then it does not say what it expects.
+
     Args:
         served: of a binary task, the metrics of the served model on the day.
         spec: the ranking spec.
     """
+    if not math.isfinite(served.get("mean_prediction", math.nan)):
+        return
     expected = class_counts(served, "mean_prediction")
     for what, count in class_counts(served, "mean_label").items():
         if count < spec.min_class_events and expected[what] >= _LOST * spec.min_class_events:

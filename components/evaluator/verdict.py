@@ -206,10 +206,9 @@ def _lost_labels(estimates: Mapping[str, Estimates], spec: RankingSpec) -> Itera
     """
     served = values_of(estimates.get(BASELINE, {})).get(OVERALL, {})
     for name, task in spec.tasks.items():
-        values = served.get(name, {})
-        if not isinstance(task, BinaryTask) or "mean_prediction" not in values:
+        if not isinstance(task, BinaryTask):
             continue
-        for lost in lost_classes(values, spec):
+        for lost in lost_classes(served.get(name, {}), spec):
             yield (
                 f"{name}: the day has {lost}: labels are late or lost, and nothing can be said of "
                 "the task. Run the day again when they are there; a label that is not given any "

@@ -37,6 +37,8 @@ serving: {score: click}
 """
 DAYS = [datetime.date(2026, 1, day) for day in range(1, 7)]
 EVENTS = 400
+UNANSWERED = 1e9
+"""A taste for which the served version predicts no number."""
 
 
 def write_day(logs, date, poison="", events=EVENTS):
@@ -49,6 +51,8 @@ def write_day(logs, date, poison="", events=EVENTS):
         clicked = rng.permutation(clicked)
     if poison == "late":
         clicked[:] = False
+    if poison == "unanswered":
+        taste[0] = UNANSWERED
     if poison in ("watch", "both"):
         seconds = rng.permutation(seconds)
     (logs / str(date)).mkdir(parents=True, exist_ok=True)
@@ -66,6 +70,7 @@ class Served(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def evaluate(self, examples):
         taste = self._field(examples, "taste")
+        taste = tf.where(taste < UNANSWERED, taste, float("nan"))
         return {"click": tf.sigmoid(taste), "watch": taste}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
@@ -189,6 +194,13 @@ def test_day_with_permuted_labels_is_held_by_name_until_it_is_released(
     assert trained(again) == {DAYS[4]: 1.0}
     assert [day.date for day in again.held] == [DAYS[3]]
     assert [day.date for day in held_days.list_held(str(tmp_path / "store"))] == [DAYS[3]]
+
+
+def test_day_on_which_the_served_version_predicts_no_numbers_is_held(tmp_path, logs, served):
+    write_day(logs, DAYS[3], "unanswered")
+    result = run(tmp_path, plan(tmp_path, DAYS[4], DAYS[1]), served)
+    assert [day.date for day in result.held] == [DAYS[3]]
+    assert result.held[0].reasons[0].startswith("click: AUC 0.500, and 0.8")
 
 
 def test_day_whose_labels_are_late_is_held_until_they_are_there(tmp_path, logs, served):
