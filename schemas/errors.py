@@ -37,6 +37,14 @@ class BadDataError(RankerError):
     exit_code = ExitCode.BAD_DATA
 
     @classmethod
+    def of_damaged_day(cls, path: str, error: Exception) -> BadDataError:
+        """Says that a file of a day in the day store is damaged, and that a run makes it again."""
+        return cls(
+            f"{path}: damaged ({error}). Remove its folder, which is a day of the day store, and "
+            "the next run ingests the day again"
+        )
+
+    @classmethod
     def of_damaged(cls, path: str, error: Exception) -> BadDataError:
         """Says that a file beside a day's shards is damaged, and that a run makes it again."""
         return cls(

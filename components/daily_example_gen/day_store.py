@@ -211,7 +211,11 @@ class DayStore:
         self._root = os.path.join(root, events_fingerprint)
 
     def find(self, logs: DayLogs) -> StoredDay | None:
-        """The stored form of just these logs, if it is there and whole."""
+        """The stored form of just these logs, if it is there and whole.
+
+        Raises:
+            BadDataError: its manifest is damaged.
+        """
         return self.find_content(logs.date, logs.fingerprint)
 
     def find_content(self, date: datetime.date, fingerprint: str) -> StoredDay | None:
@@ -221,10 +225,14 @@ class DayStore:
         if not FileSystems.exists(path):
             return None
         with open_stored(path) as file:
-            content = json.loads(file.read())
-        for name in ("shards", "files", "reasons", "repeated", "notes"):
-            content[name] = tuple(content[name])
-        return StoredDay(directory, Manifest(**content))
+            text = file.read()
+        try:
+            content = json.loads(text)
+            for name in ("shards", "files", "reasons", "repeated", "notes"):
+                content[name] = tuple(content[name])
+            return StoredDay(directory, Manifest(**content))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadDataError.of_damaged_day(path, error) from error
 
     @contextlib.contextmanager
     def work_dir(self) -> Iterator[str]:

@@ -67,7 +67,7 @@ def list_days(logs_root: str) -> list[datetime.date]:
         else:
             names = set(os.listdir(logs_root))
     except OSError as error:
-        raise BadDataError(f"{logs_root}: cannot be listed ({error.strerror})") from error
+        raise BadDataError(f"{logs_root}: cannot be listed ({error.strerror or error})") from error
     days = []
     for name in names:
         try:

@@ -221,10 +221,7 @@ def read_framed(path: str) -> bytes:
     try:
         return isal_zlib.decompress(content, _GZIP_FORMAT)
     except isal_zlib.error as error:  # type: ignore[misc]  # as its stub has it
-        raise BadDataError(
-            f"{path}: damaged ({error}). Remove its folder, which is a day of the day store, and "
-            "the next run ingests the day again"
-        ) from error
+        raise BadDataError.of_damaged_day(path, error) from error
 
 
 def _compressor() -> isal_zlib.Compress:

@@ -1,6 +1,7 @@
 """The store of encoded days: what is ingested again, killed, at once, or remotely."""
 
 import os
+import pathlib
 import shutil
 
 import pytest
@@ -78,6 +79,17 @@ def test_killed_run_leaves_no_day_that_looks_whole(root, monkeypatch):
     assert ingest_day(root, DAYS[0]).manifest.events == 1
     assert path.exists()
     assert not list((root / "store").glob("*/.work/*"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"shards": 3'])
+def test_damaged_manifest_is_named_and_its_day_made_again_once_it_is_gone(root, content):
+    write_day(root / "logs", DAYS[0], [event(1)])
+    manifest = pathlib.Path(ingest_day(root, DAYS[0]).directory, day_store.MANIFEST)
+    manifest.write_text(content)
+    with pytest.raises(BadDataError, match=f"{manifest.name}: damaged .*Remove its folder"):
+        ingest_day(root, DAYS[0])
+    shutil.rmtree(manifest.parent)
+    assert ingest_day(root, DAYS[0]).manifest.events == 1
 
 
 def test_of_two_runs_storing_a_day_at_once_both_get_a_whole_one(root, monkeypatch):

@@ -4,11 +4,14 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.onboarding import columns
 from pipeline.onboarding.check import check_logs
+from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 
 SPEC = """
@@ -379,6 +382,15 @@ def test_command_says_that_there_are_no_logs(tmp_path):
     result = CliRunner().invoke(app, ["check", "-l", str(tmp_path), "-s", str(spec)])
     assert result.exit_code == 11
     assert "holds no day but 'spec.yaml'; logs lie in a folder a day" in result.output
+
+
+def test_why_remote_logs_cannot_be_listed_is_told(monkeypatch):
+    def match(patterns):
+        raise BeamIOError("Match operation failed", {patterns[0]: "no permission"})
+
+    monkeypatch.setattr(FileSystems, "match", match)
+    with pytest.raises(BadDataError, match=r"gs://bucket/logs: cannot be listed .*no permission"):
+        check("gs://bucket/logs")
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order():
