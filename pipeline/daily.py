@@ -83,7 +83,7 @@ def locked(workspace: Workspace) -> Iterator[int]:
         The lock's file descriptor. A process that it is passed on to holds the lock, too.
 
     Raises:
-        RankerError: another process is running days in it, or it cannot be made.
+        RankerError: another process is running days in it, or it cannot be made or locked.
     """
     try:
         os.makedirs(workspace.root, exist_ok=True)
@@ -98,9 +98,15 @@ def locked(workspace: Workspace) -> Iterator[int]:
         raise RankerError(f"{workspace.serving}: leads to the workspace itself; make it a folder")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(lock)
         raise RankerError(f"{workspace.root}: another run is under way; wait for it") from error
+    except OSError as error:
+        os.close(lock)
+        raise RankerError(
+            f"{workspace.root}: cannot be locked ({error.strerror}), so two runs could not be "
+            "kept apart; mount its file system with locks, or give another --workspace"
+        ) from error
     try:
         yield lock
     finally:
@@ -119,7 +125,8 @@ def run_day(request: Request, lock: int, on_progress: OnProgress) -> DayResult:
         How it ended. Whatever ends it, the served model is the old one or the new one.
 
     Raises:
-        RankerError: the disk is full, or ML Metadata has lost the runs that left artifacts.
+        RankerError: the disk is full, ML Metadata has lost the runs that left artifacts, or it
+            cannot be read.
     """
     workspace = Workspace(request.workspace)
     _check_room(workspace)
@@ -163,7 +170,11 @@ def run_day(request: Request, lock: int, on_progress: OnProgress) -> DayResult:
         )
         try:
             while not _ended(process):
-                on_progress(watch.position(_new_run(workspace, before)))
+                run = None
+                # The run may only now be making the store's tables.
+                with contextlib.suppress(Exception):
+                    run = _new_run(workspace, before)
+                on_progress(watch.position(run))
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -175,10 +186,10 @@ def run_day(request: Request, lock: int, on_progress: OnProgress) -> DayResult:
     if run is not None and run.outcome == "pushed":
         # Also where the process died after it.
         return DayResult(ExitCode.PUSHED, run, log_path)
-    if process.returncode == 0:
+    if process.returncode == 0 and run is not None and run.outcome == "blocked":
         return DayResult(ExitCode.BLOCKED, run, log_path)
     try:
-        code = ExitCode(process.returncode)
+        code = ExitCode(process.returncode or ExitCode.FAILED)
     except ValueError:
         code = ExitCode.FAILED
     return DayResult(code, run, log_path, told)
@@ -275,12 +286,8 @@ def _note_death(workspace: Workspace, code: int) -> None:
 
 def _new_run(workspace: Workspace, before: lineage.Run | None) -> lineage.Run | None:
     """The run that began after the one that was the newest before."""
-    try:
-        store = lineage.open_store(workspace.metadata_path)
-        newest = lineage.newest_run(store) if store is not None else None
-    except Exception:
-        # The run is only now making the store's tables.
-        return None
+    store = lineage.open_store(workspace.metadata_path)
+    newest = lineage.newest_run(store) if store is not None else None
     if newest is None or (before is not None and newest.run_id == before.run_id):
         return None
     return newest

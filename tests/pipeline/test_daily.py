@@ -1,5 +1,7 @@
 import dataclasses
 import datetime
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -147,6 +149,15 @@ def test_second_run_in_a_workspace_is_refused_while_the_first_is_under_way(tmp_p
         pass
 
 
+def test_file_system_that_cannot_lock_is_not_taken_for_another_run(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RankerError, match=r"cannot be locked \(No locks available\)"):
+        locked(Workspace(str(tmp_path))).__enter__()
+
+
 def test_lock_of_a_killed_run_is_free(tmp_path):
     holder = (
         "import sys, time\nfrom pipeline.daily import locked\n"
@@ -235,9 +246,23 @@ def test_what_a_run_failed_with_is_told_as_it_was_raised(tmp_path, monkeypatch):
 
 
 def test_store_that_is_being_made_does_not_end_a_run(tmp_path, monkeypatch):
-    child = "open('metadata.sqlite', 'w').write('no database')\nimport time; time.sleep(1.5)"
+    child = (
+        "from planted_runs import Store\nimport time\n"
+        "open('metadata.sqlite', 'w').write('no database')\ntime.sleep(1.5)\n"
+        "os.remove('metadata.sqlite')\nStore('metadata.sqlite').run('r1', '2026-01-03', end='blocked')"
+    )
     day = run_in(tmp_path, monkeypatch, child)
-    assert (day.exit_code, day.run) == (BLOCKED, None)
+    assert (day.exit_code, day.run.outcome) == (BLOCKED, "blocked")
+
+
+def test_run_of_which_nothing_is_known_at_its_end_is_not_said_to_be_blocked(tmp_path, monkeypatch):
+    day = run_in(tmp_path, monkeypatch, "sys.exit(0)")
+    assert (day.exit_code, day.run) == (FAILED, None)
+
+
+def test_store_that_cannot_be_read_at_the_end_of_a_run_is_named(tmp_path, monkeypatch):
+    with pytest.raises(RankerError, match=r"metadata\.sqlite: .* \(file is not a database\)"):
+        run_in(tmp_path, monkeypatch, "open('metadata.sqlite', 'w').write('no database')")
 
 
 def test_file_that_is_no_store_is_named(tmp_path):
