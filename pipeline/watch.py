@@ -64,20 +64,17 @@ def choose_versions(versions: Sequence[ServedVersion]) -> tuple[ServedVersion, S
 
 
 def newest_day(logs_root: str, after: datetime.date) -> datetime.date:
-    """Returns the newest day of local logs after a day.
+    """Returns the newest day of the logs after a day.
 
     Raises:
         RankerError: there is none.
     """
-    days = []
-    for name in os.listdir(logs_root):
-        try:
-            days.append(datetime.date.fromisoformat(name))
-        except ValueError:
-            continue
-    if not days or max(days) <= after:
+    from components.daily_example_gen.sampling import list_days
+
+    newest = list_days(logs_root)[-1]
+    if newest <= after:
         raise RankerError(f"{logs_root}: no day after {after}, the served version's, has come yet")
-    return max(days)
+    return newest
 
 
 @contextlib.contextmanager

@@ -249,7 +249,8 @@ def test_store_that_is_being_made_does_not_end_a_run(tmp_path, monkeypatch):
     child = (
         "from planted_runs import Store\nimport time\n"
         "open('metadata.sqlite', 'w').write('no database')\ntime.sleep(1.5)\n"
-        "os.remove('metadata.sqlite')\nStore('metadata.sqlite').run('r1', '2026-01-03', end='blocked')"
+        "os.remove('metadata.sqlite')\n"
+        "Store('metadata.sqlite').run('r1', '2026-01-03', end='blocked')"
     )
     day = run_in(tmp_path, monkeypatch, child)
     assert (day.exit_code, day.run.outcome) == (BLOCKED, "blocked")

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from apache_beam.io.filesystem import FileMetadata, MatchResult
+from apache_beam.io.filesystems import FileSystems
 from typer.testing import CliRunner
 
 from components import serving_store
@@ -65,11 +67,21 @@ def test_versions_that_cannot_be_compared_are_refused(versions, message):
 
 
 def test_newest_day_after_the_served_versions_is_watched(tmp_path):
-    for name in ("2026-01-02", "2026-01-04", "2026-01-05", "notes", "2026-13-01"):
+    for name in ("2026-01-02", "2026-01-04", "2026-01-05", "notes", "2026-13-01", "20260109"):
         (tmp_path / name).mkdir()
     assert watch.newest_day(str(tmp_path), SERVED_DAY) == LATER
     with pytest.raises(RankerError, match="no day after 2026-01-05"):
         watch.newest_day(str(tmp_path), LATER)
+
+
+def test_newest_day_of_remote_logs_is_watched(monkeypatch):
+    def match(patterns):
+        assert patterns == ["gs://bucket/logs/*/*"]
+        paths = [f"gs://bucket/logs/2026-01-0{day}/part.jsonl" for day in (4, 5)]
+        return [MatchResult(patterns[0], [FileMetadata(path, 1) for path in paths])]
+
+    monkeypatch.setattr(FileSystems, "match", match)
+    assert watch.newest_day("gs://bucket/logs", SERVED_DAY) == LATER
 
 
 @pytest.fixture(scope="module")
