@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ import tensorflow as tf
 
 from trainer_module.averaging import WeightAverage
 from trainer_module.stability.outcome import Attempt
+
+_logger = logging.getLogger(__name__)
 
 _STATE = "state"
 _PROGRESS = "progress-2.json"
@@ -145,10 +148,12 @@ class Checkpoints:
         found = []
         for path in sorted(tf.io.gfile.glob(os.path.join(self._directory, "*", _PROGRESS))):
             with tf.io.gfile.GFile(path) as file:
-                content = json.load(file)
-            failed = tuple(map(Attempt.from_json, content["failed"]))
-            left_out = tuple((start, end) for start, end in content["left_out"])
-            found.append(Progress(**{**content, "failed": failed, "left_out": left_out}))
+                text = file.read()
+            try:
+                found.append(_parsed(text))
+            except (ValueError, KeyError, TypeError) as error:
+                # A loss of power may leave an empty file.
+                _logger.warning("%s: damaged (%r); this checkpoint does not count", path, error)
         return found
 
     def _write(self, progress: Progress) -> None:
@@ -157,6 +162,13 @@ class Checkpoints:
             failed = [attempt.to_json() for attempt in progress.failed]
             json.dump({**dataclasses.asdict(progress), "failed": failed}, file)
         tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _parsed(text: str) -> Progress:
+    content = json.loads(text)
+    failed = tuple(map(Attempt.from_json, content["failed"]))
+    left_out = tuple((start, end) for start, end in content["left_out"])
+    return Progress(**{**content, "failed": failed, "left_out": left_out})
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

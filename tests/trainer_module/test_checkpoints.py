@@ -37,3 +37,14 @@ def test_a_checkpoint_of_another_format_does_not_count_and_makes_room(tmp_path, 
     checkpoints.restore(now, model, optimizer)
     assert np.array_equal(model.get_weights()[0], kernel)
     assert not (older / "progress.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"step": 9'])
+def test_a_checkpoint_whose_progress_is_damaged_does_not_count(tmp_path, model, optimizer, content):
+    checkpoints = Checkpoints(str(tmp_path), writes=True)
+    for step in (0, 5, 9):
+        checkpoints.save(Progress(step=step), model, optimizer)
+    (tmp_path / "000000000009" / "progress-2.json").write_text(content)
+    assert checkpoints.newest() == Progress(step=5)
+    checkpoints.save(Progress(step=9), model, optimizer)
+    assert checkpoints.newest() == Progress(step=9)
