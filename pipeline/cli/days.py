@@ -109,10 +109,12 @@ def run_days(
     from pipeline.cli import tables
     from pipeline.html_report import write as html_report
 
-    console = make_console()
+    console, begun = make_console(), requests[0]
     with _exit_on_sigterm(), console.status("") as spinner:
 
         def on_start(request: Request) -> OnProgress:
+            nonlocal begun
+            begun = request
             display = live.Display(console, spinner)
             return lambda now: display.show(now.component, f"{request.run_date}: {now}")
 
@@ -140,8 +142,8 @@ def run_days(
             )
         except RankerError as error:
             # A day that could not even begin.
-            space = Workspace(requests[0].workspace)
-            notify.after_day(space, declared, requests[0].run_date, None, str(error))
+            space = Workspace(begun.workspace)
+            notify.after_day(space, declared, begun.run_date, None, str(error))
             raise
 
 

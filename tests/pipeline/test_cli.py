@@ -13,7 +13,7 @@ from planted_runs import Store
 from typer.testing import CliRunner
 
 from components import held_days, serving_store
-from pipeline import daily
+from pipeline import daily, notify
 from pipeline.cli import app, tables
 from pipeline.workspace import LOCK_FILE, Workspace
 from schemas.errors import BadDataError, ExitCode, RankerError, SpecError
@@ -158,6 +158,21 @@ def test_error_for_people_ends_with_its_message_and_code(tmp_path, monkeypatch, 
     result = invoke(*RUN, "-w", tmp_path)
     assert result.exit_code == error.exit_code
     assert "error: what, where, what to do" in text_of(result)
+
+
+def test_day_that_cannot_begin_is_told_by_its_own_date(tmp_path, monkeypatch):
+    def run_day(request, lock, on_progress):
+        if request.run_date == "2026-01-04":
+            raise RankerError("the disk is full")
+        return daily.DayResult(ExitCode.PUSHED, None, "")
+
+    told = []
+    monkeypatch.setattr(daily, "run_day", run_day)
+    monkeypatch.setattr(
+        notify, "after_day", lambda space, spec, date, run, reason: told.append((date, reason))
+    )
+    assert invoke(*BACKFILL, "-w", tmp_path).exit_code == ExitCode.FAILED
+    assert told[1:] == [("2026-01-04", "the disk is full")]
 
 
 NO_FOLDER = (RUN, ["demo"], ["rollback", "1"], ["status"], ["simulate", "--start", "2026-01-01"])
