@@ -1,19 +1,26 @@
 """Whole runs through the command line.
 
 A day pushed, a day blocked, a day of bad data that is taken away, a day pushed over the gap that
-it leaves, a rollback, and that day again with another model.
+it leaves, a rollback, and that day again with another model. Then the day after the gap once more,
+killed and run again: `make test` kills it in one component, `make kill-check` in all of them.
 """
 
+import contextlib
 import datetime
 import gzip
 import json
+import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_metadata.proto.metadata_store_pb2 import Execution
 from short_days import DIVERGING, write_spec
 
 from pipeline import lineage
@@ -28,9 +35,36 @@ PUSHED, BLOCKED, BAD, NEXT = "2026-01-03", "2026-01-04", "2026-01-05", "2026-01-
 ROLLBACK, AGAIN = "rollback", "again"
 OTHER_MODEL = "model.tower=[6]"
 
+COMPONENTS = (
+    "Plan",
+    "DailyExampleGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "ServingCheck",
+    "Evaluator",
+    "Pusher",
+)
+asked_for = pytest.mark.skipif("KILL_CHECK" not in os.environ, reason="make kill-check asks for it")
+MOMENTS = [
+    pytest.param(
+        component,
+        share,
+        id=f"{component} {share:.0%}",
+        marks=() if (component, share) == ("Trainer", 0.5) else asked_for,
+    )
+    for component in COMPONENTS
+    for share in (0.0, 0.5)
+] + [pytest.param("Pusher", None, id="after the push", marks=asked_for)]
+
+
+def _command(python, *arguments):
+    return [python, "-m", "pipeline.cli", *arguments]
+
 
 def _steadyrank(python, *arguments):
-    command = [python, "-m", "pipeline.cli", *arguments]
+    command = _command(python, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -71,6 +105,7 @@ def days(tmp_path_factory, warm_python_path):
     run(BLOCKED, *diverging)
     run(BAD)
     shutil.rmtree(bad)
+    shutil.copytree(workspace, root / "before_next", symlinks=True)
     run(NEXT)
     code, output = _steadyrank(sys.executable, "rollback", "1", "--workspace", str(workspace))
     results[ROLLBACK] = (code, output, _content(workspace / "serving"), set())
@@ -243,3 +278,78 @@ def test_served_model_answers_json_clients(days):
     )
     assert all(np.isfinite(values).all() for values in answer.values())
     assert ((answer["click"].numpy() > 0) & (answer["click"].numpy() < 1)).all()
+
+
+@pytest.fixture
+def before_next(days):
+    """Has everything as it was before the day after the gap; afterwards, as it was at the end."""
+    workspace = days[2]
+    workspace.rename(workspace.with_name("end"))
+    shutil.copytree(workspace.with_name("before_next"), workspace, symlinks=True)
+    yield
+    shutil.rmtree(workspace)
+    workspace.with_name("end").rename(workspace)
+
+
+def _weights_and_days(served):
+    """Of each served version the days that it tells, and its weights."""
+    versions = {path.parts[0] for path in served} - {".lock"}
+    found = {}
+    for version in versions:
+        files = _of_version(served, version)
+        told = json.loads(files["assets.extra/version.json"])
+        weights = {name: content for name, content in files.items() if "variables/" in name}
+        found[version] = (told["run_date"], told["trained_through"], weights)
+    return found
+
+
+def _newest_execution(workspace):
+    """Number, component and state of the execution that began last."""
+    path = Path(Workspace(str(workspace)).metadata_path).as_uri()
+    with contextlib.closing(sqlite3.connect(f"{path}?mode=ro", 60, uri=True)) as database:
+        ((number, name, state),) = database.execute(
+            "SELECT Execution.id, Type.name, Execution.last_known_state FROM Execution"
+            " JOIN Type ON Type.id = Execution.type_id ORDER BY Execution.id DESC LIMIT 1"
+        )
+    return number, name.rpartition(".")[2], state
+
+
+def _run_and_kill(command, workspace, component, seconds):
+    """Kills all of a day's processes so long into a component; after its end if that is None."""
+    state = Execution.COMPLETE if seconds is None else Execution.RUNNING
+    earlier, *_ = _newest_execution(workspace)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=os.setpgrp, text=True
+    )
+    while True:
+        number, *now = _newest_execution(workspace)
+        if number > earlier and now == [component, state]:
+            break
+        assert process.poll() is None, f"{component} was not seen: {process.stdout.read()}"
+        time.sleep(0.002)
+    time.sleep(seconds or 0.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    # A warm Python is dead once it has closed the pipe, not when what stands for it here is.
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("before_next")
+@pytest.mark.parametrize(("component", "share"), MOMENTS)
+def test_a_killed_day_run_again_ends_as_an_unharmed_one(days, warm_python_path, component, share):
+    results, runs, workspace, where = days
+    before, unharmed = (_weights_and_days(results[name][2]) for name in (BAD, NEXT))
+    seconds = None if share is None else share * runs[NEXT].component_seconds[component]
+    command = _command(warm_python_path, "run", NEXT, *where)
+    _run_and_kill(command, workspace, component, seconds)
+    after = _weights_and_days(_content(workspace / "serving"))
+    # The served version is whole: the old one, or the new one where it was pushed already.
+    assert after in (before, unharmed)
+    if component != "Pusher":
+        assert after == before
+
+    code, output = _steadyrank(warm_python_path, "run", NEXT, *where)
+    assert code == 0, output
+    assert _weights_and_days(_content(workspace / "serving")) == unharmed
+    run = lineage.latest_run(lineage.open_store(Workspace(str(workspace)).metadata_path), NEXT)
+    assert run.outcome == "pushed"
