@@ -33,6 +33,7 @@ def examples(tmp_path_factory):
 
 
 @pytest.fixture
-def steps(tmp_path, examples, transform_graph, train_files):
+def steps(tmp_path, examples, transform_graph, train_files, monkeypatch):
     """The steps of a run from the Trainer on, with version 1 being served."""
+    monkeypatch.setattr("trainer_module.stability.plots.draw", lambda *_: {})
     return Steps(tmp_path, examples, transform_graph, train_files)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import trainings
 from events import tiny_spec
 
 from components import serving_store
 from trainer_module import export, training
-from trainer_module.distribution import make_strategy
 from trainer_module.training_state import inner_optimizer, save_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_processes")]
@@ -17,17 +17,7 @@ NAN, INFINITE = float("nan"), float("inf")
 
 @pytest.fixture(scope="module")
 def trained(train_files, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    spec = tiny_spec()
-    return training.train(
-        spec,
-        train_files,
-        strategy=make_strategy(spec.training),
-        warm_start_from=None,
-        checkpoint_dir=str(folder / "checkpoints"),
-        stability_dir=str(folder / "stability"),
-        tensorboard_dir=str(folder / "tensorboard"),
-    )
+    return trainings.trained(tiny_spec(), train_files, tmp_path_factory.mktemp("trained"))
 
 
 def variable(trained, path):

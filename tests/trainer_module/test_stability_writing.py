@@ -25,7 +25,7 @@ from trainer_module.stability.writing import write_report
 HEALTHY = healthy("noisy", 400, 0).statistics()
 RECOVERED = with_spike(healthy("noisy", 400, 1), 250, 10, 5.0).statistics()
 DIVERGED = with_full(healthy("noisy", 400, 2), 250, "nan").statistics()
-
+BY_VERDICT = {"healthy": HEALTHY, "recovered": RECOVERED, "diverged": DIVERGED}
 
 RATES = {"head-click/kernel": 0.5, "head-like/kernel": float("nan")}
 
@@ -43,6 +43,16 @@ def report(folder, statistics, attempts=None):
     return write_report(str(folder / "report"), attempts, recorder, Limits(), RATES)
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """For each verdict a report: its folder, and what writing it returned."""
+    folder = tmp_path_factory.mktemp("reports")
+    return {
+        verdict: (folder / verdict / "report", report(folder / verdict, statistics))
+        for verdict, statistics in BY_VERDICT.items()
+    }
+
+
 def test_a_few_steps_are_no_verdict(tmp_path):
     written = report(tmp_path, cut(HEALTHY, 0, 3))
     assert written.verdict == load_verdict(str(tmp_path / "report")).verdict == "unjudged"
@@ -52,38 +62,35 @@ def test_a_few_steps_are_no_verdict(tmp_path):
     assert attempt_at(cut(HEALTHY, 0, 50)).verdict == "healthy"
 
 
-@pytest.mark.parametrize(
-    ("statistics", "verdict"),
-    [(HEALTHY, "healthy"), (RECOVERED, "recovered"), (DIVERGED, "diverged")],
-)
-def test_a_report_is_read_as_it_was_written(statistics, verdict, tmp_path):
-    written = report(tmp_path, statistics)
-    assert load_verdict(str(tmp_path / "report")) == written
+@pytest.mark.parametrize("verdict", BY_VERDICT)
+def test_a_report_is_read_as_it_was_written(verdict, reports):
+    folder, written = reports[verdict]
+    assert load_verdict(str(folder)) == written
     assert written.verdict == verdict
     assert written.attempts[0].steps == 400
     assert written.summary == written.attempts[0].summary
-    assert written.attempts[0].events == attempt_at(statistics).events
-    content = json.loads((tmp_path / "report" / "verdict.json").read_text())
+    assert written.attempts[0].events == attempt_at(BY_VERDICT[verdict]).events
+    content = json.loads((folder / "verdict.json").read_text())
     assert content["limits"] == dataclasses.asdict(Limits())
     assert content["effective_rates"] == {"head-click/kernel": 0.5, "head-like/kernel": None}
 
 
-@pytest.mark.parametrize("statistics", [HEALTHY, RECOVERED, DIVERGED])
-def test_plots_are_images_and_events_have_one(statistics, tmp_path):
-    report(tmp_path, statistics)
+@pytest.mark.parametrize("verdict", BY_VERDICT)
+def test_plots_are_images_and_events_have_one(verdict, reports):
+    folder, _ = reports[verdict]
     expected = {"loss_and_auc.png", "sigma.png"}
-    if statistics is not HEALTHY:
+    if verdict != "healthy":
         expected.add("event.png")
-    assert {path.name for path in (tmp_path / "report").glob("*.png")} == expected
+    assert {path.name for path in folder.glob("*.png")} == expected
     for name in expected:
-        image = (tmp_path / "report" / name).read_bytes()
+        image = (folder / name).read_bytes()
         assert image.startswith(b"\x89PNG")
         assert len(image) > 10_000
 
 
-def test_statistics_are_a_row_a_step(tmp_path):
-    report(tmp_path, RECOVERED)
-    table = pq.read_table(tmp_path / "report" / "statistics.parquet")
+def test_statistics_are_a_row_a_step(reports):
+    folder, _ = reports["recovered"]
+    table = pq.read_table(folder / "statistics.parquet")
     np.testing.assert_array_equal(table["step"], np.arange(400))
     np.testing.assert_array_equal(table["loss"], RECOVERED.loss)
     for field, names in (
@@ -137,13 +144,6 @@ def test_attempts_are_kept_with_what_they_changed(tmp_path):
     assert read.attempts[1].changes == changes
 
 
-def edited(folder, change):
-    path = folder / "report" / "verdict.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -159,11 +159,15 @@ def edited(folder, change):
         lambda c: c.pop("format"),
     ],
 )
-def test_a_verdict_that_cannot_be_trusted_is_refused(change, tmp_path):
-    report(tmp_path, DIVERGED)
-    edited(tmp_path, change)
+def test_a_verdict_that_cannot_be_trusted_is_refused(change, reports, tmp_path):
+    content = json.loads((reports["diverged"][0] / "verdict.json").read_text())
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps(content))
+    assert load_verdict(str(tmp_path)) == reports["diverged"][1]
+    change(content)
+    path.write_text(json.dumps(content))
     with pytest.raises(TrainingError, match=r"verdict\.json: not a verdict"):
-        load_verdict(str(tmp_path / "report"))
+        load_verdict(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '"healthy"'])
