@@ -239,12 +239,6 @@ def pool(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_workers_of_a_pool_answer_and_leave_nothing(pool, tmp_path):
-    check.check_workers(check.with_defaults(pool.beam_args), str(tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
 def test_workers_end_with_their_job(pool, tmp_path):
     check.check_workers(pool.beam_args, str(tmp_path))
     end = time.monotonic() + 60
@@ -303,7 +297,9 @@ def test_command_says_where_there_is_nothing_to_look_at(tmp_path):
 
 
 @pytest.mark.slow
-def test_command_lets_the_workers_answer(pool, tmp_path):
-    done = invoke("--folder", tmp_path / "new", *(f"--beam-arg={arg}" for arg in pool.beam_args))
+def test_command_lets_the_workers_of_a_pool_answer_and_leaves_nothing(pool, tmp_path):
+    folder = tmp_path / "new"
+    done = invoke("--folder", folder, *(f"--beam-arg={arg}" for arg in pool.beam_args))
     assert done.exit_code == ExitCode.PUSHED, done.output
     assert "the workers answer" in done.output
+    assert not list(folder.iterdir())

@@ -236,8 +236,8 @@ def locked(store):
 
 def test_store_that_is_locked_for_a_while_is_waited_for(store, locked):
     timer = threading.Timer(1.0, locked.execute, ["ROLLBACK"])
-    timer.start()
     began = time.monotonic()
+    timer.start()
     assert [run.run_id for run in runs_of(store)] == ["r1"]
     assert time.monotonic() - began > 0.9
     timer.join()
