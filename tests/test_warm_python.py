@@ -85,3 +85,10 @@ def test_a_group_of_processes_dies_at_once(python):
 def test_process_that_ends_by_a_signal_is_seen_to(python):
     done = subprocess.run([python, "-c", "import os; os.kill(os.getpid(), 9)"], check=False)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_keras_has_the_back_end_that_the_environment_names(warm_python_path):
+    code = "import keras; print(keras.backend.backend(), keras.ops.ones(2).sum())"
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    done = subprocess.run([warm_python_path, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b"numpy 2.0\n", done.stderr

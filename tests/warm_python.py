@@ -142,6 +142,9 @@ def _become(request: dict, files: list[int], python: str) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(write_through=True)
     sys.modules["numpy"].random.seed()
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        for name in [name for name in sys.modules if name.partition(".")[0] == "keras"]:
+            del sys.modules[name]  # It is of the back end that it was imported with.
     if os.environ.get("COVERAGE_PROCESS_CONFIG"):
         importlib.import_module("coverage").process_startup()
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ np.savez(sys.argv[2], layers=watch.layers, **watch.columns())
 
 
 @pytest.mark.slow
-def test_a_watch_records_the_factors_of_both_orders_of_the_accumulator(tmp_path):
+def test_a_watch_records_the_factors_of_both_orders_of_the_accumulator(tmp_path, warm_python_path):
     rng = np.random.default_rng(0)
     steps, rate = 4, 0.5
     w = rng.normal(0, 0.02, (steps, 16, 8))
@@ -32,7 +31,7 @@ def test_a_watch_records_the_factors_of_both_orders_of_the_accumulator(tmp_path)
     given, found = (str(tmp_path / name) for name in ("given.npz", "found.npz"))
     np.savez(given, w=w.astype("float32"), g=g.astype("float32"))
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", WATCH, given, found], check=True, env=environment)
+    subprocess.run([warm_python_path, "-c", WATCH, given, found], check=True, env=environment)
     seen = dict(np.load(found).items())
 
     before = figures.ACCUMULATOR + np.cumsum(np.square(g), axis=0) - np.square(g)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -69,10 +68,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(data):
+def found(data, warm_python_path):
     """By protocol, what two trainings of six steps did, at 0.5 and 0.25."""
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", TRAIN, str(data), f"{data.parent}/"]
+    command = [warm_python_path, "-c", TRAIN, str(data), f"{data.parent}/"]
     subprocess.run(command, check=True, env=environment)
     return {
         name: dict(np.load(data.with_name(f"{name}.npz")).items())

@@ -5,7 +5,6 @@ import inspect
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -324,9 +323,9 @@ def walk(optimizer, jit=None):
     return values([optimizer.skipped_steps_per_variable, *made, *slots])
 
 
-def run_python(code, *arguments, **environment):
+def run_python(code, *arguments, python, **environment):
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [python, "-c", code, *arguments],
         cwd=ROOT,
         env={
             **os.environ,
@@ -343,19 +342,18 @@ def run_python(code, *arguments, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_processes")
-def test_mirrored_strategy_trains_as_one_device_does():
-    assert "same" in run_python(DISTRIBUTED)
+def test_mirrored_strategy_trains_as_one_device_does(warm_python_path):
+    assert "same" in run_python(DISTRIBUTED, python=warm_python_path)
 
 
 @pytest.fixture(scope="module")
-def on_jax(tmp_path_factory):
+def on_jax(tmp_path_factory, warm_python_path):
     """Folder of the walks that JAX took, and what the tests of rules printed there."""
     folder = tmp_path_factory.mktemp("jax")
     environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     # It compiles hundreds of programs and runs each a few times.
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    return folder, run_python(JAX, str(folder), **environment)
+    return folder, run_python(JAX, str(folder), python=warm_python_path, **environment)
 
 
 @pytest.mark.slow
