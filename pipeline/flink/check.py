@@ -223,10 +223,11 @@ def advice(settings: Mapping[str, str]) -> list[str]:
 
 
 def _milliseconds(text: str) -> float:
-    """Reads a duration of Flink's, such as `10 s`, `1 min` or `5000`."""
+    """Reads a duration of Flink's, such as `10 s`, `2 minutes` or `5000`."""
     number, unit = _quantity(text)
-    scales = {"": 1, "ms": 1, "s": 1e3, "sec": 1e3, "m": 6e4, "min": 6e4, "h": 36e5}
-    return number * scales[unit]
+    scales = {"d": 864e5, "h": 36e5, "mi": 1, "min": 6e4, "ms": 1, "m": 6e4, "s": 1e3, "": 1}
+    # Its names of a unit are told apart by their first letters: milli, min, minute, ms, m.
+    return number * next(scales[unit[:n]] for n in (3, 2, 1, 0) if unit[:n] in scales)
 
 
 def _bytes(text: str) -> float:

@@ -90,6 +90,8 @@ def test_setting_that_fails_runs_is_named(changed, named):
     "changed",
     [
         {"restart-strategy.fixed-delay.delay": "1 min"},
+        {"restart-strategy.fixed-delay.delay": "2 minutes"},
+        {"restart-strategy.fixed-delay.delay": "1d"},
         {"restart-strategy.type": "exponential-delay"},
         {"taskmanager.memory.network.max": "1 gb"},
         {"taskmanager.memory.network.max": "268435456 bytes"},
