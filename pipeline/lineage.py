@@ -174,6 +174,16 @@ def latest_run(store: MetadataStore, run_date: str) -> Run | None:
     return None
 
 
+def origins(model_uri: str, runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs that a model's weights went through, from its own back to the cold start."""
+    by_uri = {run.model_uri: run for run in runs if run.model_uri}
+    found: list[Run] = []
+    while (run := by_uri.get(model_uri)) is not None and run not in found:
+        found.append(run)
+        model_uri = run.base_model_uri
+    return found
+
+
 def set_error(store: MetadataStore, error: str) -> None:
     """Notes on the newest failed execution what it failed with, if nothing is noted yet.
 

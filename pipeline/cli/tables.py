@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.lineage import Run
+from pipeline.lineage import Run, origins
 
 if TYPE_CHECKING:
     from components.serving_store import ServedVersion
@@ -128,13 +128,14 @@ def served_lineage(served: ServedVersion | None, runs: Sequence[Run]) -> list[st
     """
     if served is None:
         return ["nothing is being served yet"]
-    lines = [f"serving version {served.version} ({served.path})", *_content(served)]
-    by_uri = {run.model_uri: run for run in runs if run.model_uri}
-    run = by_uri.get(served.info.model_uri)
-    while run is not None:
-        lines.append(f"  from the run of {run.run_date} ({run.run_id}): {run.start}")
-        run = by_uri.get(run.base_model_uri)
-    return lines
+    return [
+        f"serving version {served.version} ({served.path})",
+        *_content(served),
+        *(
+            f"  from the run of {run.run_date} ({run.run_id}): {run.start}"
+            for run in origins(served.info.model_uri, runs)
+        ),
+    ]
 
 
 def _content(served: ServedVersion) -> list[str]:

@@ -156,12 +156,6 @@ def _date(text: str) -> datetime.date | None:
 
 
 def _served(version: serving_store.ServedVersion, runs: Sequence[lineage.Run]) -> Version:
-    by_uri = {run.model_uri: run for run in runs if run.model_uri}
-    chain: list[lineage.Run] = []
-    run = by_uri.get(version.info.model_uri)
-    while run is not None and run not in chain:
-        chain.append(run)
-        run = by_uri.get(run.base_model_uri)
     return Version(
         number=version.version,
         run_date=version.info.run_date,
@@ -169,7 +163,7 @@ def _served(version: serving_store.ServedVersion, runs: Sequence[lineage.Run]) -
         rolled_back_to=version.info.rolled_back_to,
         digest=version.info.digest,
         faults=tuple(serving_store.damage(version)) if version.info.digest else (),
-        lineage=chain,
+        lineage=lineage.origins(version.info.model_uri, runs),
     )
 
 
