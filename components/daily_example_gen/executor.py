@@ -24,12 +24,10 @@ from components.channels import EVAL, TRAIN, Channels, Given
 from components.daily_example_gen.copied import copied_from
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.history_join import days_of_run
-from components.daily_example_gen.judging import Judgement, content_of, judge_days
+from components.daily_example_gen.judging import choose_training, content_of
 from components.daily_example_gen.splits import (
     TrainDay,
-    check_days,
     choose_eval_events,
-    plan_training,
     put,
     put_first,
     usual_day,
@@ -74,7 +72,7 @@ def make_examples(
     quarantine_dir: str,
     make_pipeline: Callable[[], beam.Pipeline],
     history_dir: str | None = None,
-    baseline_dir: str = "",
+    baseline_dir: str | None = None,
     rates_path: str | None = None,
 ) -> RunExamples:
     """Ingests a run's days and lays out its splits.
@@ -99,10 +97,7 @@ def make_examples(
         BadDataError: the days cannot be trusted; nothing is laid out then.
     """
     days = days_of_run(plan, logs_root, day_store, make_pipeline, history_dir)
-    judgement = judge_days(plan, days, day_store, baseline_dir) if baseline_dir else Judgement()
-    training = plan_training(plan, days, held=judgement.held, whole=judgement.whole)
-    held = tuple(judgement.held.values())
-    notes = [*check_days(plan, days, training, logs_root, held), *judgement.notes]
+    training, held, notes = choose_training(plan, days, logs_root, day_store, baseline_dir)
     for note in notes:
         logging.warning("%s", note)
     days = {date: days[date] for date in (*plan.window, plan.run_date) if date in days}
@@ -145,7 +140,7 @@ def make_examples(
         run_date=plan.run_date,
         eval_events=sum(eval_events),
         held=held,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 

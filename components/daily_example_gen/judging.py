@@ -21,7 +21,12 @@ from absl import logging
 from components import held_days
 from components.daily_example_gen.day_store import StoredDay
 from components.daily_example_gen.shards import read_records
-from components.daily_example_gen.splits import choose_eval_events
+from components.daily_example_gen.splits import (
+    TrainDay,
+    check_days,
+    choose_eval_events,
+    plan_training,
+)
 from components.held_days import HeldDay
 from components.lost_labels import lost_classes
 from components.run_plan import RunPlan
@@ -113,6 +118,31 @@ def judge_days(plan: RunPlan, days: Days, day_store: str, model_dir: str) -> Jud
         ),
         notes=notes,
     )
+
+
+def choose_training(
+    plan: RunPlan, days: Days, logs_root: str, day_store: str, model_dir: str | None
+) -> tuple[list[TrainDay], tuple[HeldDay, ...], tuple[str, ...]]:
+    """Decides what a run trains on, and holds its days against the spec's limits.
+
+    Args:
+        plan: the run's plan.
+        days: the stored days by date.
+        logs_root: where the logs are, for messages.
+        day_store: where days that are held are remembered.
+        model_dir: as for `judge_days`; no day is judged, or left out as held, if None.
+
+    Returns:
+        What is trained on, the days that are held, and notes on both and on what is missing.
+
+    Raises:
+        BadDataError: the days cannot be trusted.
+    """
+    judged = Judgement() if model_dir is None else judge_days(plan, days, day_store, model_dir)
+    training = plan_training(plan, days, judged.held, judged.whole)
+    held = tuple(judged.held.values())
+    notes = check_days(plan, days, training, logs_root, held)
+    return training, held, (*notes, *judged.notes)
 
 
 def _unseen(plan: RunPlan, contents: Mapping[datetime.date, str]) -> list[datetime.date]:

@@ -153,7 +153,7 @@ def _run(
 def training_data(
     spec: RankingSpec, date: datetime.date, logs: str, workspace: Workspace
 ) -> TrainingData:
-    """Finds what `steadyrank run` would train on; days are ingested into the day store.
+    """Finds what `steadyrank run` would train on; days are ingested and judged as it does.
 
     Args:
         spec: the ranking spec.
@@ -173,7 +173,8 @@ def training_data(
 
     from components import serving_store
     from components.daily_example_gen.history_join import days_of_run
-    from components.daily_example_gen.splits import check_days, plan_training, usual_day
+    from components.daily_example_gen.judging import choose_training
+    from components.daily_example_gen.splits import usual_day
     from components.plan.planning import make_plan
     from pipeline.daily import DEFAULT_BEAM_ARGS
 
@@ -185,9 +186,9 @@ def training_data(
         workspace.day_store,
         lambda: beam.Pipeline(options=PipelineOptions(list(DEFAULT_BEAM_ARGS))),
     )
-    training = plan_training(plan, days)
-    check_days(plan, days, training, logs)
     served = {version.version: version.path for version in versions}
+    judge = served.get(plan.baseline_version or 0, "")
+    training, _, _ = choose_training(plan, days, logs, workspace.day_store, judge)
     state = None
     if plan.base_version is not None:
         state = os.path.join(served[plan.base_version], serving_store.TRAINING_STATE)

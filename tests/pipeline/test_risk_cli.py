@@ -9,6 +9,10 @@ import typer
 from short_days import write_spec
 from typer.testing import CliRunner
 
+from components.daily_example_gen import judging
+from components.daily_example_gen.history_join import days_of_run
+from components.held_days import HeldDay
+from components.plan.planning import make_plan
 from components.serving_store import TRAINING_STATE, ModelInfo, push
 from pipeline.cli.risk import risk, training_data
 from pipeline.simulate import write_logs
@@ -46,6 +50,22 @@ def test_days_without_logs_are_bad_data(tmp_path, spec_file):
     assert not (tmp_path / "w" / "risk").exists()
 
 
+def test_days_that_the_run_would_hold_are_left_out(tmp_path, spec_file, monkeypatch):
+    logs = str(tmp_path / "logs")
+    write_logs(logs, datetime.date(2026, 1, 1), 4, 300, seed=0)
+    held = datetime.date(2026, 1, 2)
+
+    def judge_days(plan, days, day_store, model_dir):
+        assert (plan.run_date, days.keys() >= {held}) == (datetime.date(2026, 1, 4), True)
+        return judging.Judgement(held={held: HeldDay(held, "files", 1, ("click: AUC 0.5",))})
+
+    monkeypatch.setattr(judging, "judge_days", judge_days)
+    work = Workspace(str(tmp_path / "work"))
+    spec = load_spec(spec_file, ["validation.min_events=1"])
+    data = training_data(spec, datetime.date(2026, 1, 4), logs, work)
+    assert {Path(file).parts[-3] for file in data.files} == {"2026-01-01", "2026-01-03"}
+
+
 @pytest.mark.slow
 def test_trainings_start_where_the_run_would(tmp_path, spec_file):
     from trainer_module.risk.batches import event_batches
@@ -68,6 +88,7 @@ def test_trainings_start_where_the_run_would(tmp_path, spec_file):
     trained = Trainee(spec, event_batches(cold.files, spec, 4))
     trained.start(0)
     trained.train(4)
+    days = days_of_run(make_plan(spec, date, ()), logs, workspace.day_store, None)
     model = tmp_path / "model"
     save_state(trained.model, trained.optimizer, str(model / TRAINING_STATE))
     (model / "saved_model.pb").touch()
@@ -77,6 +98,7 @@ def test_trainings_start_where_the_run_would(tmp_path, spec_file):
         model_fingerprint=spec.model_fingerprint(),
         tasks_fingerprint=spec.tasks_fingerprint(),
         model_uri=str(model),
+        seen={str(day): judging.content_of(stored) for day, stored in days.items()},
     )
     push(str(model), workspace.serving, info, keep_versions=2, served_before=None)
     warm = training_data(spec, date, logs, workspace)
