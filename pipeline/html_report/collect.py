@@ -9,10 +9,11 @@ from __future__ import annotations
 import collections
 import datetime
 import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from components import held_days, serving_store, storage
 from components.evaluator.scores import OVERALL, Score, Slice, scores_of, slices_worth_a_look
@@ -119,7 +120,7 @@ class Files:
         return path if uri and storage.exists(path) else None
 
     def read(
-        self, run: lineage.Run, kind: str, name: str, parse: Callable[[bytes, str], _T]
+        self, run: lineage.Run, kind: str, name: str, parse: Callable[[BinaryIO, str], _T]
     ) -> _T | None:
         """Reads a file of an artifact; None if it is not there or cannot be read."""
         folder = self.folder(run, kind)
@@ -128,7 +129,7 @@ class Files:
             return None
         try:
             with storage.open(path, "rb") as file:
-                return parse(file.read(), path)
+                return parse(file, path)
         except Exception as error:
             # The page is for a person who wants to see what went wrong: no file may prevent it.
             self.unread.append(f"{path}: {error}")
@@ -137,7 +138,7 @@ class Files:
     def spec(self, run: lineage.Run) -> RankingSpec | None:
         """The spec that a run was given."""
         return self.read(
-            run, "RunPlan", "spec.yaml", lambda content, path: self._parsed(content.decode())
+            run, "RunPlan", "spec.yaml", lambda file, _: self._parsed(file.read().decode())
         )
 
 
@@ -184,7 +185,7 @@ def _slices(
     for date, run in sorted(newest.items(), reverse=True):
         spec = files.spec(run)
         content = files.read(
-            run, "ModelEvaluation", "verdict.json", lambda text, _: json.loads(text)
+            run, "ModelEvaluation", "verdict.json", lambda file, _: json.load(file)
         )
         if spec is None or content is None:
             continue
@@ -203,7 +204,7 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
             run,
             "TrainingStability",
             VERDICT_FILE,
-            lambda text, path: parse_verdict(text.decode(), path),
+            lambda file, path: parse_verdict(file.read().decode(), path),
         )
         if judged is not None:
             found.append((date, run, judged))
@@ -214,7 +215,7 @@ def _trainings(newest: Mapping[datetime.date, lineage.Run], files: Files) -> lis
         statistics: Mapping[int, Any] = {}
         if date in shown:
             read = files.read(
-                run, "TrainingStability", STATISTICS_FILE, lambda c, _: curves.thinned(c)
+                run, "TrainingStability", STATISTICS_FILE, lambda f, _: curves.thinned(f.read())
             )
             statistics = read or {}
         attempts = [
@@ -233,7 +234,7 @@ def _drift(date: datetime.date, run: lineage.Run, files: Files) -> Iterator[Drif
             run,
             "ExampleAnomalies",
             os.path.join(f"Split-{split}", "SchemaDiff.pb"),
-            lambda content, _: anomalies_pb2.Anomalies.FromString(content),
+            lambda file, _: anomalies_pb2.Anomalies.FromString(file.read()),
         )
         for info in anomalies.drift_skew_info if anomalies else ():
             for kind in ("drift", "skew"):
@@ -262,10 +263,10 @@ def _quarantine(run: lineage.Run, files: Files) -> list[Quarantined]:
     return [Quarantined(reason, count, examples[reason]) for reason, count in counts.most_common()]
 
 
-def _reasons(content: bytes, path: str) -> list[tuple[str, str]]:
+def _reasons(file: BinaryIO, path: str) -> list[tuple[str, str]]:
     """Kinds of reasons, each with an example of where it is and what it says."""
     found = []
-    for line in content.splitlines()[:MAX_QUARANTINED]:
+    for line in itertools.islice(file, MAX_QUARANTINED):
         record = json.loads(line)
         # Lines that were stored before kinds were: each reason is its own.
         kind = record.get("kind", record["reason"])

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+import tracemalloc
 
 import pytest
 from planted_report import FIRST, HOSTILE, LAYERS, PlantedReport
@@ -222,6 +223,20 @@ def test_page_shows_what_ml_metadata_knows(month, text):
                 assert re.search(rf'"row">{task}</th>.*?<td>{values["auc"]:.4f}</td>', shown)
         if run.events:
             assert f"{run.events['read']:,} read = {run.events['trained']:,} trained" in shown
+
+
+def test_of_many_quarantined_lines_only_the_first_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.html_report.collect.MAX_QUARANTINED", 2)
+    space = PlantedReport(tmp_path).days(1).space
+    (path,) = tmp_path.glob("**/quarantine/*/*.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]) + 20 * (1 << 20) * "x")
+    tracemalloc.start()
+    found = collect(space)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [q.lines for q in found.quarantine] == [1, 1]
+    assert most < 20 << 20
 
 
 def test_text_of_logs_and_errors_is_escaped(text):
