@@ -13,6 +13,8 @@ from schemas.errors import ExitCode, RankerError
 VARIABLE = "STEADYRANK_FAILURE"
 """Environment variable with the file; nothing is written where it is not set."""
 
+_LAST_BYTES = 1 << 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
@@ -77,8 +79,10 @@ def read(path: str) -> Failure | None:
 def last_line(log_path: str) -> str:
     """Returns the last line of a log that says anything, for a process that died without a word."""
     try:
-        with open(log_path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().split("\n")
+        with open(log_path, "rb") as file:
+            # Libraries may have written gigabytes before.
+            file.seek(max(0, os.path.getsize(log_path) - _LAST_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,6 +1,7 @@
 """What a component fails with reaches whoever started the run as it was raised."""
 
 import json
+import os
 from typing import ClassVar
 
 import apache_beam as beam
@@ -121,3 +122,12 @@ def test_last_line_is_that_which_says_something(tmp_path, content, line):
     if content is not None:
         (tmp_path / "log").write_text(content)
     assert failure.last_line(str(tmp_path / "log")) == line
+
+
+def test_last_line_of_a_huge_log_is_found_without_reading_it_all(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    os.truncate(log, 1 << 40)
+    with log.open("a") as file:
+        file.write("\nlast\n")
+    assert failure.last_line(str(log)) == "last"
