@@ -38,11 +38,6 @@ class Metric:
     tfma: str | None = None
     weight: str = "weight"
 
-    @property
-    def within_groups(self) -> bool:
-        """Whether it is only there where events have groups; see `evaluation.group_by`."""
-        return self.weight != "weight"
-
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:

@@ -12,6 +12,7 @@ from components.evaluator.estimates import BLOCKS, estimate
 from components.evaluator.metrics import COMPARISONS, METRICS
 from components.evaluator.ranking import merge_rankings, rankings_by_group
 from components.evaluator.sums import merge, sums_by_group
+from schemas.tasks import WITHIN_GROUPS
 
 GROUPS = 3
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -46,7 +47,9 @@ def where(columns, mask):
 
 def metrics_of(of_group, kind):
     return {
-        m.name: m.estimate(of_group) for m in METRICS if kind in m.kinds and not m.within_groups
+        m.name: m.estimate(of_group)
+        for m in METRICS
+        if kind in m.kinds and m.name not in WITHIN_GROUPS
     }
 
 

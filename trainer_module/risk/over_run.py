@@ -60,7 +60,6 @@ def sharpness_over_run(
     at: Sequence[int],
     *,
     tolerance: float = 0.01,
-    max_iterations: int = 60,
     on_point: Callable[[SharpnessPoint], None] = lambda point: None,
 ) -> list[SharpnessPoint]:
     """Trains and measures on the way.
@@ -76,7 +75,6 @@ def sharpness_over_run(
         seed: of start and order of batches.
         at: steps done before each measurement, ascending.
         tolerance: of `sharpness.largest_eigenvalue`.
-        max_iterations: of `sharpness.largest_eigenvalue`.
         on_point: called with each measurement.
 
     Returns:
@@ -103,12 +101,7 @@ def sharpness_over_run(
         loss = float(trainee.evaluate(probe))
         if not math.isfinite(loss):
             break
-        found = largest_eigenvalue(
-            hessian,
-            random_vector(variables, seed),
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-        )
+        found = largest_eigenvalue(hessian, random_vector(variables, seed), tolerance=tolerance)
         points.append(
             SharpnessPoint(
                 seed=seed,

@@ -16,6 +16,8 @@ from trainer_module.stability.events import DivergenceEvent
 
 _BEFORE, _AFTER = 60, 120
 """Steps around an event's start that its plot shows."""
+_MEDIAN_OF = 21
+"""Steps that a running median is of."""
 _LAYERS = 8
 """Layers shown in one plot of clipping factors: those that were clipped most."""
 _COLORS = (
@@ -123,7 +125,8 @@ def _loss_and_auc(
         label = "earlier attempts" if number == 0 else None
         _line(axes[0], rows.step, rows["loss"], color="#999999", label=label)
     _line(axes[0], last.step, last["loss"], color="#a6cbe3", linewidth=0.6, label="loss")
-    axes[0].plot(last.step, _running_median(last["loss"]), color=_COLORS[0], label="median of 21")
+    median = f"median of {_MEDIAN_OF}"
+    axes[0].plot(last.step, _running_median(last["loss"]), color=_COLORS[0], label=median)
     axes[0].set(ylabel="loss", yscale="log", title="Loss and AUC over training")
     if tasks:
         for color, task in zip(_cycle(tasks), tasks, strict=True):
@@ -186,7 +189,7 @@ def _sigma(rows: _Rows) -> Figure:
         ax.plot(rows.step, values, color=color, label=name)
     if not shown:
         ax.axhline(1.0, color=_COLORS[0], label="all layers")
-    title = "Clipping factor by layer, mean of the layer, median of 21 steps"
+    title = f"Clipping factor by layer, mean of the layer, median of {_MEDIAN_OF} steps"
     if len(clipped) > _LAYERS:
         title += f"; the {_LAYERS} most clipped of {len(clipped)}"
     ax.set(xlabel="step", ylabel="sigma", yscale="log", title=title)
@@ -194,11 +197,11 @@ def _sigma(rows: _Rows) -> Figure:
     return figure
 
 
-def _running_median(values: Floats, width: int = 21) -> Floats:
-    """Centred running median that leaves out what is not finite."""
-    half = width // 2
-    padded = np.pad(np.where(np.isfinite(values), values, np.nan), half, constant_values=np.nan)
-    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+def _running_median(values: Floats) -> Floats:
+    """Median of the `_MEDIAN_OF` steps around each, without those that are not finite."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    padded = np.pad(finite, _MEDIAN_OF // 2, constant_values=np.nan)
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN_OF), axis=1)
     count = np.sum(~np.isnan(windows), axis=1)
     return windows[np.arange(len(values)), np.maximum(count - 1, 0) // 2]
 
