@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 
 from components import storage
+from schemas.errors import RankerError
 from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 
@@ -91,11 +92,24 @@ class RunPlan:
 
 
 def load_plan(directory: str) -> RunPlan:
-    """Reads the plan that `RunPlan.save` wrote into `directory`."""
-    with storage.open(os.path.join(directory, _SPEC_FILE), "r") as file:
-        spec = parse_spec(file.read(), source=os.path.join(directory, _SPEC_FILE))
-    with storage.open(os.path.join(directory, _PLAN_FILE), "r") as file:
-        content = json.loads(file.read())
+    """Reads the plan that `RunPlan.save` wrote into `directory`.
+
+    Raises:
+        RankerError: it is damaged.
+    """
+    spec_file, plan_file = (os.path.join(directory, name) for name in (_SPEC_FILE, _PLAN_FILE))
+    with storage.open(spec_file, "r") as file:
+        spec = parse_spec(file.read(), source=spec_file)
+    with storage.open(plan_file, "r") as file:
+        text = file.read()
+    try:
+        return _parsed(text, spec)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RankerError(f"{plan_file}: damaged ({error!r}). Run the day again") from error
+
+
+def _parsed(text: str, spec: RankingSpec) -> RunPlan:
+    content = json.loads(text)
     # A day may go on under another release than the one that planned it.
     known = {field.name for field in dataclasses.fields(RunPlan)} & content.keys()
     return RunPlan(

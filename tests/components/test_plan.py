@@ -202,6 +202,14 @@ def test_plan_of_a_day_that_an_older_version_began_is_read(tmp_path):
     assert load_plan(str(tmp_path)) == a_plan(base_seen={}, baseline_seen={})
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run_date": 5}'])
+def test_damaged_plan_is_named(tmp_path, content):
+    a_plan().save(str(tmp_path))
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(RankerError, match=r"plan\.json: damaged .*Run the day again"):
+        load_plan(str(tmp_path))
+
+
 @given(
     window_days=st.integers(1, 20),
     exposures=st.floats(1, 30),
