@@ -82,7 +82,7 @@ def sync(path: str) -> None:
 
 def _digest(path: str) -> str:
     if storage.is_local(path) and os.path.lexists(path) and not os.path.isfile(path):
-        raise OSError("it is no file")  # Nobody may ever write into a pipe.
+        raise OSError("it is not a file")  # Nobody may ever write into a pipe.
     content = hashlib.sha256()
     with storage.open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

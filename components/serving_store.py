@@ -85,7 +85,7 @@ class ServedVersion:
 def list_versions(serving_dir: str) -> tuple[ServedVersion, ...]:
     """Returns the whole versions in `serving_dir`, oldest first.
 
-    What is no version (files, folders without a SavedModel, links that lead nowhere, other
+    What is not a version (files, folders without a SavedModel, links that lead nowhere, other
     names) is passed over, as TensorFlow Serving does.
 
     Raises:
@@ -409,7 +409,7 @@ def _read_info(path: str) -> ModelInfo:
     file_path = os.path.join(path, VERSION_FILE)
     try:
         if storage.is_local(path) and not os.path.isfile(file_path):
-            raise FileNotFoundError("it is no file" if os.path.lexists(file_path) else "no file")
+            raise FileNotFoundError("it is not a file" if os.path.lexists(file_path) else "no file")
         with storage.open(file_path, "r") as file:
             content = json.loads(file.read())
         digest = content.pop("digest", None)

@@ -110,7 +110,7 @@ def open_store(metadata_path: str, wait: float = LOCK_SECONDS) -> MetadataStore 
         wait: seconds to wait for another process that has locked it.
 
     Raises:
-        RankerError: the file stays locked, or is no store that can be read.
+        RankerError: the file stays locked, or is not a store that can be read.
     """
     if not os.path.exists(metadata_path):
         return None

@@ -165,7 +165,7 @@ def _artifacts(
 
 
 def _reports(store: MetadataStore) -> set[str]:
-    """Where artifacts lie that are small; what a killed step left is none of them."""
+    """Where small artifacts lie; what a killed step left is not among them."""
     types = {kind.id for kind in store.get_artifact_types() if kind.name not in _DATA}
     return {
         lineage.place(artifact.uri)

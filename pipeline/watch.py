@@ -154,10 +154,10 @@ def watch(
             evaluate(pipeline, spec, models, splits["eval"], output)
         failures = results.load_breaches(output, spec)
         estimates = results.load_estimates(output)
-    # Where both versions miss an absolute bound, the day is to blame, and going back is no help.
+    # Where both versions miss an absolute bound, the day is to blame, and going back does not help.
     counted = [f for f in failures if f.is_change or f.task == signatures.FINITE]
     verdict = decide(counted, estimates, spec)
     others = [str(failure) for failure in failures if failure not in counted]
-    # A day that cannot tell is no reason to go back.
+    # A day that cannot tell is not a reason to go back.
     reasons = tuple(reason for reason in verdict.reasons if reason not in verdict.untold)
     return Watched(date, served, before, reasons, (*verdict.untold, *others, *verdict.notes))

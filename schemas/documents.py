@@ -19,7 +19,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class DocumentError(ValueError):
-    """The text is no document that can be read."""
+    """The text is not a document that can be read."""
 
 
 class _Loader(yaml.SafeLoader):

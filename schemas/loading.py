@@ -61,7 +61,7 @@ def _misfits_of_the_rest(content: Mapping[str, Any]) -> list[str]:
     score = "1" if serving is None else serving.score
     evaluation = _valid(Evaluation, content.get("evaluation", {})) or Evaluation()
     faults = misfits(events, parts["features"], parts["tasks"], slices, score, evaluation.group_by)
-    # What is said of a part that is wrong itself, or of an unknown score, is no news.
+    # What is said of a part that is wrong itself, or of an unknown score, is not news.
     told = [repr(name) for name in wrong] + (["serving.score:"] if serving is None else [])
     return [fault for fault in faults if not any(name in fault for name in told)]
 
@@ -77,7 +77,7 @@ def parse_overrides(text: str) -> list[str]:
     """Reads overrides given as one text, a JSON list of assignments.
 
     Raises:
-        SpecError: it is no such list, or one of them is no assignment.
+        SpecError: it is not such a list, or one of them is not an assignment.
     """
     try:
         overrides = json.loads(text)

@@ -246,4 +246,4 @@ class RegressionTask(SpecPart):
 
 Task = Annotated[BinaryTask | RegressionTask, Field(discriminator="kind")]
 RESERVED_TASKS = {"score": "the combined score", "all_finite": "the gate on finite predictions"}
-"""Outputs of the model that are no tasks, and what they are."""
+"""Outputs of the model that are not tasks, and what they are."""

@@ -30,7 +30,8 @@ def make_strategy(training: Training) -> tf.distribute.Strategy:
     replicas = strategy.num_replicas_in_sync
     if training.batch_size % replicas:
         raise TrainingError(
-            f"training.batch_size: {training.batch_size} is no multiple of the {replicas} replicas"
+            f"training.batch_size: {training.batch_size} is not a multiple of the {replicas} "
+            "replicas"
         )
     return strategy
 

@@ -50,7 +50,7 @@ def load_tables(spec: RankingSpec, directory: str) -> dict[str, pa.Table]:
 class HistoryLookup(tf.Module):
     """The table of one history feature: sorted keys and a row of values for each.
 
-    Keys and values are variables, so that they are no part of the graph, which is limited to
+    Keys and values are variables, so that they are not part of the graph, which is limited to
     2 GB. No step trains them, and no training state holds them.
     """
 

@@ -9,7 +9,7 @@ Floats = npt.NDArray[np.floating]
 
 
 def auc(label: Floats, score: Floats) -> float:
-    """Area under the ROC curve, with ties; NaN where there is one class or a score is no number."""
+    """Area under the ROC curve, with ties; NaN with one class, or a score that is not finite."""
     positive = label > 0.5
     pairs = positive.sum() * (~positive).sum()
     if not pairs or not np.isfinite(score).all():

@@ -100,7 +100,7 @@ def hashed(name: str, values: tf.SparseTensor, spec: RankingSpec) -> tf.Tensor |
             values.indices, tf.strings.as_string(values.values), values.dense_shape
         )
     if feature.multivalued:
-        # An empty string is no element, as in requests by feature.
+        # An empty string is not an element, as in requests by feature.
         kept = tf.sparse.retain(values, tf.not_equal(values.values, ""))
         lists = tf.RaggedTensor.from_value_rowids(
             kept.values, kept.indices[:, 0], kept.dense_shape[0], validate=False

@@ -136,10 +136,10 @@ def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
             continue
         shown = printable(FileSystems.join(directory, name))
         if metadata is None:
-            notes.append(f"{shown}: ignored, it is no file; files lie right in the day's directory")
+            notes.append(f"{shown}: ignored, it is not a file; files lie in the day's directory")
             continue
         if not name.endswith(SUFFIXES):
-            notes.append(f"{shown}: ignored, its suffix is none of {', '.join(SUFFIXES)}")
+            notes.append(f"{shown}: ignored, its suffix is not one of {', '.join(SUFFIXES)}")
             continue
         if metadata.size_in_bytes == 0:
             notes.append(f"{shown}: empty")
@@ -151,7 +151,7 @@ def list_logs(logs_root: str, date: datetime.date) -> DayLogs:
 
 
 def _local_entries(directory: str) -> Iterator[tuple[str, FileMetadata | None]]:
-    """What lies in a directory, by name; None for what is no file."""
+    """What lies in a directory, by name; None for what is not a file."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):

@@ -37,8 +37,8 @@ class Field:
         path: the keys that lead to it in nested objects; empty where none may.
         max_length: most elements of a list; any number if None.
         too_long: what becomes of a longer one, as `CategoricalFeature.too_long`.
-        minimum: smallest number that is no malformed one.
-        maximum: largest number that is no malformed one.
+        minimum: smallest number that is not malformed.
+        maximum: largest number that is not malformed.
     """
 
     name: str

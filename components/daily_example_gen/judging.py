@@ -227,7 +227,7 @@ def _auc(predictions: np.ndarray, labels: np.ndarray, fewest: int) -> float | No
     if min(positives, len(labels) - positives) < fewest:
         return None
     auc = metrics.auc(labels, predictions)
-    # Predictions that are no numbers rank nothing.
+    # Predictions that are not numbers rank nothing.
     return 0.5 if math.isnan(auc) else auc
 
 

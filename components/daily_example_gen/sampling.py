@@ -159,7 +159,7 @@ def _said(cell: str) -> Any:
         return _WORDS[cell.lower()]
     if _INTEGER.fullmatch(cell):
         return int(cell)
-    # A code such as 007 is no number.
+    # A code such as 007 is not a number.
     if _NUMBER.fullmatch(cell):
         return float(cell)
     return [_said(element) for element in cell.split("|")] if "|" in cell else cell

@@ -30,7 +30,7 @@ _EXPECTED: dict[Kind, str] = {
 
 
 class MalformedError(ValueError):
-    """The reason why a line is no event.
+    """The reason why a line is not an event.
 
     Attributes:
         kind: what is wrong, in the same words for every line with that fault.

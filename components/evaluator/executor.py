@@ -93,7 +93,7 @@ def _refused(infra: Any, stability: Stability) -> Sequence[str]:
     if reasons := properties.UNSERVABLE_REASONS.get(infra):
         return reasons
     if stability.verdict == "diverged":
-        # There is no model, and were there one, no metric could speak for it.
+        # There is no model; if there were one, no metric could speak for it.
         return (f"training {stability.summary}",)
     if properties.SERVABLE.get(infra) != 1:
         return (

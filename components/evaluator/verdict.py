@@ -61,7 +61,7 @@ class Verdict:
         notes: breaches that do not count, and bounds that cannot fail.
         not_gated: what was not held to its bounds, and why.
         failed: slice and task of each bound among the reasons.
-        untold: the reasons that are no failed bound: of what the day cannot tell.
+        untold: the reasons that are not failed bounds: what the day cannot tell.
     """
 
     blessed: bool
@@ -155,7 +155,7 @@ def decide(
     Noise must not stop the pushes: a task counts from `min_class_events` positives and as many
     negatives on (labels, for a regression), in a slice from `min_slice_events` of its labels
     on. A model of which no task counts is not pushed, nor one of which a task does not count since
-    the day has lost its labels. What is no task's counts always.
+    the day has lost its labels. What is not a task's always counts.
 
     Args:
         breaches: thresholds that did not hold.

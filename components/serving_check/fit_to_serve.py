@@ -51,7 +51,7 @@ def reasons(
         tasks: the tasks by the name of their output.
         score: formula of the score.
         events: how many were asked.
-        odd: what each is, if they are no events of a day; their answers may all be the same.
+        odd: what each is, if they are not events of a day; their answers may all be the same.
 
     Returns:
         One line per fault; empty when the model may be served.
@@ -159,7 +159,7 @@ def _unfit(
     if isinstance(task, BinaryTask) and (answers.min() < 0.0 or answers.max() > 1.0):
         outside = (answers < 0.0) | (answers > 1.0)
         return [
-            f"{what} is no probability: from {answers.min():.6g} to {answers.max():.6g}, for "
+            f"{what} is not a probability: from {answers.min():.6g} to {answers.max():.6g}, for "
             f"{_count(outside, odd)}"
         ]
     if not odd and events > 1 and np.ptp(answers) == 0.0:

@@ -71,7 +71,7 @@ def parse_parameters(assignments: list[str] | None) -> dict[str, str]:
     """Returns run parameters given as `NAME=VALUE`.
 
     Raises:
-        BadParameter: one is none.
+        BadParameter: one is not.
     """
     parsed = {}
     for assignment in assignments or ():

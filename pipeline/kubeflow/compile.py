@@ -51,7 +51,7 @@ def compile_package(values: Values) -> list[Document]:
         The pipeline spec and the Kubernetes platform spec.
 
     Raises:
-        RankerError: the values name a step that there is none of, or the package could not run.
+        RankerError: the values name a step that does not exist, or the package could not run.
     """
     pipeline_spec = _compile_with_tfx(values)
     _set_defaults(pipeline_spec, values.parameters)

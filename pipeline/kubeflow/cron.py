@@ -23,6 +23,6 @@ def check_cron(cron: str) -> None:
     for value, highest in zip(fields, _HIGHEST, strict=False):
         if not (value.isdecimal() and int(value) <= highest):
             raise RankerError(
-                f"cron {cron!r}: {value!r} is no single second, minute or hour, and a day is run "
-                f"once: {example}"
+                f"cron {cron!r}: {value!r} is not a single second, minute or hour, and a day is "
+                f"run once: {example}"
             )

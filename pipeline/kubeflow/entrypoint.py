@@ -10,7 +10,7 @@ Vertex AI. This one
   component's declaration, and knows the types of `components.artifacts`;
 * maps URIs gs://, s3:// and minio:// to the launcher's copies and makes the folders of the
   outputs, as TFX's drivers do elsewhere, but none for a page, of which Kubeflow's UI reads the
-  one object at the URI; paths in parameters (logs, day store, serving folder, spec) are no
+  one object at the URI; paths in parameters (logs, day store, serving folder, spec) are not
   artifacts and stay what they are;
 * writes the artifacts' own URIs into the output metadata, without which the launcher uploads
   nothing (in properties too, where an executor noted the path of an artifact), and leaves null

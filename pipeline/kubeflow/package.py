@@ -77,7 +77,7 @@ def load_package(path: str) -> list[Document]:
     """Reads a package's documents.
 
     Raises:
-        RankerError: the file cannot be read, or is no YAML.
+        RankerError: the file cannot be read, or is not YAML.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -93,7 +93,7 @@ def read_package(path: str) -> Package:
     """Reads what the client has to know of a compiled pipeline.
 
     Raises:
-        RankerError: the file cannot be read, or is no package of this pipeline.
+        RankerError: the file cannot be read, or is not a package of this pipeline.
     """
     documents = load_package(path)
     try:
@@ -127,7 +127,7 @@ def check_parameters(package: Package, given: Mapping[str, Any]) -> dict[str, An
 
     Raises:
         RankerError: a parameter is unknown, or no value of its type.
-        SpecError: the overrides are no JSON list of assignments.
+        SpecError: the overrides are not a JSON list of assignments.
     """
     checked = {}
     for name, value in given.items():

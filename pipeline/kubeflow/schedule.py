@@ -53,7 +53,7 @@ class Schedule:
             The recurring run's id, and whether anything changed.
 
         Raises:
-            RankerError: a run of the schedule is under way, or the settings are no good.
+            RankerError: a run of the schedule is under way, or the settings do not fit.
         """
         check_cron(cron)
         parameters = check_parameters(package, settings.parameters)

@@ -32,7 +32,7 @@ def quantity(text: str) -> float:
     """Reads a Kubernetes quantity, such as `500m`, `2` or `8Gi`.
 
     Raises:
-        ValueError: the text is no quantity.
+        ValueError: the text is not a quantity.
     """
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2] not in _SUFFIXES:

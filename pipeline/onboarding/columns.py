@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.onboarding import sizes
 
 _TRACES = 20
-"""Events from which on it is no chance that a value comes with a label."""
+"""Events from which on it is not by chance that a value comes with a label."""
 _KEPT = 0.9
 """Share of a field's variance that the day before tells of it, where an id keeps its value."""
 _EVENTS = 50_000

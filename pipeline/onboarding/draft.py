@@ -182,7 +182,7 @@ def _nearest_id(guesses: Sequence[Guess]) -> str:
 
 
 def _told(guess: Guess) -> str:
-    """A field by name, and what is to be said of it if it is no label."""
+    """A field by name, and what is to be said of it if it is not a label."""
     said = guess.why if guess.role is Role.UNUSED else guess.remark
     return f"{guess.field.source} ({said})" if said else guess.field.source
 

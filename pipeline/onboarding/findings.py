@@ -15,7 +15,7 @@ class Finding:
     Attributes:
         where: field of the spec, or folder or file of the logs.
         what: what is wrong with it, and what to do.
-        stops: whether a run would fail of it, or be blocked; else it does no good.
+        stops: whether a run would fail because of it, or be blocked.
     """
 
     where: str

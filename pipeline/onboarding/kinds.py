@@ -75,7 +75,7 @@ def _kind(value: Any) -> str:
 
 def _readable(source: str, kinds: set[str]) -> Field | None:
     elements = {kind.removeprefix("list of ") for kind in kinds}
-    # A list of one value is no list yet in a CSV cell, nor is a number a number beside text.
+    # A list of one value is not yet a list in a CSV cell, nor is a number a number beside text.
     multivalued = any(kind.startswith("list of ") for kind in kinds)
     allowed: list[tuple[set[str], Kind]] = [
         ({"whole numbers"}, "int"),
@@ -84,7 +84,7 @@ def _readable(source: str, kinds: set[str]) -> Field | None:
         ({"text", "numbers", "whole numbers"}, "string"),
     ]
     for wanted, kind in allowed:
-        # Lists hold ids; an embedding is none.
+        # Lists hold ids; an embedding does not.
         vector = "numbers" in elements and "text" not in elements
         if multivalued and (kind not in ("int", "string") or vector):
             continue

@@ -40,7 +40,7 @@ def label_role(
             return None, f"'{sound}' sounds like a label, but ids keep its value from day to day"
         after = _AFTER.format(sound)
         if labels:
-            return Role.UNUSED, f"{after}, and it is no label of --label"
+            return Role.UNUSED, f"{after}, and it is not a label given by --label"
     because = "by --label" if told else f"guessed by '{sound}' in its name"
     if not is_flag and not is_number:
         what = "a list: log an event for each impression"

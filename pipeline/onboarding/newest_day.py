@@ -17,9 +17,9 @@ from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 
 _AGAIN = 0.05
-"""Share of a day's events from which on it is no chance that an earlier day has them, too."""
+"""Share of a day's events from which on an earlier day does not have them by chance."""
 _UNLIKE = 4.0
-"""By how much labels and numbers of a day differ from those of other days by no chance."""
+"""Factor from which on labels and numbers of a day do not differ from others by chance."""
 _BACK = 0.2
 """Share of a day's values that come back from the day before, where they are written alike."""
 _PART = 0.3
@@ -29,7 +29,7 @@ _PART = 0.3
 def differences(
     spec: RankingSpec, samples: Sequence[Sample], fields: Sequence[Field]
 ) -> Iterator[Finding]:
-    """Finds in what the newest day differs from those before it by no chance.
+    """Finds how the newest day differs from those before it, beyond chance.
 
     Args:
         spec: the ranking spec.

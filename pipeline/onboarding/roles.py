@@ -116,8 +116,8 @@ def _event_id(
 ) -> str | None:
     """The field with a value of its own for each event of a day, by the likeliest name.
 
-    A few events may repeat; a name that is not that of an id must be without. A time is none: two
-    events of a busy day share it.
+    A few events may repeat, but none of a field whose name is not that of an id. A time is not an
+    id: two events of a busy day share it.
     """
 
     def unique(name: str) -> float:

@@ -125,7 +125,7 @@ def test_what_is_no_file_in_a_day_is_noted(root, scheme):
         expected.insert(1, "link.jsonl")
     logs = list_logs(f"{scheme}{root}/logs", DAYS[0])
     assert [file.name for file in logs.files] == ["part-0.jsonl"]
-    assert [note.partition(": ignored, it is no file")[0] for note in logs.notes] == [
+    assert [note.partition(": ignored, it is not a file")[0] for note in logs.notes] == [
         f"{scheme}{day}/{name}" for name in expected
     ]
 

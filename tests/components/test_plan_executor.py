@@ -187,7 +187,7 @@ def test_damaged_served_version_is_named_with_the_file_and_the_rollback_that_hel
         run_executor(tmp_path / "run", serving)
     message = str(caught.value)
     assert message.startswith("the SERVED model is broken, version 2: ")
-    faults = ("is missing", "has other content", "cannot be read (it is no file)")
+    faults = ("is missing", "has other content", "cannot be read (it is not a file)")
     assert any(f"{broken}: {fault}" in message for fault in faults)
     assert "`steadyrank rollback 1` serves version 1, which is whole" in message
     serving_store.rollback(str(serving), 1)

@@ -67,7 +67,7 @@ def reasons(first, second, evaluated=EVALUATED):
         (
             GOOD,
             answers(click=[0.1, 1.2]),
-            ["raw_features: click is no probability: from 0.1 to 1.2, for 1 of 2 events"],
+            ["raw_features: click is not a probability: from 0.1 to 1.2, for 1 of 2 events"],
         ),
         (
             GOOD,

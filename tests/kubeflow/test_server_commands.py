@@ -82,7 +82,7 @@ def test_token_comes_from_the_environment(fake, command, monkeypatch):
         (["submit", "2026-01-05", "-p", "log_root=x"], 1, "no such run parameter"),
         (["backfill", "2026-01-05", "2026-01-04"], 2, "2026-01-04 is before 2026-01-05"),
         (["schedule", "--cron", "0 3 * * *"], 2, "seconds first"),
-        (["schedule", "--cron", "0 * * * * *"], 2, "'*' is no single second"),
+        (["schedule", "--cron", "0 * * * * *"], 2, "'*' is not a single second"),
         (["upload", "--host", "not a url"], 2, "'not a url' is not a URL"),
         (["upload", "--host", "ftp://host"], 2, "is not a URL"),
         (["upload", "--package", "nowhere.yaml"], 1, "cannot be read as a package"),

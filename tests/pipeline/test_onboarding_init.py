@@ -126,7 +126,7 @@ def two_columns_of_a_name(root):
             lambda root: (root / "a.jsonl.zst").write_bytes(b"("),
             r"a\.jsonl\.zst: ignored, its suffix",
         ),
-        (lambda root: (root / "03").mkdir(), "03: ignored, it is no file"),
+        (lambda root: (root / "03").mkdir(), "03: ignored, it is not a file"),
         (lambda root: (root / "a.jsonl").write_text('[{"id": 1},\n'), "a.jsonl: not valid JSON"),
         (
             lambda root: (root / "a.csv").write_bytes("id,město\n1,2\n".encode("iso-8859-2")),

@@ -159,7 +159,7 @@ def test_batch_that_replicas_cannot_share_is_a_clear_error(monkeypatch):
         tf.distribute, "MirroredStrategy", lambda: SimpleNamespace(num_replicas_in_sync=3)
     )
     settings = small_spec("training.distribution=mirrored", "training.batch_size=32").training
-    with pytest.raises(TrainingError, match="32 is no multiple of the 3 replicas"):
+    with pytest.raises(TrainingError, match="32 is not a multiple of the 3 replicas"):
         make_strategy(settings)
 
 

@@ -31,7 +31,7 @@ class ClippedAdagrad(ClippedOptimizer):
         **kwargs: Arguments of `ClippedOptimizer` and of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: If `accumulator_update` is none of these, or a value is negative.
+        ValueError: If `accumulator_update` is not one of these, or a value is negative.
     """
 
     slot_names = ("accumulator",)

@@ -314,7 +314,7 @@ class Detector:
         """Makes the detector that `to_state` described.
 
         Raises:
-            KeyError, TypeError, ValueError: `state` is no such description.
+            KeyError, TypeError, ValueError: `state` is not such a description.
         """
         names = (state["tasks"], state["binary_tasks"], state["layers"])
         detector = cls(*names, limits=Limits(**state["limits"]))

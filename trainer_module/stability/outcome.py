@@ -109,7 +109,7 @@ class Attempt:
         """Makes the attempt that `to_json` described.
 
         Raises:
-            KeyError, TypeError, ValueError: `content` is no such description.
+            KeyError, TypeError, ValueError: `content` is not such a description.
         """
         events = tuple(map(DivergenceEvent.from_json, content["events"]))
         # Reports of older versions have none.

@@ -1,4 +1,4 @@
-"""What a log file is read as: events that hold what the spec says, and lines that are none."""
+"""What a log file is read as: events that hold what the spec says, and malformed lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RAW_CHARS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Malformed:
-    """A line that is no event.
+    """A line that is not an event.
 
     Attributes:
         line: its number, from 1 where the byte range starts; the row in a Parquet file.
@@ -45,7 +45,7 @@ class Checked:
 
     Attributes:
         batch: the events, a column a field.
-        malformed: the lines that are none.
+        malformed: the lines that are not events.
         lines: how many lines were read, blank ones included.
     """
 

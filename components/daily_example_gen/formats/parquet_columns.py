@@ -34,7 +34,7 @@ def open_columns(source: BinaryIO, names: Collection[str]) -> pyarrow.parquet.Pa
         names: top-level names of the columns that will be read.
 
     Raises:
-        pa.ArrowException, OSError: it is no whole Parquet file, or a wanted column is of a type
+        pa.ArrowException, OSError: it is not a whole Parquet file, or a wanted column is of a type
             that Arrow does not know.
     """
     try:

@@ -130,7 +130,7 @@ def _decompressed(file: BinaryIO) -> Iterator[bytes]:
         while data := file.read(_READ_BYTES):
             while data:
                 if stream is None:
-                    # A member may be padded; a file that begins with zeros is no gzip.
+                    # A member may be padded; one that begins with zeros is not gzip.
                     data = data.lstrip(b"\0") if members else data
                     if not data:
                         break

@@ -25,7 +25,7 @@ class Backend:
             as text, `empty`, or `given`.
         logs_by_attempt: each attempt at a step has a log of its own in the bucket.
         metadata_store: ML Metadata keeps the artifacts, and changes values on the way; an output
-            that a step does not write is no error. Without it, metadata comes back as it was
+            that a step does not write is not an error. Without it, metadata comes back as it was
             written, the type of an artifact with it, and a missing output fails the step.
     """
 
@@ -52,7 +52,7 @@ def backend_of(version: str) -> Backend:
     """Returns how a release behaves, such as `2.16.1`.
 
     Raises:
-        RankerError: it is no version, or older or newer than what is known.
+        RankerError: it is not a version, or older or newer than what is known.
     """
     number = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", version)
     if number:

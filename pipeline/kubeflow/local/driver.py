@@ -74,7 +74,7 @@ def run_parameters(spec: Json, given: Mapping[str, Any]) -> Json:
 
     Raises:
         RankerError: one is unknown.
-        SpecError: the overrides are no JSON list of assignments.
+        SpecError: the overrides are not a JSON list of assignments.
     """
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name in given:

@@ -240,7 +240,7 @@ def _upload(name: str, uri: str, pod: Path, store: Path, lenient: bool) -> None:
     if local_path(uri) is None:
         if lenient:
             return
-        raise RankerError(f"output {name}: {uri} is no URI of an object store")
+        raise RankerError(f"output {name}: {uri} is not a URI of an object store")
     source, target = _local(uri, pod), _local(uri, store)
     if not source.exists():
         if lenient:

@@ -278,7 +278,7 @@ class _Work:
 def _waits(policy: Json) -> Iterator[float]:
     """Seconds before each retry, as Argo's exponential backoff has them.
 
-    The largest duration is no cap of a wait: it is when Argo gives up, counted from the start of
+    The largest duration does not cap a wait: it is when Argo gives up, counted from the start of
     the first attempt. One that is missing compiles to 0.
     """
     began = time.monotonic()
