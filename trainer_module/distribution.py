@@ -44,7 +44,10 @@ def number_of_workers(training: Training) -> int:
     """
     if training.distribution != "multi_worker":
         return 1
-    cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster")
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster")
+    except (ValueError, AttributeError):
+        cluster = None
     if not cluster:
         raise TrainingError(
             "training.distribution: multi_worker needs the environment variable TF_CONFIG "

@@ -141,9 +141,13 @@ def _newest_job(checkpoint_root: str) -> dict[str, Any] | None:
     offered = tf.io.gfile.glob(os.path.join(checkpoint_root, "*", _JOB))
     if not offered:
         return None
-    newest = max(offered, key=lambda path: tf.io.gfile.stat(path).mtime_nsec)
-    with tf.io.gfile.GFile(newest) as file:
-        return json.load(file)
+    try:
+        newest = max(offered, key=lambda path: tf.io.gfile.stat(path).mtime_nsec)
+        with tf.io.gfile.GFile(newest) as file:
+            return json.load(file)
+    except tf.errors.NotFoundError:
+        # Its Trainer withdrew one meanwhile.
+        return None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from events import make_events, small_spec, write_events, write_transform_graph
 
 from components.trainer import executor
 from schemas.errors import TrainingError
-from trainer_module import training
+from trainer_module import run, training
 from trainer_module.distribution import is_chief, make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.run import run_fn
@@ -148,8 +148,9 @@ def test_training_killed_at_any_moment_resumes_to_the_same_weights(data, tmp_pat
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
-def test_multi_worker_without_a_cluster_is_a_clear_error(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
+@pytest.mark.parametrize("config", ["{}", "", "[]", "{", '{"cluster": {}}'])
+def test_multi_worker_without_a_cluster_is_a_clear_error(monkeypatch, config):
+    monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(TrainingError, match="TF_CONFIG"):
         make_strategy(small_spec("training.distribution=multi_worker").training)
 
@@ -161,6 +162,12 @@ def test_batch_that_replicas_cannot_share_is_a_clear_error(monkeypatch):
     settings = small_spec("training.distribution=mirrored", "training.batch_size=32").training
     with pytest.raises(TrainingError, match="32 is not a multiple of the 3 replicas"):
         make_strategy(settings)
+
+
+def test_training_that_ends_while_a_worker_looks_for_one_is_no_error(monkeypatch, tmp_path):
+    offered = tmp_path / "2026-01-04-a" / "job.json"
+    monkeypatch.setattr(tf.io.gfile, "glob", lambda pattern: [str(offered)])
+    assert run._newest_job(str(tmp_path)) is None
 
 
 def test_training_of_another_number_of_workers_is_another_one(monkeypatch, tmp_path):
