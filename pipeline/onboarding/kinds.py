@@ -16,11 +16,13 @@ _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 """Names that pandas gives to the numbers of rows."""
 _RARE = 0.01
 """Share of the values up to which those of another kind are taken for malformed ones."""
+TIME = "a time: it only grows, a model never sees its values again; log the hour"
 _HOLDS = "a field holds numbers, text, true and false, or lists of text or of whole numbers"
+_TIMES = "times"
 _OTHERS = (
     (dict, "objects"),
     (tuple, "pairs"),
-    ((datetime.date, datetime.time), "times"),
+    ((datetime.date, datetime.time), _TIMES),
     (datetime.timedelta, "durations"),
 )
 """What JSON and Parquet hold besides."""
@@ -53,7 +55,9 @@ def fields_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[Field], dict[st
             # A fraction is a number however rare it is: most of a measure may be 0.
             most |= kinds.keys() & {"numbers"}
         field = _readable(source, most)
-        if field is None:
+        if kinds.keys() == {_TIMES}:
+            unread[source] = TIME
+        elif field is None:
             held = " and ".join(sorted(kinds))
             unread[source] = f"holds {held}; {_HOLDS}" if kinds else "always empty"
         else:

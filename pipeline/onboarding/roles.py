@@ -12,6 +12,7 @@ from components.daily_example_gen.fields import Field
 from pipeline.onboarding import columns
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.guesses import FEW, REPEATS, STAND_IN, Guess, Role
+from pipeline.onboarding.kinds import TIME
 from pipeline.onboarding.labels import label_role
 from pipeline.onboarding.left_out import without_traces, without_twins
 from pipeline.onboarding.names import (
@@ -26,7 +27,6 @@ from pipeline.onboarding.names import (
     words,
 )
 
-_TIME = "a time: it only grows, a model never sees its values again; log the hour"
 _TODAY = "a count that goes on: does it include what comes of the impression itself?"
 _PLACE = (
     "a place in the list? Nobody knows it before the list is sorted: a request sends the same one, "
@@ -80,7 +80,7 @@ def guess_roles(
             if role is Role.CATEGORICAL and _moves_on(events, field, column):
                 role, why = Role.DENSE, _MOVES
             if _is_time_of_event(events, field.name):
-                role, why = Role.UNUSED, _TIME
+                role, why = Role.UNUSED, TIME
             elif column.present and not columns.describe(events[0][field.name]).present:
                 role, why = Role.UNUSED, "no event of the newest day has a value"
             elif field.kind in ("int", "number") and counts_today(field.name):
@@ -151,7 +151,7 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
     if field.kind == "binary":
         return Role.CATEGORICAL, "true or false, which are 1 and 0"
     if field.kind in ("int", "number") and not field.multivalued and is_time(said, column):
-        return Role.UNUSED, _TIME
+        return Role.UNUSED, TIME
     if field.kind == "number":
         return Role.DENSE, ""
     values = f"about {column.all_distinct:,} values"

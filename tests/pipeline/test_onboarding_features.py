@@ -246,7 +246,7 @@ def test_decimals_are_numbers_and_times_are_told(tmp_path):
     draft = draft_spec(write_logs(tmp_path, "parquet", flat, paid), "ranker")
     assert role_of(draft, "basket") is Role.DENSE
     assert role_of(draft, "item.Id") is Role.CATEGORICAL
-    assert draft.unread["opened"].startswith("holds times; a field holds numbers, text")
+    assert draft.unread["opened"].startswith("a time: it only grows")
     assert draft.unread["lasts"].startswith("holds durations; a field holds")
 
 
