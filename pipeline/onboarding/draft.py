@@ -16,10 +16,10 @@ import yaml
 from components.daily_example_gen.day_store import DayLogs, list_logs
 from components.daily_example_gen.fields import Field
 from components.daily_example_gen.sampling import Sample, list_days, read_raw_sample, read_sample
-from pipeline.onboarding import columns, reading, sizes
+from pipeline.onboarding import reading, sizes
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.guesses import Guess, Role
-from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
+from pipeline.onboarding.histories import with_numbered_ids, worth_a_cross, worth_a_history
 from pipeline.onboarding.kinds import fields_of
 from pipeline.onboarding.left_out import without_passing_ids
 from pipeline.onboarding.names import NO_EVENT_ID, event_id_rank, is_unwanted, words
@@ -35,7 +35,8 @@ DAY_BYTES = 32 << 20
 _DAYS_READ = 3
 _RAW_EVENTS = 5000
 _MALFORMED = 0.005
-_CROSSED_VALUES = 50
+_CROSSED_DAY = 1_000_000
+"""Events a day up to which the pairs of two ids, over 30 days, take about 2 GB to count."""
 _SHOWN = 3
 _LIFT_SLACK = 0.01
 _SMALL_DAY, _ANEW_DAYS = 20_000, 14
@@ -277,21 +278,16 @@ class _Writer:
         yield "  # model looks it up: no log and no request has these."
         for guess in ids:
             name = self._names[guess.field.source]
-            stem = name.removesuffix("_id")
-            yield f"  {self._new.of(stem + '_history')}: {{type: history, of: {name}}}"
-        largest = max(ids, key=_distinct)
-        categories = [
-            g
-            for g in self._draft.of(Role.CATEGORICAL)
-            if g is not largest
-            and not g.field.multivalued
-            and 2 < _distinct(g) < _CROSSED_VALUES
-            # A property of the id says nothing more of it.
-            and columns.pairs(table, largest.field.name, g.field.name) > 1.5 * _distinct(largest)
-        ]
-        if categories:
-            pair = f"{self._names[largest.field.source]}, {self._names[categories[0].field.source]}"
-            yield f"  # Two ids together: {{type: history, of: [{pair}]}}"
+            yield f"  {self._history_of(name)}: {{type: history, of: {name}}}"
+        for pair in worth_a_cross(table, self._draft.guesses, ids):
+            both = [self._names[guess.field.source] for guess in pair]
+            line = f"{self._history_of(*both)}: {{type: history, of: [{', '.join(both)}]}}"
+            if self._usual_day > _CROSSED_DAY:
+                line = f"# {line}    # it takes much memory to count so many pairs"
+            yield f"  {line}"
+
+    def _history_of(self, *names: str) -> str:
+        return self._new.of("_".join([*(name.removesuffix("_id") for name in names), "history"]))
 
     def _left_out(self) -> Iterator[str]:
         unused = [(guess.field.source, guess.why) for guess in self._draft.of(Role.UNUSED)]
@@ -362,10 +358,6 @@ class _Writer:
             return guess.column.rarer if guess.column and guess.role is Role.BINARY else -1.0
 
         return max(self._labels, key=balance)
-
-
-def _distinct(guess: Guess) -> int:
-    return guess.column.distinct if guess.column else 0
 
 
 def _task_name(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,9 @@ _STRENGTH = 10.0
 """Events after which an id's own mean counts as much as that of all."""
 _LEAST = 0.002
 """Share of a label's variance below which an id tells nothing, in the mean of the labels."""
+_LEAST_OF_A_CROSS = 0.01
+"""The same of two ids together: there are many pairs to choose from, and their tables are large."""
+_MOST_CROSSES = 2
 
 _NEIGHBOURHOODS, _NEIGHBOURS = 32, 4
 """Parts of a field's values, at most, and values in each, at least."""
@@ -84,16 +88,7 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     Returns:
         Categorical features; those that tell something come first, the most telling before.
     """
-    candidates = {
-        guess.field.name: guess
-        for guess in guesses
-        if guess.role is Role.CATEGORICAL
-        and not guess.field.multivalued
-        and guess.column is not None
-        and guess.column.distinct > 2
-        and guess.column.repeats >= REPEATS
-        and not columns.numbers_as_text(table[guess.field.name])
-    }
+    candidates = _candidates(table, guesses)
     table = _thinned(table)
     codes = {name: _codes(table[name]) for name in candidates}
     labels = list(_labels(table, guesses))
@@ -114,6 +109,48 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     large.sort(key=lambda name: -distinct[name])
     chosen += large[: max(0, _LARGE - len(chosen))]
     return [candidates[name] for name in chosen]
+
+
+def worth_a_cross(
+    table: pa.Table, guesses: Sequence[Guess], chosen: Sequence[Guess]
+) -> list[tuple[Guess, Guess]]:
+    """Chooses the pairs of ids that get a history feature: a user's past with an item.
+
+    Args:
+        table: checked events.
+        guesses: what its fields are for.
+        chosen: ids that have a history; a pair must tell more than they do.
+
+    Returns:
+        Pairs of categorical features, the most telling one first.
+    """
+    candidates = _candidates(table, guesses)
+    table = _thinned(table)
+    codes = {name: _codes(table[name]) for name in candidates}
+    labels = list(_labels(table, guesses))
+    for guess in chosen:
+        labels = _without(
+            labels, [label.explained_by(codes[guess.field.name])[1] for label in labels]
+        )
+    crosses = {}
+    for first, second in itertools.combinations(candidates, 2):
+        both = codes[first] * (codes[second].max() + 1) + codes[second]
+        pairs, numbers = np.unique(both, return_inverse=True)
+        if len(numbers) >= REPEATS * len(pairs):
+            crosses[first, second] = numbers
+    found: list[tuple[Guess, Guess]] = []
+    while labels and crosses and len(found) < _MOST_CROSSES:
+        told = {
+            pair: [label.explained_by(numbers) for label in labels]
+            for pair, numbers in crosses.items()
+        }
+        best = max(told, key=lambda pair: sum(share for share, _ in told[pair]))
+        if sum(share for share, _ in told[best]) < _LEAST_OF_A_CROSS * len(labels):
+            break
+        found.append((candidates[best[0]], candidates[best[1]]))
+        labels = _without(labels, [predicted for _, predicted in told[best]])
+        del crosses[best]
+    return found
 
 
 def with_numbered_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> list[Guess]:
@@ -159,6 +196,20 @@ def with_numbered_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> lis
         why = f"about {guess.column.all_distinct:,} values"
         found[name] = dataclasses.replace(guess, role=Role.CATEGORICAL, why=why, remark=_NUMBERED)
     return list(found.values())
+
+
+def _candidates(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, Guess]:
+    """The categories of which a history may tell something."""
+    return {
+        guess.field.name: guess
+        for guess in guesses
+        if guess.role is Role.CATEGORICAL
+        and not guess.field.multivalued
+        and guess.column is not None
+        and guess.column.distinct > 2
+        and guess.column.repeats >= REPEATS
+        and not columns.numbers_as_text(table[guess.field.name])
+    }
 
 
 def _without(labels: Sequence[_Label], predicted: Sequence[Floats]) -> list[_Label]:

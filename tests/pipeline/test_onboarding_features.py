@@ -225,12 +225,21 @@ def test_an_id_of_whole_numbers_is_one_whatever_its_name(tmp_path):
     assert "taken for ids" in remark_on(draft, "opus")
 
 
-def test_a_pair_of_an_id_and_its_own_property_is_not_proposed(tmp_path):
-    def owned(event):
-        return {"plan": f"p{int(event['userId'][1:]) % 5}", "tab": number_of(event) % 3, **event}
+@pytest.mark.parametrize("most", [1_000_000, EVENTS - 1])
+def test_a_pair_of_ids_that_tells_more_than_each_has_a_history(tmp_path, monkeypatch, most):
+    def liked(event):
+        tab = number_of(event) % 3
+        return {**event, "tab": tab, "isClicked": (int(event["userId"][1:]) + tab) % 3 == 0}
 
-    draft = draft_spec(write_logs(tmp_path, change=owned), "ranker")
-    assert "{type: history, of: [user_id, tab]}" in draft.text
+    monkeypatch.setattr(draft_module, "_CROSSED_DAY", most)
+    draft = draft_spec(write_logs(tmp_path, change=liked), "ranker")
+    line = "user_tab_history: {type: history, of: [user_id, tab]}"
+    history = parse_spec(draft.text, "drafted").history
+    if most > EVENTS:
+        assert history["user_tab_history"].of == ("user_id", "tab")
+    else:
+        assert "user_tab_history" not in history
+        assert f"  # {line}    # it takes much memory to count so many pairs\n" in draft.text
 
 
 def test_decimals_are_numbers_and_times_are_told(tmp_path):

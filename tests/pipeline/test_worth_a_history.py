@@ -5,14 +5,14 @@ import pytest
 from components.daily_example_gen.fields import Field
 from pipeline.onboarding import columns
 from pipeline.onboarding.guesses import Guess, Role
-from pipeline.onboarding.histories import with_numbered_ids, worth_a_history
+from pipeline.onboarding.histories import with_numbered_ids, worth_a_cross, worth_a_history
 
 EVENTS = 8000
 KINDS = {Role.CATEGORICAL: "int", Role.BINARY: "binary", Role.REGRESSION: "number"}
 
 
-def chosen(**of_role):
-    """What is chosen of columns, given as `<role>_<name>=values`."""
+def guessed(of_role):
+    """A table of columns given as `<role>_<name>=values`, and what each is for."""
     table, guesses = {}, []
     for key, values in of_role.items():
         role = next(role for role in Role if key.startswith(role.name.lower()))
@@ -20,7 +20,19 @@ def chosen(**of_role):
         table[name] = pa.chunked_array([pa.array(values, from_pandas=True)])
         field = Field(name, KINDS[role])
         guesses.append(Guess(field, role, "", columns.describe(table[name])))
-    return [guess.field.name for guess in worth_a_history(pa.table(table), guesses)]
+    return pa.table(table), guesses
+
+
+def chosen(**of_role):
+    """The ids that are chosen of columns."""
+    return [guess.field.name for guess in worth_a_history(*guessed(of_role))]
+
+
+def crossed(**of_role):
+    """The pairs of ids that are chosen of columns."""
+    table, guesses = guessed(of_role)
+    ids = worth_a_history(table, guesses)
+    return [{guess.field.name for guess in pair} for pair in worth_a_cross(table, guesses, ids)]
 
 
 @pytest.fixture
@@ -90,6 +102,35 @@ def test_at_most_six_are_chosen(rng):
     seconds = ids.sum(axis=0) + rng.normal(size=EVENTS)
     given = {f"categorical_id{number}": values for number, values in enumerate(ids)}
     assert len(chosen(**given, regression_seconds=seconds)) == 6
+
+
+@pytest.mark.parametrize("label", ["binary_click", "regression_seconds"])
+def test_a_pair_of_which_one_tells_nothing_without_the_other_is_chosen(rng, label):
+    user, song, tab = (rng.integers(many, size=EVENTS) for many in (60, 25, 4))
+    taste = rng.normal(size=(60, 25))[user, song]
+    values = clicks(rng, 2 * taste) if label == "binary_click" else taste + rng.normal(size=EVENTS)
+    assert crossed(
+        categorical_tab=tab, categorical_user=user, categorical_song=song, **{label: values}
+    ) == [{"user", "song"}]
+
+
+@pytest.mark.parametrize("users", [60, 3000])
+def test_a_pair_that_tells_no_more_than_its_ids_is_not_chosen(rng, users):
+    user, song = rng.integers(users, size=EVENTS), rng.integers(25, size=EVENTS)
+    logit = rng.normal(size=users)[user] + rng.normal(size=25)[song]
+    assert not crossed(
+        categorical_user=user,
+        categorical_song=song,
+        categorical_plan=user % 5,
+        categorical_luck=rng.integers(8, size=EVENTS),
+        binary_click=clicks(rng, logit),
+    )
+
+
+def test_a_pair_that_hardly_comes_back_is_not_chosen(rng):
+    session, place = np.arange(EVENTS) // 4, rng.integers(25, size=EVENTS)
+    click = clicks(rng, 2 * rng.normal(size=(EVENTS, 25))[session, place])
+    assert not crossed(categorical_session=session, categorical_place=place, binary_click=click)
 
 
 def numbered_ids(rng, label, **numbers):
