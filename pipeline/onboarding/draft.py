@@ -19,7 +19,12 @@ from components.daily_example_gen.sampling import Sample, list_days, read_raw_sa
 from pipeline.onboarding import reading, sizes
 from pipeline.onboarding.columns import Column
 from pipeline.onboarding.guesses import Guess, Role
-from pipeline.onboarding.histories import with_numbered_ids, worth_a_cross, worth_a_history
+from pipeline.onboarding.histories import (
+    with_numbered_ids,
+    without_untold,
+    worth_a_cross,
+    worth_a_history,
+)
 from pipeline.onboarding.kinds import fields_of
 from pipeline.onboarding.left_out import without_passing_ids
 from pipeline.onboarding.names import NO_EVENT_ID, event_id_rank, is_unwanted, words
@@ -104,6 +109,7 @@ def draft_spec(
     guesses = with_numbered_ids(tables, guess_roles(tables, read.fields, event_id, labels))
     if all(sample.share == 1 for sample in samples):
         guesses = without_passing_ids(tables, guesses)
+    guesses = without_untold(pa.concat_tables(tables), guesses, labels)
     _refuse_what_cannot_run(guesses, unread, labels)
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
     text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"

@@ -26,6 +26,13 @@ _LEAST_OF_A_CROSS = 0.01
 """The same of two ids together: there are many pairs to choose from, and their tables are large."""
 _MOST_CROSSES = 2
 
+_TELLING = 2000
+"""Labels from which on it is no chance that nothing tells them."""
+_UNTOLD = (
+    "no feature tells anything of it: a model is not pushed if it explains nothing of a task. "
+    "If most values say that there is none, leave those empty"
+)
+
 _NEIGHBOURHOODS, _NEIGHBOURS = 32, 4
 """Parts of a field's values, at most, and values in each, at least."""
 _OF_ITS_OWN = 0.25
@@ -196,6 +203,52 @@ def with_numbered_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> lis
         why = f"about {guess.column.all_distinct:,} values"
         found[name] = dataclasses.replace(guess, role=Role.CATEGORICAL, why=why, remark=_NUMBERED)
     return list(found.values())
+
+
+def without_untold(table: pa.Table, guesses: Sequence[Guess], labels: Sequence[str]) -> list[Guess]:
+    """Leaves out measures of which no feature tells anything: no model of them would be pushed.
+
+    Args:
+        table: checked events.
+        guesses: what its fields are for.
+        labels: the fields that are labels by what a person said; they stay.
+    """
+    thinned = _thinned(table)
+    features = [
+        _parts(thinned[guess.field.name], guess)
+        for guess in guesses
+        if guess.role in (Role.CATEGORICAL, Role.DENSE)
+    ]
+
+    def is_told(guess: Guess) -> bool:
+        halves = list(_labels(thinned, [guess]))
+        shares = (sum(half.explained_by(codes)[0] for half in halves) for codes in features)
+        # Without a half, all values but the few in the tails are the same.
+        return bool(halves) and any(share >= _LEAST * len(halves) for share in shares)
+
+    found = []
+    for guess in guesses:
+        known = len(thinned) - thinned[guess.field.name].null_count
+        if guess.role is Role.REGRESSION and known >= _TELLING and not is_told(guess):
+            guess = dataclasses.replace(guess, why=f"{guess.why}; {_UNTOLD}")
+            if guess.field.source not in labels:
+                guess = dataclasses.replace(guess, role=Role.UNUSED)
+        found.append(guess)
+    return found
+
+
+def _parts(column: pa.ChunkedArray, guess: Guess) -> Codes:
+    """Numbers of a feature's values: near amounts share one, and a list has that of its first."""
+    if guess.field.multivalued:
+        return _codes(
+            pa.chunked_array([[value[0] if value else None for value in column.to_pylist()]])
+        )
+    if guess.role is Role.CATEGORICAL:
+        return _codes(column)
+    values = column.to_numpy().astype(np.float64)
+    ends = np.nanquantile(values, np.linspace(0, 1, _NEIGHBOURHOODS + 1)[1:-1])
+    # What lacks the number sorts behind all others.
+    return np.searchsorted(ends, values).astype(np.int64)
 
 
 def _candidates(table: pa.Table, guesses: Sequence[Guess]) -> dict[str, Guess]:

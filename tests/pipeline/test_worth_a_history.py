@@ -5,10 +5,20 @@ import pytest
 from components.daily_example_gen.fields import Field
 from pipeline.onboarding import columns
 from pipeline.onboarding.guesses import Guess, Role
-from pipeline.onboarding.histories import with_numbered_ids, worth_a_cross, worth_a_history
+from pipeline.onboarding.histories import (
+    with_numbered_ids,
+    without_untold,
+    worth_a_cross,
+    worth_a_history,
+)
 
 EVENTS = 8000
-KINDS = {Role.CATEGORICAL: "int", Role.BINARY: "binary", Role.REGRESSION: "number"}
+KINDS = {
+    Role.CATEGORICAL: "int",
+    Role.DENSE: "number",
+    Role.BINARY: "binary",
+    Role.REGRESSION: "number",
+}
 
 
 def guessed(of_role):
@@ -131,6 +141,46 @@ def test_a_pair_that_hardly_comes_back_is_not_chosen(rng):
     session, place = np.arange(EVENTS) // 4, rng.integers(25, size=EVENTS)
     click = clicks(rng, 2 * rng.normal(size=(EVENTS, 25))[session, place])
     assert not crossed(categorical_session=session, categorical_place=place, binary_click=click)
+
+
+@pytest.mark.parametrize(
+    ("told", "given", "role"),
+    [
+        ("tab", False, Role.REGRESSION),
+        ("size", False, Role.REGRESSION),
+        ("nothing", False, Role.UNUSED),
+        ("nothing", True, Role.REGRESSION),
+        ("rarely", True, Role.REGRESSION),
+    ],
+)
+def test_a_measure_that_no_feature_tells_is_left_out_or_told(rng, told, given, role):
+    tab, noise = rng.integers(6, size=EVENTS), rng.normal(size=EVENTS)
+    size = np.where(rng.random(EVENTS) < 0.1, np.nan, rng.normal(size=EVENTS))
+    seconds = {
+        "tab": 0.3 * tab + noise,
+        "size": np.nan_to_num(np.abs(size)) + noise,
+        "nothing": noise,
+        # Nearly all are the same, and the few others are too few to tell.
+        "rarely": np.where(rng.random(EVENTS) < 0.003, noise, 0.0),
+    }[told]
+    table, guesses = guessed(
+        {"categorical_tab": tab, "dense_size": size, "regression_seconds": seconds}
+    )
+    (found,) = [
+        guess
+        for guess in without_untold(table, guesses, ["seconds"] if given else [])
+        if guess.field.name == "seconds"
+    ]
+    assert found.role is role
+    assert ("no feature tells anything of it" in found.why) is (told in ("nothing", "rarely"))
+
+
+def test_few_labels_that_no_feature_tells_stay(rng):
+    stars = np.where(rng.random(EVENTS) < 0.1, rng.normal(size=EVENTS), np.nan)
+    table, guesses = guessed(
+        {"categorical_tab": rng.integers(6, size=EVENTS), "regression_stars": stars}
+    )
+    assert without_untold(table, guesses, []) == guesses
 
 
 def numbered_ids(rng, label, **numbers):
