@@ -112,7 +112,7 @@ def draft_spec(
     guesses = without_untold(pa.concat_tables(tables), guesses, labels)
     _refuse_what_cannot_run(guesses, unread, labels)
     draft = Draft("", tuple(guesses), unread, len(days), tuple(samples))
-    text = "\n".join(_Writer(draft, _spec_name(name)).lines(pa.concat_tables(tables))) + "\n"
+    text = "\n".join(_Writer(draft, _spec_name(name), tables).lines()) + "\n"
     return dataclasses.replace(draft, text=text)
 
 
@@ -226,8 +226,10 @@ class _Names:
 class _Writer:
     """Writes the document."""
 
-    def __init__(self, draft: Draft, name: str):
+    def __init__(self, draft: Draft, name: str, days: Sequence[pa.Table]):
         self._draft = draft
+        self._days = days
+        self._table = pa.concat_tables(days)
         self._name = name
         names, tasks = _Names(), _Names()
         self._new = names
@@ -237,7 +239,7 @@ class _Writer:
             guess.field.source: tasks.of(_task_name(guess.field.source)) for guess in self._labels
         }
 
-    def lines(self, table: pa.Table) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         draft = self._draft
         read = sum(sample.events.num_rows for sample in draft.samples)
         newest = draft.samples[0].date
@@ -250,22 +252,22 @@ class _Writer:
         yield "events:"
         yield f"  id: {_quoted(event_id.field.source)}    # unique to each event of a day"
         yield ""
-        yield from self._features(table)
+        yield from self._features()
         yield ""
         yield from self._task_lines()
         yield ""
         yield from self._rest()
 
-    def _features(self, table: pa.Table) -> Iterator[str]:
+    def _features(self) -> Iterator[str]:
         yield "# Only what is known before the impression is shown may be a feature: a field that"
         yield "# tells what came of it makes a model that is perfect here and blind when it serves."
         yield "features:"
-        shared = _shared_tables(table, self._draft.guesses)
+        shared = _shared_tables(self._table, self._draft.guesses)
         for guess in self._draft.of(Role.CATEGORICAL):
             yield self._feature(guess, _categorical(guess, shared, self._names))
         for guess in self._draft.of(Role.DENSE):
             yield self._feature(guess, _dense(guess))
-        yield from self._histories(table)
+        yield from self._histories()
         yield from self._left_out()
 
     def _feature(self, guess: Guess, content: dict[str, object]) -> str:
@@ -276,8 +278,8 @@ class _Writer:
         comment = f"    # {comment}" if comment else ""
         return f"  {name}: {_flow(content)}{comment}"
 
-    def _histories(self, table: pa.Table) -> Iterator[str]:
-        ids = worth_a_history(table, self._draft.guesses)
+    def _histories(self) -> Iterator[str]:
+        ids = worth_a_history(self._table, self._draft.guesses)
         if not ids:
             return
         yield "  # How often an id came up on the days before, and how it did at each task. The"
@@ -285,7 +287,7 @@ class _Writer:
         for guess in ids:
             name = self._names[guess.field.source]
             yield f"  {self._history_of(name)}: {{type: history, of: {name}}}"
-        for pair in worth_a_cross(table, self._draft.guesses, ids):
+        for pair in worth_a_cross(self._days, self._draft.guesses, ids):
             both = [self._names[guess.field.source] for guess in pair]
             line = f"{self._history_of(*both)}: {{type: history, of: [{', '.join(both)}]}}"
             if self._usual_day > _CROSSED_DAY:

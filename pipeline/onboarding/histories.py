@@ -44,11 +44,12 @@ _NUMBERED = (
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Label:
-    """A label, learnt from one half of the sample and told on the other.
+    """A label, learnt from one part of the sample and told on the other.
 
     Attributes:
         unexplained: what is left of it, NaN where there is none, [events].
@@ -57,7 +58,7 @@ class _Label:
     """
 
     unexplained: Floats
-    learnt: npt.NDArray[np.bool_]
+    learnt: Mask
     squares: float
 
     def explained_by(self, codes: Codes) -> tuple[float, Floats]:
@@ -119,22 +120,27 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
 
 
 def worth_a_cross(
-    table: pa.Table, guesses: Sequence[Guess], chosen: Sequence[Guess]
+    days: Sequence[pa.Table], guesses: Sequence[Guess], chosen: Sequence[Guess]
 ) -> list[tuple[Guess, Guess]]:
     """Chooses the pairs of ids that get a history feature: a user's past with an item.
 
+    What the days before tell of the newest day counts, as in a history: pairs are small enough to
+    share what happened to their day, such as the weather.
+
     Args:
-        table: checked events.
+        days: checked events, a table a day, the newest first.
         guesses: what its fields are for.
         chosen: ids that have a history; a pair must tell more than they do.
 
     Returns:
         Pairs of categorical features, the most telling one first.
     """
+    table = pa.concat_tables(days)
     candidates = _candidates(table, guesses)
+    before = _sampled(table) >= len(days[0])
     table = _thinned(table)
     codes = {name: _codes(table[name]) for name in candidates}
-    labels = list(_labels(table, guesses))
+    labels = list(_labels(table, guesses, [before] if len(days) > 1 else None))
     for guess in chosen:
         labels = _without(
             labels, [label.explained_by(codes[guess.field.name])[1] for label in labels]
@@ -282,10 +288,18 @@ def _distinct(guess: Guess) -> int:
 
 
 def _thinned(table: pa.Table) -> pa.Table:
-    return table.take(np.arange(0, len(table), -(-len(table) // _EVENTS)))
+    return table.take(_sampled(table))
 
 
-def _labels(table: pa.Table, guesses: Sequence[Guess]) -> Iterator[_Label]:
+def _sampled(table: pa.Table) -> Codes:
+    """The rows that are looked at."""
+    return np.arange(0, len(table), -(-len(table) // _EVENTS))
+
+
+def _labels(
+    table: pa.Table, guesses: Sequence[Guess], parts: Sequence[Mask] | None = None
+) -> Iterator[_Label]:
+    """Labels, each learnt from one part and told on the rest; by default from a random half."""
     for guess in guesses:
         if guess.role not in (Role.BINARY, Role.REGRESSION):
             continue
@@ -295,7 +309,7 @@ def _labels(table: pa.Table, guesses: Sequence[Guess]) -> Iterator[_Label]:
             label = np.clip(label, *np.nanquantile(label, (0.01, 0.99)))
         label = label - np.nanmean(label)
         half = columns.half(len(label))
-        for learnt in (half, ~half):
+        for learnt in parts or (half, ~half):
             squares = float(np.nansum(np.square(label[~learnt])))
             if squares > 0.0:
                 yield _Label(label, learnt, squares)

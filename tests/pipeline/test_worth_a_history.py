@@ -38,11 +38,13 @@ def chosen(**of_role):
     return [guess.field.name for guess in worth_a_history(*guessed(of_role))]
 
 
-def crossed(**of_role):
-    """The pairs of ids that are chosen of columns."""
+def crossed(days=1, **of_role):
+    """The pairs of ids that are chosen of columns, cut into days of equal size."""
     table, guesses = guessed(of_role)
     ids = worth_a_history(table, guesses)
-    return [{guess.field.name for guess in pair} for pair in worth_a_cross(table, guesses, ids)]
+    size = EVENTS // days
+    parts = [table.slice(start, size) for start in range(0, EVENTS, size)]
+    return [{guess.field.name for guess in pair} for pair in worth_a_cross(parts, guesses, ids)]
 
 
 @pytest.fixture
@@ -114,13 +116,24 @@ def test_at_most_six_are_chosen(rng):
     assert len(chosen(**given, regression_seconds=seconds)) == 6
 
 
+@pytest.mark.parametrize(("lasts", "expected"), [(True, [{"carrier", "hour"}]), (False, [])])
+def test_a_pair_that_tells_something_of_its_own_day_alone_is_not_chosen(rng, lasts, expected):
+    carrier, hour = rng.integers(12, size=EVENTS), rng.integers(16, size=EVENTS)
+    day = np.arange(EVENTS) // (EVENTS // 2)
+    weather = rng.normal(size=(2, 12, 16))[0 if lasts else day, carrier, hour]
+    seconds = 0.5 * weather + rng.normal(size=EVENTS)
+    given = {"categorical_carrier": carrier, "categorical_hour": hour}
+    assert crossed(2, **given, regression_seconds=seconds) == expected
+
+
+@pytest.mark.parametrize("days", [1, 2])
 @pytest.mark.parametrize("label", ["binary_click", "regression_seconds"])
-def test_a_pair_of_which_one_tells_nothing_without_the_other_is_chosen(rng, label):
+def test_a_pair_of_which_one_tells_nothing_without_the_other_is_chosen(rng, label, days):
     user, song, tab = (rng.integers(many, size=EVENTS) for many in (60, 25, 4))
     taste = rng.normal(size=(60, 25))[user, song]
     values = clicks(rng, 2 * taste) if label == "binary_click" else taste + rng.normal(size=EVENTS)
     assert crossed(
-        categorical_tab=tab, categorical_user=user, categorical_song=song, **{label: values}
+        days, categorical_tab=tab, categorical_user=user, categorical_song=song, **{label: values}
     ) == [{"user", "song"}]
 
 
