@@ -21,6 +21,7 @@ from trainer_module import run, training
 from trainer_module.distribution import is_chief, make_strategy
 from trainer_module.inputs import training_batches
 from trainer_module.run import run_fn
+from trainer_module.stability import plots
 
 HERE = os.path.dirname(__file__)
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -40,8 +41,16 @@ CHIEF = textwrap.dedent("""
     logging.basicConfig(level=logging.INFO, force=True)
     from types import SimpleNamespace
     from trainer_module.run import run_fn
+    from trainer_module.stability import plots
+    plots.draw = lambda *_: {}  # See `no_plots`.
     run_fn(SimpleNamespace(**json.loads(sys.argv[1])))
 """)
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """They take a quarter of a short training."""
+    monkeypatch.setattr(plots, "draw", lambda *_: {})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from events import encode, make_events, tiny_spec, transformed
+from events import encode, make_events, small_spec, tiny_spec, transformed
 
 from schemas.errors import TrainingError
 from trainer_module.inputs import model_inputs
@@ -48,6 +48,11 @@ def event_files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def batches(event_files):
     return event_batches(event_files, tiny_spec(), 13)
+
+
+@pytest.fixture(scope="module")
+def small_batches(event_files):
+    return event_batches(event_files, small_spec(), 13)
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +139,12 @@ def test_the_steps_are_on_the_batches_that_they_are_said_to_be_on(trainee):
 
 
 @pytest.mark.slow
-def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(batches, tmp_path):
-    served = Trainee(tiny_spec(), batches)
+def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(small_batches, tmp_path):
+    served = Trainee(small_spec(), small_batches)
     served.start(0)
     served.train(4)
     save_state(served.model, served.optimizer, str(tmp_path))
-    warm = Trainee(tiny_spec(), pick(batches, [5]), str(tmp_path))
+    warm = Trainee(small_spec(), pick(small_batches, [5]), str(tmp_path))
     after = []
     for seed in (1, 2):
         warm.start(seed)
@@ -153,7 +158,7 @@ def test_a_warm_start_takes_weights_and_accumulators_whatever_the_seed(batches, 
     moved = [
         np.abs(a - b.numpy()).max() for a, b in zip(after[0], served.model.weights, strict=True)
     ]
-    assert 0.0 < max(moved) < 0.9 * tiny_spec().training.embedding_rate
+    assert 0.0 < max(moved) < 0.9 * small_spec().training.embedding_rate
 
 
 def test_a_state_of_another_model_is_a_training_error(batches, tmp_path):
@@ -202,9 +207,9 @@ def test_sharpness_is_that_of_weights_and_accumulators_on_the_way(batches):
 
 
 @pytest.mark.slow
-def test_each_seed_is_a_training_of_its_own_at_the_rate_of_the_step_to_come(batches):
-    spec = tiny_spec("training.warmup_steps=4", "training.learning_rate=0.2")
-    points = measure_sharpness(spec, batches, steps=4, seeds=2)
+def test_each_seed_is_a_training_of_its_own_at_the_rate_of_the_step_to_come(small_batches):
+    spec = small_spec("training.warmup_steps=4", "training.learning_rate=0.2")
+    points = measure_sharpness(spec, small_batches, steps=4, seeds=2)
     at = [0, 1, 2, 4]
     assert [(p.seed, p.step) for p in points] == [(seed, step) for seed in (0, 1) for step in at]
     rates = [pytest.approx(rate) for rate in (0.05, 0.1, 0.15, 0.2)]
@@ -235,12 +240,12 @@ def test_a_healthy_training_does_not_count_as_diverged(trainee, batches):
 
 
 @pytest.mark.slow
-def test_a_training_that_never_comes_back_diverged(batches):
-    trainee = Trainee(with_training(tiny_spec(), "adagrad", 300.0), batches)
-    trial = train_once(trainee, pick(batches, 0), 0, 20)
+def test_a_training_that_never_comes_back_diverged(small_batches):
+    trainee = Trainee(with_training(small_spec(), "adagrad", 300.0), small_batches)
+    trial = train_once(trainee, pick(small_batches, 0), 0, 20)
     assert "of the start" in trial.diverged
     assert trial.tail_loss > trial.start_loss
-    assert "jumped from" in train_once(trainee, pick(batches, 0), 0, 20, jumps=True).diverged
+    assert "jumped from" in train_once(trainee, pick(small_batches, 0), 0, 20, jumps=True).diverged
 
 
 @pytest.mark.slow
@@ -268,10 +273,10 @@ def test_a_dead_network_diverged_though_its_loss_falls(batches, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_search_keeps_to_its_budget_in_trainings(batches):
+def test_the_search_keeps_to_its_budget_in_trainings(small_batches):
     told = []
     found = find_stable_rate(
-        tiny_spec(), "adagrad", batches, steps=8, seeds=2, budget=3, on_progress=told.append
+        small_spec(), "adagrad", small_batches, steps=8, seeds=2, budget=3, on_progress=told.append
     )
     (outcome,) = found.outcomes
     assert outcome.learning_rate == 0.1
