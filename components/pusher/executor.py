@@ -29,8 +29,12 @@ class Executor(executor.Executor):
         self._push(input_dict, output_dict, exec_properties)
         # This step has the model, from where it is kept: nobody resumes its training any more.
         checkpoints = properties.CHECKPOINTS.get(Channels(input_dict)["model"])
-        if checkpoints and storage.exists(checkpoints):
-            storage.rmtree(checkpoints)
+        try:
+            if checkpoints and storage.exists(checkpoints):
+                storage.rmtree(checkpoints)
+        except storage.errors() as error:
+            # The day has its verdict, and the model may be served: that is to be told.
+            logging.warning("%s: the checkpoints are left: %s", checkpoints, error)
 
     def _push(self, input_dict: Given, output_dict: Given, exec_properties: dict[str, Any]) -> None:
         inputs = Channels(input_dict)

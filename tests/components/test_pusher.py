@@ -237,6 +237,13 @@ def test_checkpoints_go_when_the_day_has_its_verdict(tmp_path, gate):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2026-01-05-0123"]
 
 
+def test_push_is_told_though_the_checkpoints_cannot_be_removed(tmp_path):
+    write(tmp_path / "a file")
+    pushed = execute(tmp_path, checkpoints=tmp_path / "a file")
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert (tmp_path / "a file").exists()
+
+
 def test_checkpoints_stay_when_the_push_fails(tmp_path):
     folder = tmp_path / "checkpoints" / "2026-01-04-0123"
     write(folder / "step-1" / "progress.json")
