@@ -318,7 +318,6 @@ def _add(
         if local:
             model_files.make_durable(staging)
             os.rename(staging, path)
-            model_files.sync(serving_dir)
     except BaseException as error:
         room = _room(model_dir, files, serving_dir, keep_versions) if local else ""
         _discard(staging)
@@ -328,7 +327,14 @@ def _add(
                 "behind, and what is served is what was"
             ) from error
         raise
-    _remove_surplus(serving_dir, keep_versions)
+    harmless: tuple[type[Exception], ...] = (ServingStoreError, *storage.errors())
+    try:
+        if local:
+            model_files.sync(serving_dir)
+        _remove_surplus(serving_dir, keep_versions)
+    except harmless as error:
+        # The model is served by now: an error would deny it.
+        logging.warning("%s is served, but what comes after its push failed: %s", path, error)
     return ServedVersion(number, path, info)
 
 

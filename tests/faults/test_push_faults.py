@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import datetime
+import errno
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -148,6 +150,26 @@ def test_folder_that_cannot_be_written_is_an_error_for_people(tmp_path, small_di
         push(make_model(tmp_path / "b", "b"), serving, 1)
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [(model_files, "sync", 9), (serving_store, "_remove_surplus", 2)],
+    ids=["the folder's names", "old versions"],
+)
+def test_error_after_a_version_is_visible_does_not_deny_it(
+    tmp_path, serving, monkeypatch, module, name, call
+):
+    function, calls = getattr(module, name), itertools.count(1)
+
+    def fail_once(*args, **kwargs):
+        if next(calls) == call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, fail_once)
+    assert push(make_model(tmp_path / "model", "b"), serving, 1).version == 2
+    assert serving_store.served_version(serving).version == 2
+
+
 def test_file_that_grows_beyond_a_limit_leaves_nothing(tmp_path, serving):
     before = state_of(serving)
     model = make_model(tmp_path / "model", "b", 300 * KB)
@@ -191,7 +213,7 @@ MOMENTS = {
     "some files durable": (model_files, "sync", 2, "before"),
     "before the rename": (os, "rename", 1, "before"),
     "right after the rename": (os, "rename", 1, "after"),
-    "before the folder is durable": (model_files, "sync", 8, "before"),
+    "before the folder is durable": (model_files, "sync", 9, "before"),
     "old version taken out of sight": (os, "rename", 2, "after"),
 }
 
