@@ -22,6 +22,9 @@ class Architecture(SpecPart):
             arXiv 2203.05556); 0 for none.
         wide: whether each binary task also has a linear model of the numbers and their curves,
             whose logit is added to that of its tower (after Wide & Deep, arXiv 1606.07792).
+        interactions: width of the vectors that each categorical feature's embedding is brought to;
+            the sum of the products of all pairs of them joins the input and each task's output (a
+            factorization machine's second order, arXiv 1708.05027); 0 for none.
         cross_layers: number of DCN-v2 cross layers on the input, followed by layer normalisation.
         dropout: share of the shared bottom's units that training drops.
         activation_limit: largest activation of a hidden unit (activation clipping), in training
@@ -32,6 +35,7 @@ class Architecture(SpecPart):
     tower: tuple[Units, ...] = Field(default=(), max_length=100)
     curves: int = Field(default=0, ge=0, le=100)
     wide: bool = False
+    interactions: int = Field(default=0, ge=0, le=1024)
     cross_layers: int = Field(default=0, ge=0, le=100)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     activation_limit: float | None = Field(default=None, gt=0.0)

@@ -100,6 +100,54 @@ class Cross(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("steadyrank")
+class Interactions(keras.layers.Layer):
+    """Sums the products of all pairs of vectors: a factorization machine's second order.
+
+    Each input is first brought to the same width by a matrix of its own. Bi-interaction pooling,
+    He and Chua, arXiv 1708.05027, eq. 3 and 4: half of the squared sum less the sum of squares.
+
+    Inputs: float [batch, any width], two or more. Output: float [batch, width].
+    """
+
+    def __init__(self, width: int, **kwargs: Any):
+        """Makes the layer.
+
+        Args:
+            width: of the vectors that are multiplied.
+            **kwargs: as `keras.layers.Layer`.
+        """
+        super().__init__(**kwargs)
+        self.width = width
+
+    def build(self, input_shapes: Any) -> None:
+        """Builds the matrices, one above the other: [all inputs' widths, width]."""
+        self._widths = [shape[-1] for shape in input_shapes]
+        self.kernel = self.add_weight(
+            shape=(sum(self._widths), self.width),
+            initializer=keras.initializers.RandomNormal(stddev=0.25),
+            name="kernel",
+        )
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Multiplies and sums."""
+        ends = np.cumsum(self._widths)[:-1].tolist()
+        # JAX's operations take no Keras variable.
+        kernels = ops.split(ops.convert_to_tensor(self.kernel), ends)
+        vectors = ops.stack([ops.matmul(x, k) for x, k in zip(inputs, kernels, strict=True)])
+        of_sum, sum_of = ops.square(ops.sum(vectors, axis=0)), ops.sum(ops.square(vectors), axis=0)
+        return (of_sum - sum_of) / 2.0
+
+    def compute_output_shape(self, input_shapes: Any) -> tuple[Any, int]:
+        """Returns [batch, width]."""
+        return (input_shapes[0][0], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("steadyrank")
 class LabelUnits(keras.layers.Layer):
     """From z-scores to a label's own units: mean + deviation * z.
 

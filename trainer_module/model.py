@@ -16,6 +16,7 @@ from trainer_module.layers import (
     ClippedNormalization,
     Cross,
     Curves,
+    Interactions,
     LabelUnits,
     PooledEmbedding,
 )
@@ -29,6 +30,7 @@ _NORMALIZATION = "z-scores"
 _CURVES = "number-curves"
 HEAD = "head-"
 WIDE = "wide-"
+PAIRS = "pairs-"
 EMBEDDING = "embedding-"
 _TOWER = "tower-"
 UNITS = "units-"
@@ -37,7 +39,8 @@ UNITS = "units-"
 def build_model(spec: RankingSpec) -> keras.Model:
     """Builds the model of arXiv 2302.09178, Section 5.1: embeddings, shared bottom, heads.
 
-    `model.wide` adds a linear model of the numbers to each binary task's logit.
+    `model.wide` adds a linear model of the numbers to each binary task's logit,
+    `model.interactions` one of the embeddings' products to each task's output.
 
     Args:
         spec: the ranking spec.
@@ -60,6 +63,11 @@ def build_model(spec: RankingSpec) -> keras.Model:
             )
         inputs[name] = keras.Input((None,), dtype="int64", name=name)
         parts.append(tables[owner](inputs[name], pooling=feature.pooling))
+    pairs = None
+    if spec.model.interactions and len(parts) > 1:
+        # float32 whatever the policy: a small difference of large sums.
+        pairs = Interactions(spec.model.interactions, dtype="float32", name="interactions")(parts)
+        parts = [*parts, pairs]
     numbers = None
     if spec.dense:
         dense = [keras.Input((1,), dtype="float32", name=name) for name in spec.dense]
@@ -95,24 +103,28 @@ def build_model(spec: RankingSpec) -> keras.Model:
                 units, activation, kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
-        output = keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)
-        if not isinstance(spec.tasks[task], BinaryTask):
-            output = LabelUnits(dtype="float32", name=f"{UNITS}{task}")(output)
-        elif spec.model.wide and numbers is not None:
+        terms = [keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)]
+        if pairs is not None:
+            terms.append(_linear(f"{PAIRS}{task}")(pairs))
+        binary = isinstance(spec.tasks[task], BinaryTask)
+        if binary and spec.model.wide and numbers is not None:
             # A log odds is near a sum of the numbers' own, which a tower has to learn from labels
-            # that a rare task has few of. It starts as zero: the base rate is the head's bias.
-            linear = keras.layers.Dense(
-                1,
-                use_bias=False,
-                kernel_initializer="zeros",
-                dtype="float32",
-                name=f"{WIDE}{task}",
-            )
-            output = keras.layers.Add(dtype="float32", name=f"sum-{task}")(
-                [output, linear(numbers)]
-            )
+            # that a rare task has few of.
+            terms.append(_linear(f"{WIDE}{task}")(numbers))
+        output = terms[0]
+        if len(terms) > 1:
+            output = keras.layers.Add(dtype="float32", name=f"sum-{task}")(terms)
+        if not binary:
+            output = LabelUnits(dtype="float32", name=f"{UNITS}{task}")(output)
         outputs[task] = output
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
+
+
+def _linear(name: str) -> keras.layers.Layer:
+    """A term of an output. It starts as zero: the base rate is the head's bias."""
+    return keras.layers.Dense(
+        1, use_bias=False, kernel_initializer="zeros", dtype="float32", name=name
+    )
 
 
 def _concatenated(parts: Sequence[Any], name: str) -> Any:
@@ -124,7 +136,7 @@ def _concatenated(parts: Sequence[Any], name: str) -> Any:
 
 def task_of_layer(layer: str) -> str | None:
     """Returns the task whose own a layer of `build_model` is; None for what tasks share."""
-    for kind in (HEAD, WIDE, UNITS, _TOWER):
+    for kind in (HEAD, PAIRS, WIDE, UNITS, _TOWER):
         if layer.startswith(kind):
             return layer.removeprefix(kind).partition("-")[0]
     return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas import formula
 from schemas.spec import RankingSpec
-from trainer_module.model import EMBEDDING, HEAD, WIDE, task_of_layer
+from trainer_module.model import EMBEDDING, HEAD, PAIRS, WIDE, task_of_layer
 from trainer_module.training_state import slots
 
 
@@ -97,7 +97,7 @@ def _frozen(
     of_lists = set(spec.categorical) - {
         spec.table_of(name) for name, feature in spec.categorical.items() if not feature.multivalued
     }
-    may_be_empty = (WIDE, *(f"{EMBEDDING}{name}/" for name in of_lists))
+    may_be_empty = (PAIRS, WIDE, *(f"{EMBEDDING}{name}/" for name in of_lists))
     unlabelled = {task for task in spec.tasks if f"{HEAD}{task}/bias" not in reached}
     read = formula.names_in(formula.parse(spec.serving.score, names=spec.tasks))
     found = [

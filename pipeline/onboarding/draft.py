@@ -326,7 +326,11 @@ class _Writer:
             yield "# Evaluated apart, value by value."
             yield f"slices: [{', '.join(sliced)}]"
             yield ""
-        yield "model: {preset: laptop}"
+        if self._ids_are_known():
+            yield "# Each id comes often enough to learn what two of them have in common."
+            yield "model: {preset: laptop, interactions: 16}"
+        else:
+            yield "model: {preset: laptop}"
         yield ""
         if self._usual_day < _SMALL_DAY:
             yield "# Days are small: each run trains anew on two weeks of them. That takes longer"
@@ -350,6 +354,21 @@ class _Writer:
         ]
         yield f"# {score}{''.join(weighed[:2])}"
         yield f"serving: {{score: {score}}}"
+
+    def _ids_are_known(self) -> bool:
+        """Whether the window has enough events of each id to learn what it has to do with others.
+
+        docs/results/defaults.md, "Interactions", has the logs that this was seen on.
+        """
+        samples = self._draft.samples
+        read = sum(sample.events.num_rows for sample in samples)
+        window = sum(sample.day_events for sample in samples) / read * _ANEW_DAYS / len(samples)
+        known = [
+            guess.column.values * window / guess.column.all_distinct
+            for guess in self._draft.of(Role.CATEGORICAL)
+            if guess.column is not None and guess.column.all_distinct >= sizes.ID_VALUES
+        ]
+        return len(known) > 1 and min(known) >= sizes.KNOWN_FROM
 
     @property
     def _least_day(self) -> int:

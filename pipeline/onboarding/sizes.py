@@ -11,6 +11,12 @@ MIN_POSITIVES = 50
 FEW_EVENTS = 1000
 """Events a day below which a model learns little, and a day tells little of it."""
 
+ID_VALUES = 200
+"""Values from which on a category is an id for interactions: hundreds of users, items, places."""
+
+KNOWN_FROM = 20
+"""Events of an id in the window from which on its products with other ids are learned."""
+
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
 _ROOM = 32

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from onboarding_logs import EVENTS, flat, nested, write_logs
+from onboarding_logs import DAYS, EVENTS, flat, nested, write_logs
 from typer.testing import CliRunner
 
 from components.daily_example_gen.fields import Field
@@ -225,6 +225,28 @@ def test_days_that_are_small_are_trained_on_anew(tmp_path, events, anew):
     training = parse_spec(draft_spec(str(tmp_path), "small").text, "drafted").training
     assert training.warm_start is not anew
     assert training.window_days == (14 if anew else 7)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "interactions"),
+    [
+        (250, 250, 16),  # 22 events of each in two weeks
+        (400, 250, 0),  # of a user 14
+        (250, 400, 0),
+        (250, 60, 0),  # one id, and a category
+    ],
+)
+def test_ids_that_come_often_have_interactions(tmp_path, users, items, interactions):
+    every = len(DAYS) * EVENTS
+    of_items = np.random.default_rng(0).permutation(every) % items
+    ids = ((f"u{number % users}", int(of_items[number])) for number in range(every))
+
+    def seen(event):
+        user, item = next(ids)
+        return event | {"userId": user, "item.Id": item, "recentItems": []}
+
+    spec = parse_spec(draft_spec(write_logs(tmp_path, change=seen), "shop").text, "drafted.yaml")
+    assert spec.model.interactions == interactions
 
 
 def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):

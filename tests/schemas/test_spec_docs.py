@@ -82,7 +82,7 @@ def test_table_lists_the_presets():
         cells = [yaml.safe_load(cell.strip("`")) for cell in rows[name]]
         shared, tower, *others = cells
         assert (tuple(shared), tuple(tower)) == (preset.shared, preset.tower)
-        assert others == [preset.curves, preset.wide, preset.cross_layers]
+        assert others == [preset.curves, preset.wide, preset.interactions, preset.cross_layers]
 
 
 def test_the_rules_are_listed_with_their_thresholds():

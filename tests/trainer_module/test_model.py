@@ -11,7 +11,14 @@ from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 from schemas.training import PRESETS
 from trainer_module.inputs import model_inputs
-from trainer_module.layers import PADDING, ClippedNormalization, Cross, Curves, PooledEmbedding
+from trainer_module.layers import (
+    PADDING,
+    ClippedNormalization,
+    Cross,
+    Curves,
+    Interactions,
+    PooledEmbedding,
+)
 from trainer_module.model import build_model, initialise_from_data, task_of_layer
 
 
@@ -179,6 +186,52 @@ def test_wide_adds_a_linear_model_of_the_numbers_to_each_binary_logit():
     np.testing.assert_allclose(wide(batch)["click"], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(wide(batch)["watch"], deep(batch)["watch"])
     assert task_of_layer("wide-click") == "click"
+
+
+def test_interactions_sum_the_products_of_all_pairs():
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(7, width)).astype(np.float32) for width in (2, 3, 1, 4)]
+    layer = Interactions(5)
+    layer(inputs)
+    matrices = np.split(np.asarray(layer.kernel, np.float64), np.cumsum([2, 3, 1]))
+    vectors = [x @ matrix for x, matrix in zip(inputs, matrices, strict=True)]
+    expected = sum(a * b for a, b in itertools.combinations(vectors, 2))
+    np.testing.assert_allclose(layer(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_interactions_join_the_input_and_each_output():
+    model = "model={{shared: [8], tower: [4], interactions: {}}}"
+    plain, crossed = (build_model(tiny_spec(model.format(width))) for width in (0, 3))
+    batch = _batch(tiny_spec())[0]
+    for layer in plain.layers:
+        if layer.name != "shared-0":
+            crossed.get_layer(layer.name).set_weights(layer.get_weights())
+    # What the pairs add to the shared bottom's input is taken away again.
+    kernel, bias = plain.get_layer("shared-0").get_weights()
+    (pairs,) = (x for x in crossed.get_layer("all-features").input if x.shape[-1] == 3)
+    widths = [x.shape[-1] for x in crossed.get_layer("all-features").input]
+    place = sum(widths[: next(n for n, w in enumerate(widths) if w == 3)])
+    crossed.get_layer("shared-0").set_weights([np.insert(kernel, [place] * 3, 0.0, axis=0), bias])
+    for name, value in crossed(batch).items():
+        np.testing.assert_allclose(value, plain(batch)[name], rtol=1e-5, atol=1e-6)
+    values = np.asarray(keras.Model(crossed.inputs, pairs)(batch), np.float64)
+    for name, scale in {"click": 1.0, "watch": 3.0}.items():
+        own = np.random.default_rng(0).normal(size=(3, 1))
+        crossed.get_layer(f"pairs-{name}").set_weights([own])
+        if name == "watch":
+            crossed.get_layer("units-watch").deviation.assign(scale)
+            plain.get_layer("units-watch").deviation.assign(scale)
+        expected = np.asarray(plain(batch)[name], np.float64) + scale * values @ own
+        np.testing.assert_allclose(crossed(batch)[name], expected, rtol=1e-4, atol=1e-5)
+        assert task_of_layer(f"pairs-{name}") == name
+
+
+def test_a_spec_with_one_categorical_feature_has_no_interactions():
+    content = yaml.safe_load(SPEC)
+    content["features"] = {"user": content["features"]["user"]}
+    content["model"] |= {"interactions": 4}
+    names = {layer.name for layer in build_model(parse_spec(yaml.safe_dump(content), "s")).layers}
+    assert not {name for name in names if name.startswith(("interactions", "pairs"))}
 
 
 def test_a_spec_without_numbers_has_nothing_to_be_wide_of():
