@@ -34,8 +34,8 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "leads.json"
 BLOCKS = 64
 _NORMAL = 1.959964
 WAYS: Mapping[str, Sequence[str]] = {
-    "warm each day": (),
-    "anew each day": ("training.warm_start=false", "training.window_days=14"),
+    "anew each day": (),
+    "warm each day": ("training.warm_start=true", "training.window_days=7"),
 }
 """How ours is trained."""
 

@@ -5,8 +5,8 @@ the next day, over 2022-05-03 to 2022-05-08 or other days (`--days`): AUC (or RM
 AUC within each user's events of a day.
 
 * `ours`: the product's preprocessing, model, optimizer and loop, day after day in memory: a cold
-  start on 04-25 to 04-28, then a warm start on each day; with `--set training.warm_start=false`, a
-  cold start for each day on the days of its window.
+  start for each day on the days of its window, as the example's spec says; with `--set
+  training.warm_start=true`, one on 04-25 to 04-28, then a warm start on each day.
 * `lightgbm`: one model a task, trained anew for each day on all days from 04-26 on, with the same
   features and their history but for raw ids and lists. `--search N` chooses each task's settings
   out of N, and its number of trees, on 05-01 and 05-02.
