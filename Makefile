@@ -67,7 +67,7 @@ flink: env  ## run two days on a Flink cluster here and compare with one machine
 flink-check: env  ## the short form: a day on Flink, a worker killed in it (minutes; Java, mvn)
 	FLINK_CHECK=1 $(BIN)/pytest tests/benchmarks/test_flink.py -k killed_worker -rs
 
-kill-check: env  ## kill a day in each of its components and run it again (9 minutes)
+kill-check: env  ## kill a day in each of its components and run it again (8 minutes)
 	KILL_CHECK=1 $(BIN)/pytest tests/pipeline/test_end_to_end.py -k killed
 
 platforms: env  ## write, on this platform, what tests/platforms reads on every platform
