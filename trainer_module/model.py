@@ -66,7 +66,7 @@ def build_model(spec: RankingSpec) -> keras.Model:
     pairs = None
     if spec.model.interactions and len(parts) > 1:
         # float32 whatever the policy: a small difference of large sums.
-        pairs = Interactions(spec.model.interactions, dtype="float32", name="interactions")(parts)
+        pairs = Interactions(spec.model.interactions, dtype="float32", name="pair-products")(parts)
         parts = [*parts, pairs]
     numbers = None
     if spec.dense:
@@ -77,7 +77,7 @@ def build_model(spec: RankingSpec) -> keras.Model:
         kinds = [ClippedNormalization(dtype="float32", name=_NORMALIZATION)(raw)]
         if spec.model.curves:
             kinds.append(Curves(spec.model.curves, dtype="float32", name=_CURVES)(raw))
-        numbers = _concatenated(kinds, "numbers")
+        numbers = _concatenated(kinds, "all-numbers")
         parts.append(numbers)
     x = keras.layers.Concatenate(name="all-features")(parts) if len(parts) > 1 else parts[0]
 

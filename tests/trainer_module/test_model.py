@@ -231,7 +231,16 @@ def test_a_spec_with_one_categorical_feature_has_no_interactions():
     content["features"] = {"user": content["features"]["user"]}
     content["model"] |= {"interactions": 4}
     names = {layer.name for layer in build_model(parse_spec(yaml.safe_dump(content), "s")).layers}
-    assert not {name for name in names if name.startswith(("interactions", "pairs"))}
+    assert not {name for name in names if name.startswith("pair")}
+
+
+def test_no_layer_has_a_name_that_a_feature_may_have():
+    content = yaml.safe_load(SPEC)
+    content["model"] |= {"curves": 2, "wide": True, "interactions": 2, "cross_layers": 1}
+    content["model"] |= {"dropout": 0.1, "tower": [4]}
+    spec = parse_spec(yaml.safe_dump(content), "s")
+    others = {layer.name for layer in build_model(spec).layers} - spec.inputs.keys()
+    assert not {name for name in others if "-" not in name}
 
 
 def test_a_spec_without_numbers_has_nothing_to_be_wide_of():
