@@ -356,15 +356,15 @@ class _Writer:
         yield f"serving: {{score: {score}}}"
 
     def _ids_are_known(self) -> bool:
-        """Whether the window has enough events of each id to learn what it has to do with others.
+        """Whether two weeks have enough events of an id, on average, to learn it beside others.
 
         docs/results/defaults.md, "Interactions", has the logs that this was seen on.
         """
         samples = self._draft.samples
         read = sum(sample.events.num_rows for sample in samples)
-        window = sum(sample.day_events for sample in samples) / read * _ANEW_DAYS / len(samples)
+        scale = sum(sample.day_events for sample in samples) / read * _ANEW_DAYS / len(samples)
         known = [
-            guess.column.values * window / guess.column.all_distinct
+            guess.column.values * scale / guess.column.all_distinct
             for guess in self._draft.of(Role.CATEGORICAL)
             if guess.column is not None and guess.column.all_distinct >= sizes.ID_VALUES
         ]

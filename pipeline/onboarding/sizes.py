@@ -15,7 +15,7 @@ ID_VALUES = 200
 """Values from which on a category is an id for interactions: hundreds of users, items, places."""
 
 KNOWN_FROM = 20
-"""Events of an id in the window from which on its products with other ids are learned."""
+"""Mean events of an id in two weeks from which on its products with others are learned."""
 
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
