@@ -4,13 +4,16 @@ Keras's JAX back end; the paper's three models by their numbers of weights, with
 tables and six tasks. Of a step two programs are timed apart, gradients and the optimizer's step,
 and for some rules the whole as one program; beside them the matrix product and the copy that the
 device reaches. Settings and rules that the time does not allow are left out, and said so.
+`--traces` profiles the whole steps, too, and tells how long each kind of kernel takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
+import glob
 import gzip
 import json
 import os
@@ -33,33 +36,39 @@ TABLES, ROWS, TASKS = 26, 10_000, 6
 INPUT_WIDTH = {"large": 1_618, "large_dcn": 2_623, "small": 14_128}
 """With six linear heads these give the paper's 57.0, 68.0 and 7.5 million weights."""
 
+RATE = 1e-6
+"""Of every optimizer: the weights stay where they are. At a rate that kills most units the products
+of zeros take less power, and the card runs faster (docs/results/accelerator.md)."""
+
 RULES: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-    "keras_adagrad": lambda: keras.optimizers.Adagrad(0.01),
-    "adagrad": lambda: optimizers.ClippedAdagrad(0.01),
-    "clippy": lambda: optimizers.ClippedAdagrad(0.01, optimizers.Clippy()),
-    "gc": lambda: optimizers.ClippedAdagrad(0.01, optimizers.GradientClipping()),
-    "agc": lambda: optimizers.ClippedAdagrad(0.01, optimizers.AdaptiveGradientClipping()),
+    "keras_adagrad": lambda: keras.optimizers.Adagrad(RATE),
+    "adagrad": lambda: optimizers.ClippedAdagrad(RATE),
+    "clippy": lambda: optimizers.ClippedAdagrad(RATE, optimizers.Clippy()),
+    "gc": lambda: optimizers.ClippedAdagrad(RATE, optimizers.GradientClipping()),
+    "agc": lambda: optimizers.ClippedAdagrad(RATE, optimizers.AdaptiveGradientClipping()),
     "agc_unit_wise": lambda: optimizers.ClippedAdagrad(
-        0.01, optimizers.AdaptiveGradientClipping(unit_wise=True)
+        RATE, optimizers.AdaptiveGradientClipping(unit_wise=True)
     ),
-    "lamb": lambda: optimizers.ClippedAdagrad(0.01, optimizers.Lamb()),
-    "global_norm": lambda: optimizers.ClippedAdagrad(0.01, optimizers.GlobalNormClipping()),
-    "update_rms": lambda: optimizers.ClippedAdagrad(0.01, optimizers.UpdateRMSClipping()),
-    "adagc": lambda: optimizers.ClippedAdagrad(0.01, optimizers.AdaGC()),
-    "zclip": lambda: optimizers.ClippedAdagrad(0.01, optimizers.ZClip()),
+    "lamb": lambda: optimizers.ClippedAdagrad(RATE, optimizers.Lamb()),
+    "global_norm": lambda: optimizers.ClippedAdagrad(RATE, optimizers.GlobalNormClipping()),
+    "update_rms": lambda: optimizers.ClippedAdagrad(RATE, optimizers.UpdateRMSClipping()),
+    "adagc": lambda: optimizers.ClippedAdagrad(RATE, optimizers.AdaGC()),
+    "zclip": lambda: optimizers.ClippedAdagrad(RATE, optimizers.ZClip()),
     "clippy_statistics": lambda: optimizers.ClippedAdagrad(
-        0.01, optimizers.Clippy(), export_statistics=True
+        RATE, optimizers.Clippy(), export_statistics=True
     ),
-    "adam_clippy": lambda: optimizers.ClippedAdam(0.001, optimizers.Clippy()),
+    "adam_clippy": lambda: optimizers.ClippedAdam(RATE, optimizers.Clippy()),
 }
+PRECISIONS = {"tf32": "float32", "bf16": "mixed_bfloat16"}
+"""Keras's names of them."""
 WHOLE = ("adagrad", "clippy", "gc", "agc", "lamb")
 
 
-def spec_of(model: str) -> RankingSpec:
-    """Returns a spec of the paper's size."""
-    width = INPUT_WIDTH[model] // TABLES
+def spec_of(model: str, inputs: int) -> RankingSpec:
+    """Returns a spec of the paper's size, with so many inputs to its first layer."""
+    width = inputs // TABLES
     table = {"type": "categorical", "dtype": "int", "buckets": ROWS, "embedding": width}
-    dense = INPUT_WIDTH[model] - TABLES * width
+    dense = inputs - TABLES * width
     binary = {"kind": "binary", "gate": {"min_auc": 0.5}}
     regression = {"kind": "regression", "gate": {"max_rmse": 1.0}}
     kinds = [binary] * (TASKS - 2) + [regression] * 2
@@ -158,8 +167,10 @@ class Case:
         return {"embedding_weights": tables, "weights": self.model.count_params() - tables}
 
 
-def time_step(compiled: Any, weights: Any, state: Any, *rest: Any, first: int = 0) -> float:
-    """Median of a step that is handed its own results, in milliseconds."""
+def repeated(
+    compiled: Any, weights: Any, state: Any, *rest: Any, first: int = 0
+) -> Callable[[], Any]:
+    """Returns a call of a step that is handed its own results."""
     held = [jax.tree.map(jnp.copy, weights), jax.tree.map(jnp.copy, state)]
 
     def call() -> Any:
@@ -167,7 +178,32 @@ def time_step(compiled: Any, weights: Any, state: Any, *rest: Any, first: int = 
         held[:] = done[first : first + 2]
         return held
 
-    return median_ms(call)
+    return call
+
+
+TRACED = 5
+"""Steps in a profile."""
+SHOWN_MS = 0.1
+
+
+def kernels(call: Callable[[], Any], folder: str) -> dict[str, float]:
+    """Profiles some calls into `folder`; returns milliseconds a call of each kernel that shows."""
+    with jax.profiler.trace(folder):
+        for _ in range(TRACED):
+            jax.block_until_ready(call())
+    (path,) = glob.glob(os.path.join(folder, "**", "*.trace.json.gz"), recursive=True)
+    with gzip.open(path, "rt") as text:
+        events = json.load(text)["traceEvents"]
+    streams = {
+        (e["pid"], e["tid"])
+        for e in events
+        if e.get("name") == "thread_name" and e["args"]["name"].startswith("Stream")
+    }
+    found: collections.Counter[str] = collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and (event["pid"], event["tid"]) in streams:
+            found[event["name"]] += event["dur"] / 1e3 / TRACED
+    return {name: round(ms, 3) for name, ms in found.most_common() if ms > SHOWN_MS}
 
 
 def norms() -> dict[str, float]:
@@ -191,8 +227,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=65_536)
     parser.add_argument("--models", nargs="+", default=list(INPUT_WIDTH), choices=INPUT_WIDTH)
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--programs", help="folder for the compiled programs' text")
+    parser.add_argument("--inputs", type=int, help="of the first layer, in place of the paper's")
+    parser.add_argument("--traces", help="folder for profiles and texts of the whole steps")
     options = parser.parse_args()
     started = time.perf_counter()
     device = jax.devices()[0].device_kind
@@ -212,13 +250,15 @@ def main() -> None:
         write(kind="norms", **norms())
     pool = concurrent.futures.ThreadPoolExecutor(6)
     for model in options.models:
-        for precision, policy in (("tf32", "float32"), ("bf16", "mixed_bfloat16")):
+        for precision in options.precisions:
             if late():
                 print(f"no time for {model} {precision}", flush=True)
                 continue
-            keras.config.set_dtype_policy(policy)
-            case = Case(spec_of(model), options.batch)
-            head = {"model": model, "precision": precision, "batch": options.batch, **case.sizes()}
+            keras.config.set_dtype_policy(PRECISIONS[precision])
+            inputs = options.inputs or INPUT_WIDTH[model]
+            case = Case(spec_of(model, inputs), options.batch)
+            head = {"model": model, "precision": precision, "batch": options.batch}
+            head |= {"inputs": inputs, **case.sizes()}
             data = (case.batch, case.labels)
             gradients = jax.jit(case.gradients).lower(case.weights, *data)
             whole, alone = {}, {}
@@ -240,16 +280,18 @@ def main() -> None:
             _, g = compiled(case.weights, *data)
             for name, (future, state) in alone.items():
                 if not late():
-                    ms = time_step(future.result(), case.weights, state, g)
+                    ms = median_ms(repeated(future.result(), case.weights, state, g))
                     write(kind="optimizer", **head, rule=name, ms=ms)
             del g
             for name, (future, state) in whole.items():
                 if not late():
-                    ms = time_step(future.result(), case.weights, state, *data, first=1)
-                    write(kind="step", **head, rule=name, ms=ms)
-                    if options.programs:
-                        path = os.path.join(options.programs, f"{precision}-{name}.txt.gz")
-                        with gzip.open(path, "wt") as text:
+                    step = repeated(future.result(), case.weights, state, *data, first=1)
+                    write(kind="step", **head, rule=name, ms=median_ms(step))
+                    if options.traces:
+                        folder = os.path.join(options.traces, f"{inputs}-{precision}-{name}")
+                        by_kernel = kernels(step, folder)
+                        write(kind="kernels", **head, rule=name, ms=by_kernel)
+                        with gzip.open(f"{folder}.txt.gz", "wt") as text:
                             text.write(future.result().as_text())
             del whole, alone
     file.close()
