@@ -1,4 +1,4 @@
-"""Next-day AUC against the learning rate, without treatment and with Clippy, on real logs.
+"""Next-day AUC against the learning rate, without treatment and with a rule, on real logs.
 
     python -m experiments.rates --data FILE.npz --output ROWS.jsonl --picture FILE.png
 
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.bench import FIXED, Bench, Protocol, cells_of
+from experiments.bench import AGC, FIXED, GC, Bench, Protocol, cells_of
 from experiments.table2 import CPU, MODELS
+from trainer_module.optimizers import Lamb, Rule
 
 ADAGRAD = (0.05, 0.1, 0.2, 0.5, 1.0)
 RATES = {
@@ -26,13 +27,21 @@ RATES = {
 }
 """By base optimizer."""
 TITLES = {"adagrad": "Adagrad", "delayed": "Adagrad, delayed", "adam": "Adam"}
-RULES = {"none": ("no treatment", "#d55e00"), "clippy_paper": ("Clippy", "#0072b2")}
+RULES: dict[str, tuple[str, str, Rule]] = {
+    "none": ("no treatment", "#d55e00", FIXED["none"]),
+    "gc": ("GC 0.1", "#009e73", GC(0.1)),
+    "agc": ("AGC 0.01", "#e69f00", AGC(0.01)),
+    "lamb": ("LAMB 0.01", "#cc79a7", Lamb(0.01)),
+    "clippy_paper": ("Clippy", "#0072b2", FIXED["clippy_paper"]),
+}
+"""Title, colour and the rule; Clippy is the paper's, the others have the product's defaults."""
 
 
-def protocol_of(base: str) -> Protocol:
+def protocol_of(base: str, rates: Sequence[float]) -> Protocol:
     """Returns what is trained with a base optimizer."""
-    rates = {"search": RATES[base]}
-    return Protocol(models=CPU.models, rates=rates, batch=256, steps_a_day=32, base=base)
+    return Protocol(
+        models=CPU.models, rates={"search": rates}, batch=256, steps_a_day=32, base=base
+    )
 
 
 def chosen(rows: Sequence[dict[str, Any]], model: str, rule: str, rate: float) -> list[Any]:
@@ -48,7 +57,7 @@ def table(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> str:
         "| --- | --- |" + " ---: |" * len(rates),
     ]
     for model, model_name in MODELS.items():
-        for rule, (rule_name, _) in RULES.items():
+        for rule, (rule_name, *_) in RULES.items():
             cells = [
                 " / ".join(
                     f"{row['metrics']['click']:.4f}{'*' * row['diverged']}"
@@ -67,7 +76,7 @@ def picture(rows: Sequence[dict[str, Any]], rates: Sequence[float], base: str) -
     figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (model, title) in zip(axes, shown.items(), strict=True):
-        for rule, (label, color) in RULES.items():
+        for rule, (label, color, _) in RULES.items():
             cells = {rate: chosen(rows, model, rule, rate) for rate in rates}
             points = [(x, r["metrics"]["click"]) for x, cell in cells.items() for r in cell]
             if not points:
@@ -97,20 +106,22 @@ def main() -> None:
     parser.add_argument("--picture", help="PNG file to write")
     parser.add_argument("--base", default="adagrad", choices=RATES)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--rules", nargs="+", default=["none", "clippy_paper"], choices=RULES)
+    parser.add_argument("--rates", nargs="+", type=float, help="in place of the base's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[101, 102])
     options = parser.parse_args()
-    rates = RATES[options.base]
+    rates = options.rates or RATES[options.base]
     if options.data:
-        protocol = protocol_of(options.base)
+        protocol = protocol_of(options.base, rates)
         bench = Bench(protocol, options.data, options.output, replicas=len(rates))
         bench.do(
             [
                 cell
                 for seed in options.seeds
                 for model in options.models
-                for rule in RULES
+                for rule in options.rules
                 for cell in cells_of(
-                    model, rule, [FIXED[rule]], "search", rates, [seed], len(rates)
+                    model, rule, [RULES[rule][-1]], "search", rates, [seed], len(rates)
                 )
             ]
         )
