@@ -264,7 +264,7 @@ class _Writer:
         yield "features:"
         shared = _shared_tables(self._table, self._draft.guesses)
         for guess in self._draft.of(Role.CATEGORICAL):
-            yield self._feature(guess, _categorical(guess, shared, self._names))
+            yield self._feature(guess, _categorical(guess, shared, self._names, self._usual_day))
         for guess in self._draft.of(Role.DENSE):
             yield self._feature(guess, _dense(guess))
         yield from self._histories()
@@ -327,7 +327,7 @@ class _Writer:
             yield f"slices: [{', '.join(sliced)}]"
             yield ""
         if self._ids_are_known():
-            yield "# Each id comes often enough to learn what two of them have in common."
+            yield "# Each id has labels enough to learn what two of them have in common."
             yield "model: {preset: laptop, interactions: 16}"
         else:
             yield "model: {preset: laptop}"
@@ -356,15 +356,18 @@ class _Writer:
         yield f"serving: {{score: {score}}}"
 
     def _ids_are_known(self) -> bool:
-        """Whether two weeks have enough events of an id, on average, to learn it beside others.
+        """Whether two weeks have enough labels of an id, on average, to learn it beside others.
 
+        Of a binary task the rarer label counts: one click in 109 events tells little of a user.
         docs/results/defaults.md, "Interactions", has the logs that this was seen on.
         """
+        task = self._main_task()
+        telling = task.column.rarer if task.column and task.role is Role.BINARY else 1.0
         samples = self._draft.samples
         read = sum(sample.events.num_rows for sample in samples)
         scale = sum(sample.day_events for sample in samples) / read * _ANEW_DAYS / len(samples)
         known = [
-            guess.column.values * scale / guess.column.all_distinct
+            telling * guess.column.values * scale / guess.column.all_distinct
             for guess in self._draft.of(Role.CATEGORICAL)
             if guess.column is not None and guess.column.all_distinct >= sizes.ID_VALUES
         ]
@@ -393,7 +396,9 @@ def _task_name(source: str) -> str:
     return "_".join(kept or said)
 
 
-def _categorical(guess: Guess, shared: dict[str, str], names: dict[str, str]) -> dict[str, object]:
+def _categorical(
+    guess: Guess, shared: dict[str, str], names: dict[str, str], day_events: float
+) -> dict[str, object]:
     column = guess.column
     assert column is not None
     content: dict[str, object] = {"type": "categorical"}
@@ -405,7 +410,8 @@ def _categorical(guess: Guess, shared: dict[str, str], names: dict[str, str]) ->
     if owner is not None:
         return {**content, "table": names[owner]}
     values = column.all_distinct
-    return {**content, "buckets": sizes.buckets(values), "embedding": sizes.width(values)}
+    width = sizes.width(values, day_events)
+    return {**content, "buckets": sizes.buckets(values), "embedding": width}
 
 
 def _dense(guess: Guess) -> dict[str, object]:

@@ -14,8 +14,10 @@ FEW_EVENTS = 1000
 ID_VALUES = 200
 """Values from which on a category is an id for interactions: hundreds of users, items, places."""
 
-KNOWN_FROM = 20
-"""Mean events of an id in two weeks from which on its products with others are learned."""
+KNOWN_FROM = 10
+"""Mean labels of an id in two weeks, of the rarer kind, from which on its products with others are
+learned.
+"""
 
 _MIN_BUCKETS = 16
 _MAX_BUCKETS = 1 << 22
@@ -35,6 +37,12 @@ def buckets(values: int) -> int:
     return min(max(1 << max(room - 1, 0).bit_length(), _MIN_BUCKETS), _MAX_BUCKETS)
 
 
-def width(values: int) -> int:
-    """Width of an embedding: 2 for a flag, 4 for a category, 8 for hundreds, 16 for ids."""
+def width(values: int, day_events: float) -> int:
+    """Width of an embedding: 16, of a flag as of an id, where days are not tiny.
+
+    A narrow row learns slowly what it has in common with others: Adagrad moves each of its numbers
+    by about the rate. Few events are overfitted by wide ones (docs/results/defaults.md).
+    """
+    if day_events >= FEW_EVENTS:
+        return 16
     return 2 if values <= 4 else 4 if values <= 32 else 8 if values <= 1000 else 16

@@ -216,6 +216,14 @@ def test_small_tables_have_room_for_ids_to_come_and_large_ones_two_rows_a_value(
     assert sizes.buckets(values) == buckets
 
 
+@pytest.mark.parametrize(
+    ("values", "day_events", "width"),
+    [(2, 1000, 16), (30_000, 1000, 16), (2, 999, 2), (32, 999, 4), (33, 999, 8), (1001, 999, 16)],
+)
+def test_embeddings_are_narrow_only_where_days_are_tiny(values, day_events, width):
+    assert sizes.width(values, day_events) == width
+
+
 @pytest.mark.parametrize(("events", "anew"), [(19_000, True), (21_000, False)])
 def test_days_that_are_small_are_trained_on_anew(tmp_path, events, anew):
     day = tmp_path / "2026-04-04"
@@ -228,22 +236,27 @@ def test_days_that_are_small_are_trained_on_anew(tmp_path, events, anew):
 
 
 @pytest.mark.parametrize(
-    ("users", "items", "interactions"),
+    ("users", "items", "one_in", "interactions"),
     [
-        (250, 250, 16),  # 22 events of each in two weeks
-        (400, 250, 0),  # of a user 14
-        (250, 400, 0),
-        (250, 60, 0),  # one id, and a category
+        (250, 250, 2, 16),  # 11 clicks of each in two weeks, and as many events without one
+        (250, 250, 3, 0),  # 7 clicks
+        (400, 250, 2, 0),
+        (250, 400, 2, 0),
+        (250, 60, 2, 0),  # one id, and a category
     ],
 )
-def test_ids_that_come_often_have_interactions(tmp_path, users, items, interactions):
+def test_ids_that_have_labels_enough_have_interactions(
+    tmp_path, users, items, one_in, interactions
+):
     every = len(DAYS) * EVENTS
     of_items = np.random.default_rng(0).permutation(every) % items
-    ids = ((f"u{number % users}", int(of_items[number])) for number in range(every))
+    of_clicks = np.random.default_rng(1).permutation(every) % one_in == 0
+    drawn = zip(range(every), of_items.tolist(), of_clicks.tolist(), strict=True)
 
     def seen(event):
-        user, item = next(ids)
-        return event | {"userId": user, "item.Id": item, "recentItems": []}
+        number, item, click = next(drawn)
+        own = {"userId": f"u{number % users}", "item.Id": item, "isClicked": click}
+        return event | own | {"recentItems": []}
 
     spec = parse_spec(draft_spec(write_logs(tmp_path, change=seen), "shop").text, "drafted.yaml")
     assert spec.model.interactions == interactions
