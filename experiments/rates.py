@@ -73,7 +73,7 @@ def table(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> str:
 def picture(rows: Sequence[dict[str, Any]], rates: Sequence[float], base: str) -> Figure:
     """Draws AUC against the rate, a point for each training and a line through the means."""
     shown = {m: title for m, title in MODELS.items() if any(r["model"] == m for r in rows)}
-    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(shown) + 1, 3.6), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (model, title) in zip(axes, shown.items(), strict=True):
         for rule, (label, color, _) in RULES.items():
@@ -90,10 +90,11 @@ def picture(rows: Sequence[dict[str, Any]], rates: Sequence[float], base: str) -
             ax.plot(*zip(*means, strict=True), color=color, label=label)
         ax.axhline(0.5, color="#999999", lw=0.8, ls=":")
         ax.set(xscale="log", title=title, xlabel="learning rate")
-        ax.set_xticks(rates, [str(rate) for rate in rates])
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8)
         ax.minorticks_off()
     axes[0].set(ylabel="AUC of the click, next day")
-    axes[0].legend(frameon=False, loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
     figure.suptitle(f"KuaiRand-Pure, {TITLES[base]}")
     return figure
 

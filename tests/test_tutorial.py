@@ -4,9 +4,11 @@ import runpy
 import shlex
 
 import pytest
+import tensorflow as tf
 import yaml
 from typer.testing import CliRunner
 
+from components import serving_lock
 from examples.films import export
 from pipeline.cli import app
 
@@ -76,3 +78,27 @@ def test_days_that_are_run_have_logs(folder):
     days = sorted(path.name for path in (folder / "logs").iterdir())
     assert days[-1] == last
     assert first in days[7:]
+
+
+def test_model_is_asked_as_the_tutorial_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", TEXT, flags=re.S) if "newest" in b)
+    names = re.findall(r"^    (\w+)=tf\.constant", block, flags=re.M)
+    for version in (9, 10):
+        module = tf.Module()
+        module.ask = tf.function(
+            lambda film_id, version=version, **_: {"score": version / tf.cast(film_id, tf.float32)}
+        )
+        some = {name: tf.TensorSpec(None, dtype=dtype_of(block, name), name=name) for name in names}
+        concrete = module.ask.get_concrete_function(**some)
+        path = f"work/serving/{version}"
+        tf.saved_model.save(module, path, signatures={"raw_features": concrete})
+    with serving_lock.locked("work/serving"):
+        exec(compile(block, "tutorial.md", "exec"), {})
+    assert capsys.readouterr().out.split() == ["12", "0.8333333", "79", "0.12658228"]
+
+
+def dtype_of(block: str, name: str) -> tf.DType:
+    """The type of the values that the tutorial gives for a field."""
+    (values,) = re.findall(rf"^    {name}=(tf\.constant\(.*\)),$", block, flags=re.M)
+    return eval(values, {"tf": tf}).dtype
