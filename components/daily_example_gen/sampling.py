@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gzip
 import itertools
 import os
 import re
@@ -16,7 +17,9 @@ from apache_beam.io.filesystems import FileSystems
 from components import storage
 from components.daily_example_gen.day_store import DayLogs, LogFile
 from components.daily_example_gen.fields import Field, arrow_schema
+from components.daily_example_gen.formats import text
 from components.daily_example_gen.formats.checked import Malformed
+from components.daily_example_gen.formats.parquet_columns import open_columns
 from components.daily_example_gen.formats.text import UnreadableError
 from components.daily_example_gen.parts import printable
 from components.daily_example_gen.readers import read_events, read_raw
@@ -28,6 +31,8 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]*([eE][+-]?[0-9]+)?")
 _MAX_FILES = 16
 _MAX_PIECES = 32
 _MIN_PIECE_BYTES = 1 << 18
+_PLAIN = (".jsonl", ".csv")
+_UNPACKED_BYTES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +101,17 @@ def read_sample(logs: DayLogs, fields: tuple[Field, ...], max_bytes: int) -> Sam
     for file, budget in _chosen(logs, max_bytes):
         try:
             for start, end in _ranges(file, budget):
-                taken = 0
+                taken = lines = 0
                 for part in read_events(file.path, fields, start, end):
                     batches.append(part.batch)
                     malformed += [(printable(file.path), bad) for bad in part.malformed]
                     taken += part.batch.nbytes
-                    if end is None and taken > budget:
+                    lines += part.lines
+                    if taken > budget and not file.name.endswith(_PLAIN):
+                        read += _bytes_of(file, lines)
                         break
                 else:
                     read += (file.size if end is None else end) - start
-                    continue
-                read += min(file.size, budget)
         except UnreadableError as error:
             unreadable.append((printable(file.path), str(error)))
     events = pa.Table.from_batches(batches, schema=arrow_schema(fields))
@@ -146,12 +151,24 @@ def _chosen(logs: DayLogs, max_bytes: int) -> list[tuple[LogFile, int]]:
 
 def _ranges(file: LogFile, budget: int) -> list[tuple[int, int | None]]:
     """Byte ranges of about `budget` in all; a file that has none is read from its start."""
-    if file.size <= budget or not file.name.endswith((".jsonl", ".csv")):
+    if file.size <= budget or not file.name.endswith(_PLAIN):
         return [(0, None)]
     pieces = min(_MAX_PIECES, max(1, budget // _MIN_PIECE_BYTES))
     size = budget // pieces
     starts = [file.size * piece // pieces for piece in range(pieces)]
     return [(start, min(start + size, file.size)) for start in starts]
+
+
+def _bytes_of(file: LogFile, lines: int) -> int:
+    """About how many bytes of a packed file hold its first lines."""
+    with text.open_raw(file.path) as packed:
+        if file.name.endswith(".parquet"):
+            return file.size * lines // open_columns(packed, ()).metadata.num_rows
+        found = 0
+        with gzip.GzipFile(fileobj=packed) as unpacked:
+            while found < lines and (data := unpacked.read(_UNPACKED_BYTES)):
+                found += data.count(b"\n")
+        return packed.tell()
 
 
 def _said(cell: str) -> Any:
