@@ -362,7 +362,10 @@ class _Writer:
         docs/results/defaults.md, "Interactions", has the logs that this was seen on.
         """
         task = self._main_task()
-        telling = task.column.rarer if task.column and task.role is Role.BINARY else 1.0
+        if task.column is None:
+            return False
+        labelled = task.column.present / task.column.rows
+        telling = task.column.rarer if task.role is Role.BINARY else labelled
         samples = self._draft.samples
         read = sum(sample.events.num_rows for sample in samples)
         scale = sum(sample.day_events for sample in samples) / read * _ANEW_DAYS / len(samples)
