@@ -26,19 +26,20 @@ from schemas.spec import RankingSpec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning.json"
-_SHAPES: Mapping[str, Shape] = {
+SHAPES: Mapping[str, Shape] = {
     "few users, many items": Shape(users=0.02, items=0.5),
     "rare likes and shares": Shape(rarity=3.0),
     "strong drift": Shape(drift=3.0),
 }
+"""Feeds that are unlike the demo's."""
 WORLDS: Mapping[str, tuple[int, Shape]] = {
     "4 thousand a day": (4_000, Shape()),
-    **{name: (8_000, shape) for name, shape in _SHAPES.items()},
+    **{name: (8_000, shape) for name, shape in SHAPES.items()},
     "20 thousand a day": (20_000, Shape()),
     "200 thousand a day": (200_000, Shape()),
     **{
         f"{name}, {thousands} thousand a day": (1000 * thousands, shape)
-        for name, shape in _SHAPES.items()
+        for name, shape in SHAPES.items()
         for thousands in (20, 200)
     },
     # New ones go last: a world's number is its place.

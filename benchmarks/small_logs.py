@@ -1,10 +1,13 @@
-"""Two small real logs for `benchmarks.first_model`: `python -m benchmarks.small_logs --help`.
+"""Small logs for `benchmarks.first_model` and `benchmarks.tuned`.
+
+`python -m benchmarks.small_logs --help`:
 
 * `kuairand`: KuaiRand-Pure's impressions of a share of its users, from the official CSV files.
 * `movielens`: MovieLens 100K (Harper and Konstan 2015, ACM TiiS 5, 4), from RecBole's files
   `ml-100k.inter`, `.user` and `.item`, which the wheel of recbole 1.2.1 has in its folder
   `dataset_example/ml-100k`. It spans seven months with few ratings a day, so twelve parts of equal
   size, in the order of time, stand for days.
+* `simulated`: fourteen days of the simulator, in a world of `--shape`.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from benchmarks.learning import SHAPES
 from examples.kuairand import convert, source
+from pipeline.simulate import Shape, write_logs
 from schemas.errors import BadDataError, RankerError
 
 _FIRST_DAY = pd.Timestamp("2026-03-01")
 _DAYS = 12
+_SIMULATED_DAYS = 14
 _LIKED = 4
 """Stars from which on a film counts as liked."""
 
@@ -76,18 +82,34 @@ def write(events: pd.DataFrame, logs: str) -> str:
         folder = pathlib.Path(logs) / str(name)
         folder.mkdir(parents=True, exist_ok=True)
         day.drop(columns="date").to_json(folder / "events.jsonl", orient="records", lines=True)
-    return f"{len(events):,} events of {len(days)} days in {logs}"
+    return _said(len(events), len(days), logs)
+
+
+def _said(events: int, days: int, logs: str) -> str:
+    return f"{events:,} events of {days} days in {logs}"
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_logs", description=__doc__)
-    parser.add_argument("log", choices=("kuairand", "movielens"))
-    parser.add_argument("--source", required=True, help="folder of the log's own files")
+    parser.add_argument("log", choices=("kuairand", "movielens", "simulated"))
+    parser.add_argument("--source", help="folder of a real log's own files")
     parser.add_argument("--logs", required=True, help="folder to write YYYY-MM-DD/ into")
     parser.add_argument("--users", type=float, default=0.19, help="share of KuaiRand's users")
-    parser.add_argument("--seed", type=int, default=7, help="of the choice of users")
+    parser.add_argument("--seed", type=int, default=7, help="of the choice of users, or the world")
+    parser.add_argument("--shape", choices=SHAPES, help="of the world; the demo's, if not given")
+    parser.add_argument("--rows", type=int, default=8000, help="simulated events a day")
     options = parser.parse_args(None if arguments is None else list(arguments))
+    if options.log == "simulated":
+        shape = SHAPES.get(options.shape, Shape())
+        start, days = _FIRST_DAY.date(), _SIMULATED_DAYS
+        written = write_logs(
+            options.logs, start, days, options.rows, options.seed, shape=shape, malformed=0.0
+        )
+        print(_said(sum(written.values()), days, options.logs))
+        return 0
+    if options.source is None:
+        parser.error(f"--source is needed: the folder of {options.log}'s own files")
     if not pathlib.Path(options.source).is_dir():
         print(f"skipped: no folder {options.source}")
         return 0

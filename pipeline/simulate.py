@@ -298,6 +298,7 @@ def write_logs(
     rows_per_day: int,
     seed: int = 0,
     *,
+    shape: Shape = Shape(),
     skip_days: int = 0,
     parts: int = 4,
     malformed: float = 0.001,
@@ -314,6 +315,7 @@ def write_logs(
         days: days simulated.
         rows_per_day: impressions on an ordinary weekday.
         seed: non-negative; seed of the world.
+        shape: what kind of feed it is.
         skip_days: first days that are simulated but not written, to add days to logs.
         parts: files a day.
         malformed: share of additional lines that are broken in one of several ways.
@@ -323,7 +325,7 @@ def write_logs(
         Distinct well-formed events written, by day.
     """
     written = {}
-    for index, day in enumerate(simulate_days(start, days, rows_per_day, seed)):
+    for index, day in enumerate(simulate_days(start, days, rows_per_day, seed, shape)):
         if index < skip_days:
             continue
         rng = np.random.default_rng([seed, 2, index])

@@ -1,5 +1,6 @@
 """Benchmarks are run by hand, and rarely: that they still import and start is seen here."""
 
+import gzip
 import json
 import pathlib
 import subprocess
@@ -64,10 +65,13 @@ def test_policies_of_the_accumulators_part_after_a_day():
     assert last["loss"]["forget"] != last["loss"]["carry"]
 
 
-def test_a_first_model_of_any_logs_is_held_against_the_alternatives(tmp_path):
+@pytest.fixture(scope="module")
+def shop_logs(tmp_path_factory):
+    """Six days on which each shop has a rate of its own."""
+    logs = tmp_path_factory.mktemp("shops")
     rng = np.random.default_rng(3)
     for day in range(6):
-        folder = tmp_path / f"2026-03-{day + 1:02d}"
+        folder = logs / f"2026-03-{day + 1:02d}"
         folder.mkdir()
         shop = rng.integers(8, size=600)
         bought = rng.random(600) < 0.1 + 0.1 * shop
@@ -76,13 +80,41 @@ def test_a_first_model_of_any_logs_is_held_against_the_alternatives(tmp_path):
             for n, (s, b) in enumerate(zip(shop, bought, strict=True))
         ]
         (folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    printed = run("first_model", str(tmp_path), "--seeds", "1")
+    return logs
+
+
+def test_a_first_model_of_any_logs_is_held_against_the_alternatives(shop_logs):
+    printed = run("first_model", str(shop_logs), "--seeds", "1")
     rows = {line.split("|")[1].strip(): line.split("|")[2] for line in printed.splitlines()[2:]}
     auc = {ranker: float(cell) for ranker, cell in rows.items()}
     assert auc["constant"] == 0.5
     assert 0.72 < auc["rates"] < 0.80
     assert 0.70 < auc["ours"] < 0.80
     assert "lightgbm" not in auc or 0.70 < auc["lightgbm"] < 0.80
+
+
+def test_a_draft_is_held_against_the_best_of_other_settings_on_later_days(shop_logs, tmp_path):
+    results = tmp_path / "tuned.json"
+    options = ("--tries", "1", "--chosen-on", "1", "--seeds", "1", "--results", str(results))
+    printed = run("tuned", str(shop_logs), "--name", "shops", *options)
+    (result,) = json.loads(results.read_text())
+    assert (result["log"], result["events a day"], result["days"]) == ("shops", 600, [1, 1])
+    assert result["worth"]["tuned"] >= result["worth"]["drafted"] > 0.7
+    (seed,) = result["seeds"]
+    assert 0.7 < seed["drafted"]["bought"] < 0.8
+    assert f"| bought | {seed['drafted']['bought']:.4f} |" in printed
+
+
+def test_simulated_logs_have_the_shape_that_is_asked_for(tmp_path):
+    asked = ("--shape", "few users, many items", "--rows", "200", "--logs", str(tmp_path))
+    assert "of 14 days" in run("small_logs", "simulated", *asked)
+    seen: dict[str, set] = {"user_id": set(), "item_id": set()}
+    for path in tmp_path.glob("*/part-*.jsonl.gz"):
+        with gzip.open(path, "rt") as lines:
+            for event in map(json.loads, lines):
+                for name, values in seen.items():
+                    values.add(event[name])
+    assert len(seen["item_id"]) > 2 * len(seen["user_id"])  # the demo's has more users
 
 
 def test_movielens_becomes_days_of_equal_size_in_the_order_of_time(tmp_path):
