@@ -262,6 +262,22 @@ def test_ids_that_have_labels_enough_have_interactions(
     assert spec.model.interactions == interactions
 
 
+@pytest.mark.parametrize(("one_in", "interactions"), [(2, 16), (3, 0)])
+def test_of_a_number_only_the_labels_that_are_there_make_ids_known(tmp_path, one_in, interactions):
+    numbers = iter(range(len(DAYS) * EVENTS))
+
+    def rated(event):
+        number = next(numbers)
+        stars = 1.5 + number % 7 / 2 if number % (one_in * 7) < 7 else None
+        own = {"userId": f"u{number * 37 % 250}", "item.Id": number * 53 % 251, "rating": stars}
+        return {name: event[name] for name in ("request.ID", "deviceType")} | own
+
+    text = draft_spec(write_logs(tmp_path, shape=dict, change=rated), "rated").text
+    spec = parse_spec(text, "drafted.yaml")
+    assert list(spec.tasks) == ["rating"]
+    assert spec.model.interactions == interactions
+
+
 def test_command_writes_the_spec_once_and_says_what_it_guessed(logs, tmp_path):
     path = tmp_path / "first.yaml"
     call = ["init", logs, "--spec", str(path)]
