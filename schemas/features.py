@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -135,5 +136,24 @@ def history_column(name: str, task: str | None = None) -> str:
 
 
 Feature = Annotated[CategoricalFeature | DenseFeature | HistoryFeature, Field(discriminator="type")]
+SMALL_TABLE = 512
+"""Rows up to which an embedding table is of a category, and not of ids."""
+
+
+def small_tables(features: Mapping[str, Feature]) -> list[str]:
+    """Names of the categorical features whose table has at most `SMALL_TABLE` rows.
+
+    Args:
+        features: of the spec, by name.
+    """
+    found = []
+    for name, feature in features.items():
+        if isinstance(feature, CategoricalFeature):
+            owner = features.get(feature.table or name)
+            if isinstance(owner, CategoricalFeature) and 0 < (owner.buckets or 0) <= SMALL_TABLE:
+                found.append(name)
+    return found
+
+
 RESERVED_FEATURES = {"self": "the exported model, whose requests name their features"}
 """Names that TensorFlow's signatures take themselves, and for what."""

@@ -20,13 +20,22 @@ from pydantic import Field
 from schemas import formula
 from schemas.features import (
     RESERVED_FEATURES,
+    SMALL_TABLE,
     CategoricalFeature,
     DenseFeature,
     Feature,
     HistoryFeature,
     history_column,
+    small_tables,
 )
-from schemas.tasks import RESERVED_TASKS, WITHIN_GROUPS, Evaluation, ScoreBounds, Task
+from schemas.tasks import (
+    RESERVED_TASKS,
+    WITHIN_GROUPS,
+    BinaryTask,
+    Evaluation,
+    ScoreBounds,
+    Task,
+)
 from schemas.training import PRESETS, Architecture, Training
 from schemas.values import Bounds, FieldName, Name, Share, SpecName, SpecPart
 
@@ -316,6 +325,7 @@ class RankingSpec(SpecPart):
 
         Features and tasks count with their order: it is that of the concatenated input.
         """
+        wide = [n for n, t in self.tasks.items() if isinstance(t, BinaryTask) and t.wide_categories]
         return _fingerprint(
             {
                 "features": [
@@ -344,6 +354,7 @@ class RankingSpec(SpecPart):
                 "model": self.model.model_dump(
                     exclude={"dropout", "activation_limit"}, exclude_defaults=True
                 ),
+                **({"wide_categories": wide} if wide else {}),
             }
         )
 
@@ -396,6 +407,9 @@ def misfits(
     for name, task in tasks.items():
         if name in RESERVED_TASKS:
             yield f"tasks.{name}: the name is taken by {RESERVED_TASKS[name]}"
+        if isinstance(task, BinaryTask) and task.wide_categories and not small_tables(features):
+            rows = f"a table of at most {SMALL_TABLE} rows"
+            yield f"tasks.{name}.wide_categories: no categorical feature has {rows}"
         yield from _no_slices(task.gate.slices, features, f"tasks.{name}.gate.slices")
     yield from _no_slices(slices, features, "slices")
     if group_by is not None:

@@ -199,6 +199,8 @@ class BinaryTask(SpecPart):
         label: name of the label.
         field: the label's name in the logs, if that differs.
         loss_weight: factor of this task's loss in the total loss.
+        wide_categories: whether a linear model of the embeddings, of tables of at most 512 rows,
+            is added to the task's logit, beside that of the numbers (`model.wide`).
         optional: whether events may lack the label; loss and metrics leave such events out.
         gate: what the task must reach on the run date.
     """
@@ -207,6 +209,7 @@ class BinaryTask(SpecPart):
     label: Name
     field: FieldName | None = None
     loss_weight: float = Field(default=1.0, gt=0.0)
+    wide_categories: bool = False
     optional: bool = False
     gate: BinaryGate
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from schemas.errors import BadDataError
+from schemas.features import small_tables
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 from trainer_module.layers import (
@@ -39,8 +40,9 @@ UNITS = "units-"
 def build_model(spec: RankingSpec) -> keras.Model:
     """Builds the model of arXiv 2302.09178, Section 5.1: embeddings, shared bottom, heads.
 
-    `model.wide` adds a linear model of the numbers to each binary task's logit,
-    `model.interactions` one of the embeddings' products to each task's output.
+    `model.wide` adds a linear model of the numbers to each binary task's logit, a task's
+    `wide_categories` one of small tables' embeddings to its own, and `model.interactions` one of
+    the embeddings' products to each task's output.
 
     Args:
         spec: the ranking spec.
@@ -50,7 +52,8 @@ def build_model(spec: RankingSpec) -> keras.Model:
         [batch, 1]. Outputs by task, float32 [batch, 1]: the logit of a binary task, the
         value of a regression task in the space of its loss.
     """
-    inputs, parts = {}, []
+    inputs: dict[str, Any] = {}
+    embedded: dict[str, Any] = {}
     tables: dict[str, PooledEmbedding] = {}
     for name, feature in spec.categorical.items():
         owner = spec.table_of(name)
@@ -62,7 +65,8 @@ def build_model(spec: RankingSpec) -> keras.Model:
                 declared.buckets, declared.embedding, name=f"{EMBEDDING}{owner}"
             )
         inputs[name] = keras.Input((None,), dtype="int64", name=name)
-        parts.append(tables[owner](inputs[name], pooling=feature.pooling))
+        embedded[name] = tables[owner](inputs[name], pooling=feature.pooling)
+    parts = list(embedded.values())
     pairs = None
     if spec.model.interactions and len(parts) > 1:
         # float32 whatever the policy: a small difference of large sums.
@@ -96,27 +100,32 @@ def build_model(spec: RankingSpec) -> keras.Model:
                 spec.model.dropout, seed=spec.training.seed + layer, name=f"dropout-{layer}"
             )(x)
     outputs = {}
-    for task in spec.tasks:
+    for name, task in spec.tasks.items():
         tower = x
         for layer, units in enumerate(spec.model.tower):
             tower = keras.layers.Dense(
-                units, activation, kernel_initializer="he_normal", name=f"{_TOWER}{task}-{layer}"
+                units, activation, kernel_initializer="he_normal", name=f"{_TOWER}{name}-{layer}"
             )(tower)
         # float32 whatever the policy: a loss in float16 loses what the gates measure.
-        terms = [keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{task}")(tower)]
+        terms = [keras.layers.Dense(1, dtype="float32", name=f"{HEAD}{name}")(tower)]
         if pairs is not None:
-            terms.append(_linear(f"{PAIRS}{task}")(pairs))
-        binary = isinstance(spec.tasks[task], BinaryTask)
-        if binary and spec.model.wide and numbers is not None:
-            # A log odds is near a sum of the numbers' own, which a tower has to learn from labels
+            terms.append(_linear(f"{PAIRS}{name}")(pairs))
+        if isinstance(task, BinaryTask):
+            # A log odds is near a sum of its parts' own, which a tower has to learn from labels
             # that a rare task has few of.
-            terms.append(_linear(f"{WIDE}{task}")(numbers))
+            if spec.model.wide and numbers is not None:
+                terms.append(_linear(f"{WIDE}{name}")(numbers))
+            if task.wide_categories:
+                # A layer of their own: Clippy shortens a layer's step by one factor.
+                some = [embedded[feature] for feature in small_tables(spec.features)]
+                categories = _concatenated(some, f"categories-{name}")
+                terms.append(_linear(f"{WIDE}{name}-categories")(categories))
         output = terms[0]
         if len(terms) > 1:
-            output = keras.layers.Add(dtype="float32", name=f"sum-{task}")(terms)
-        if not binary:
-            output = LabelUnits(dtype="float32", name=f"{UNITS}{task}")(output)
-        outputs[task] = output
+            output = keras.layers.Add(dtype="float32", name=f"sum-{name}")(terms)
+        if not isinstance(task, BinaryTask):
+            output = LabelUnits(dtype="float32", name=f"{UNITS}{name}")(output)
+        outputs[name] = output
     return keras.Model(inputs, outputs, name=spec.name.replace("-", "_"))
 
 

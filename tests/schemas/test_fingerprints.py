@@ -66,6 +66,8 @@ def changed(spec: RankingSpec) -> set[str]:
         ("features.item_length.default=1.0", {MODEL}),
         ("model.preset=tiny", {MODEL}),
         ("model.cross_layers=1", {MODEL}),
+        ("tasks.like.wide_categories=true", {MODEL}),
+        ("tasks.like.wide_categories=false", set()),
         ("features.hour.dtype=string", {EVENTS, MODEL}),
         ("features.hour.multivalued=true", {EVENTS, MODEL}),
         ("features.language={type: dense}", {EVENTS, MODEL}),

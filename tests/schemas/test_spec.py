@@ -74,6 +74,7 @@ def test_demo_has_the_six_tasks():
         ("tasks.click.gate=null", "tasks.click.gate: must be a mapping of fields, got no"),
         ("tasks.click.kind=ternary", "tasks.click.kind: must be 'binary' or 'regression'"),
         ("tasks.rating.gate.min_auc=0.6", "tasks.rating.gate.min_auc: no such field"),
+        ("tasks.rating.wide_categories=true", "tasks.rating.wide_categories: no such field"),
         ("features.topic.buckets=1", "features.topic.buckets: must be at least 2"),
         ("features.topic.buckets=null", "features.topic: needs both 'buckets' and 'embedding'"),
         ("features.topic.table=device", "features.topic: takes 'buckets' and 'embedding' from"),
@@ -194,6 +195,14 @@ def test_what_does_not_fit_together_is_listed_beside_what_is_malformed():
         "slices",
         "serving.score",
     ]
+
+
+def test_a_linear_model_of_categories_needs_one_of_few_rows():
+    asked = "tasks.like.wide_categories=true"
+    large = [f"features.{n}.buckets=513" for n, f in demo().categorical.items() if f.buckets]
+    assert demo(*large[:-1], asked).tasks["like"].wide_categories
+    with pytest.raises(SpecError, match="wide_categories: no categorical feature has a table"):
+        demo(*large, asked)
 
 
 def test_a_malformed_part_is_not_said_to_be_absent_too():

@@ -166,26 +166,52 @@ def test_presets_build_and_answer(preset, cross):
     assert all(np.isfinite(np.asarray(value)).all() for value in outputs.values())
 
 
-def test_wide_adds_a_linear_model_of_the_numbers_to_each_binary_logit():
-    model = "model={{shared: [8], tower: [4], cross_layers: 1, curves: 2, wide: {}}}"
-    deep, wide = (build_model(tiny_spec(model.format(w))) for w in ("false", "true"))
-    batch = _batch(tiny_spec())[0]
+NUMBERS = ("z-scores", "number-curves")
+
+
+@pytest.mark.parametrize(
+    ("wide", "categories", "users", "parts"),
+    [
+        (True, False, 50, NUMBERS),
+        (True, True, 50, (*NUMBERS, "user", "hour", "recent")),
+        (True, True, 513, (*NUMBERS, "hour")),  # of ids it takes none
+        (False, True, 512, ("user", "hour", "recent")),
+        (False, True, 513, ("hour",)),
+    ],
+)
+def test_wide_adds_a_linear_model_to_a_binary_logit(wide, categories, users, parts):
+    common = ("model.curves=2", "model.cross_layers=1", f"features.user.buckets={users}")
+    asked = (f"model.wide={wide}", f"tasks.click.wide_categories={categories}")
+    spec = tiny_spec(*common, *asked)
+    deep, model = build_model(tiny_spec(*common)), build_model(spec)
+    batch = _batch(spec)[0]
     for layer in deep.layers:
-        wide.get_layer(layer.name).set_weights(layer.get_weights())
-    for name, value in wide(batch).items():
+        model.get_layer(layer.name).set_weights(layer.get_weights())
+    for name, value in model(batch).items():
         np.testing.assert_array_equal(value, deep(batch)[name])
     known = {weight.path for weight in deep.weights}
-    extra = [weight.path for weight in wide.weights if weight.path not in known]
-    assert extra == ["wide-click/kernel"]
-    linear = wide.get_layer("wide-click")
-    kernel = np.random.default_rng(0).normal(size=linear.kernel.shape)
-    linear.set_weights([kernel])
-    parts = [wide.get_layer(name).output for name in ("z-scores", "number-curves")]
-    numbers = np.concatenate(keras.Model(wide.inputs, parts)(batch), axis=1)
-    expected = np.asarray(deep(batch)["click"], np.float64) + numbers @ kernel
-    np.testing.assert_allclose(wide(batch)["click"], expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(wide(batch)["watch"], deep(batch)["watch"])
-    assert task_of_layer("wide-click") == "click"
+    rng = np.random.default_rng(0)
+    kernels = []
+    for name in (["wide-click"] if wide else []) + (
+        ["wide-click-categories"] if categories else []
+    ):
+        assert task_of_layer(name) == "click"
+        linear = model.get_layer(name)
+        kernels.append(rng.normal(size=linear.kernel.shape))
+        linear.set_weights(kernels[-1:])
+        known.add(f"{name}/kernel")
+    assert {weight.path for weight in model.weights} == known
+
+    def part(name):
+        if name in NUMBERS:
+            return np.asarray(keras.Model(model.inputs, model.get_layer(name).output)(batch))
+        owner = spec.table_of(name)
+        return np.asarray(model.get_layer(f"embedding-{owner}")(batch[name]))
+
+    inputs = np.concatenate([part(name) for name in parts], axis=1)
+    expected = np.asarray(deep(batch)["click"], np.float64) + inputs @ np.concatenate(kernels)
+    np.testing.assert_allclose(model(batch)["click"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(model(batch)["watch"], deep(batch)["watch"])
 
 
 def test_interactions_sum_the_products_of_all_pairs():
@@ -238,6 +264,7 @@ def test_no_layer_has_a_name_that_a_feature_may_have():
     content = yaml.safe_load(SPEC)
     content["model"] |= {"curves": 2, "wide": True, "interactions": 2, "cross_layers": 1}
     content["model"] |= {"dropout": 0.1, "tower": [4]}
+    content["tasks"]["click"]["wide_categories"] = True
     spec = parse_spec(yaml.safe_dump(content), "s")
     others = {layer.name for layer in build_model(spec).layers} - spec.inputs.keys()
     assert not {name for name in others if "-" not in name}
