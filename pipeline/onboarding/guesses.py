@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 from components.daily_example_gen.fields import Field
 from pipeline.onboarding.columns import Column
@@ -43,3 +44,8 @@ class Guess:
     why: str
     column: Column | None = None
     remark: str = ""
+
+
+def of_roles(guesses: Sequence[Guess], *roles: Role) -> list[Guess]:
+    """The guesses of some roles, in their order."""
+    return [guess for guess in guesses if guess.role in roles]

@@ -11,6 +11,7 @@ import pytest
 from onboarding_logs import DAYS, EVENTS, flat, number_of, remark_on, role_of, why_of, write_logs
 
 from pipeline.onboarding import draft as draft_module
+from pipeline.onboarding import spec_text
 from pipeline.onboarding.check import check_logs
 from pipeline.onboarding.draft import draft_spec
 from pipeline.onboarding.guesses import Role
@@ -231,7 +232,7 @@ def test_a_pair_of_ids_that_tells_more_than_each_has_a_history(tmp_path, monkeyp
         tab = number_of(event) % 3
         return {**event, "tab": tab, "isClicked": (int(event["userId"][1:]) + tab) % 3 == 0}
 
-    monkeypatch.setattr(draft_module, "_CROSSED_DAY", most)
+    monkeypatch.setattr(spec_text, "_CROSSED_DAY", most)
     draft = draft_spec(write_logs(tmp_path, change=liked), "ranker")
     line = "user_tab_history: {type: history, of: [user_id, tab]}"
     history = parse_spec(draft.text, "drafted").history

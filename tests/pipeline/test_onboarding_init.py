@@ -15,8 +15,9 @@ from pipeline.cli import app
 from pipeline.onboarding import sizes
 from pipeline.onboarding.check import check_logs
 from pipeline.onboarding.columns import describe
-from pipeline.onboarding.draft import _gate, draft_spec
+from pipeline.onboarding.draft import draft_spec
 from pipeline.onboarding.guesses import Guess, Role
+from pipeline.onboarding.spec_text import _gate
 from schemas.errors import BadDataError
 from schemas.loading import parse_spec
 
