@@ -1,9 +1,9 @@
 """How far a drafted spec is from a tuned one: `python -m benchmarks.tuned LOGS`.
 
-What `steadyrank init` drafts is held against the best of `--tries` random settings around it. Each
-is trained once and judged on the first days that have four days before them (`--chosen-on` of
-them); the best is then held against the draft on all later days, by models of `--seeds` seeds.
-Trained as in `benchmarks.first_model`. Results go to `results/tuned.json`.
+What `steadyrank init` drafts is held against the best of `--tries` random settings around it. The
+best is chosen by one training of each on the `--chosen-on` days before the last ones, and held
+against the draft on the last `--reported` days, by models of `--seeds` seeds. Trained as in
+`benchmarks.first_model`. Results go to `results/tuned.json`.
 """
 
 from __future__ import annotations
@@ -90,14 +90,12 @@ def search(logs: str, name: str, spec: RankingSpec, options: argparse.Namespace)
     started = time.process_time()
     events = read_events(logs, spec)
     every = [pd.Timestamp(day) for day in sorted(events["date"].unique())]
-    next_days = list(enumerate(every))[COLD:]
-    chosen_on, reported = (
-        dict(next_days[: options.chosen_on]),
-        dict(next_days[options.chosen_on :]),
-    )
-    if not reported:
-        least = COLD + options.chosen_on + 1
+    least = COLD + options.chosen_on + options.reported
+    if len(every) < least:
         raise BadDataError(f"{logs}: has {len(every)} days; {least} are needed")
+    numbered = list(enumerate(every))
+    chosen_on = dict(numbered[-options.reported - options.chosen_on : -options.reported])
+    reported = dict(numbered[-options.reported :])
     columns = frames.transformed(events, spec)
     plain = scores(events, spec, constant(events, spec, chosen_on))
 
@@ -152,7 +150,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--label", action="append", default=[], help="as of init")
     parser.add_argument("--tries", type=int, default=16)
     parser.add_argument("--chosen-on", type=int, default=2, help="days that settings are chosen on")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings on the days after them")
+    parser.add_argument("--reported", type=int, default=4, help="days after them")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings on the reported days")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="of the spec")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(None if arguments is None else list(arguments))

@@ -95,8 +95,8 @@ def test_a_first_model_of_any_logs_is_held_against_the_alternatives(shop_logs):
 
 def test_a_draft_is_held_against_the_best_of_other_settings_on_later_days(shop_logs, tmp_path):
     results = tmp_path / "tuned.json"
-    options = ("--tries", "1", "--chosen-on", "1", "--seeds", "1", "--results", str(results))
-    printed = run("tuned", str(shop_logs), "--name", "shops", *options)
+    options = ("--tries", "1", "--chosen-on", "1", "--reported", "1", "--seeds", "1")
+    printed = run("tuned", str(shop_logs), "--name", "shops", *options, "--results", str(results))
     (result,) = json.loads(results.read_text())
     assert (result["log"], result["events a day"], result["days"]) == ("shops", 600, [1, 1])
     assert result["worth"]["tuned"] >= result["worth"]["drafted"] > 0.7
