@@ -14,7 +14,9 @@ from pipeline.onboarding import columns
 from pipeline.onboarding.guesses import FEW, REPEATS, Guess, Role
 
 _MOST = 6
-_LARGE = 5
+"""Ids that are chosen for what they tell."""
+_ENOUGH, _LARGEST = 5, 3
+"""The largest ids join them up to so many in all, and up to so many large ones."""
 _MANY = 50
 _EVENTS = 50_000
 """Of the sample; more take longer and tell the same."""
@@ -25,6 +27,8 @@ _LEAST = 0.002
 _LEAST_OF_A_CROSS = 0.01
 """The same of two ids together: there are many pairs to choose from, and their tables are large."""
 _MOST_CROSSES = 2
+_OTHER_PAIRS = 1.1
+"""Pairs for a value of an id, from which on the two together are more than the id."""
 
 _TELLING = 2000
 """Labels from which on it is no chance that nothing tells them."""
@@ -87,7 +91,7 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
 
     One after another it takes the id that explains most of what those before it leave
     unexplained. A sample of few days shows little of an id of many values, whose past grows from
-    day to day: if few ids tell something, the largest of those that come back join them.
+    day to day: the largest of those that come back join them.
 
     Args:
         table: checked events.
@@ -113,9 +117,11 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
         chosen.append(best)
         labels = _without(labels, [predicted for _, predicted in told[best]])
     distinct = {name: int(numbers.max()) + 1 for name, numbers in codes.items()}
-    large = [name for name in candidates if name not in chosen and distinct[name] >= _MANY]
-    large.sort(key=lambda name: -distinct[name])
-    chosen += large[: max(0, _LARGE - len(chosen))]
+    large = [name for name in candidates if distinct[name] >= _MANY]
+    others = [name for name in large if name not in chosen]
+    others.sort(key=lambda name: -distinct[name])
+    among = len(large) - len(others)
+    chosen += others[: max(_ENOUGH - len(chosen), _LARGEST - among, 0)]
     return [candidates[name] for name in chosen]
 
 
@@ -149,7 +155,9 @@ def worth_a_cross(
     for first, second in itertools.combinations(candidates, 2):
         both = codes[first] * (codes[second].max() + 1) + codes[second]
         pairs, numbers = np.unique(both, return_inverse=True)
-        if len(numbers) >= REPEATS * len(pairs):
+        alone = max(codes[first].max(), codes[second].max()) + 1
+        # An item and its topic are the item.
+        if len(numbers) >= REPEATS * len(pairs) and len(pairs) > _OTHER_PAIRS * alone:
             crosses[first, second] = numbers
     found: list[tuple[Guess, Guess]] = []
     while labels and crosses and len(found) < _MOST_CROSSES:

@@ -19,7 +19,11 @@ _PASSING = (
 
 
 def without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
-    """Leaves out single-valued features that tell a label all alone."""
+    """Leaves out single-valued features that tell a label all alone.
+
+    What tells how large a label is, that most events have none of, may well be known before, as a
+    price is, if it does not tell which events have one.
+    """
     flags = {}
     for label in guesses:
         values, name = table[label.field.name], label.field.name
@@ -31,17 +35,32 @@ def without_traces(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
     for guess in guesses:
         if guess.role in (Role.CATEGORICAL, Role.DENSE) and not guess.field.multivalued:
             for (name, where), labels in flags.items():
-                area = columns.tells(table[guess.field.name], labels, guess.role is Role.DENSE)
+                values, is_number = table[guess.field.name], guess.role is Role.DENSE
+                area = columns.tells(values, labels, is_number)
                 why = f"tells {name} on its own (AUC {area:.3f})"
-                if columns.comes_with(table[guess.field.name], labels):
+                if columns.comes_with(values, labels):
                     why = f"has a value of its own only where {where}"
                 elif area <= sizes.TOO_GOOD:
+                    continue
+                elif _is_there_anyway(values, labels, is_number):
+                    remark = f"{why}: fine if it is known before, as a price is"
+                    guess = dataclasses.replace(guess, remark=remark)
                     continue
                 why += ": known only after the impression?"
                 guess = dataclasses.replace(guess, role=Role.UNUSED, why=why)
                 break
         kept.append(guess)
     return kept
+
+
+def _is_there_anyway(values: pa.ChunkedArray, labels: pa.ChunkedArray, is_number: bool) -> bool:
+    """Whether most events lack the label, but not the value, and the value does not tell which."""
+    labelled = pc.is_valid(labels)
+    if pc.mean(labelled).as_py() > 0.5:
+        return False
+    present = pc.is_valid(values.filter(pc.invert(labelled)))
+    told = columns.tells(values, labelled.cast(pa.float32()), is_number)
+    return bool(pc.mean(present).as_py() > 0.5 and told <= sizes.TOO_GOOD)
 
 
 def without_passing_ids(days: Sequence[pa.Table], guesses: Sequence[Guess]) -> list[Guess]:

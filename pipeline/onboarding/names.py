@@ -10,18 +10,21 @@ from pipeline.onboarding.columns import Column
 _CASES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 _TEXTS = {
     # What users do once an impression is shown.
-    "acts": "add added applied apply booked bookmark bookmarked bought buy cart checkout "
-    "click clicked comment commented complete completed conversion convert converted donate "
-    "donated engaged engagement enter expand expanded favorite favorited finish finished follow "
-    "followed forward forwarded hover hovered install installed label like liked opened order "
-    "ordered purchase purchased react reacted register registered replied reply repost reposted "
-    "retweet retweeted returned save saved share shared signup subscribe subscribed target "
-    "transaction upvote upvoted view viewed vote voted watched wishlist",
+    "acts": "accept accepted add added answered applied apply booked bookmark bookmarked bought "
+    "buy called cart checkout claimed click clicked comment commented complete completed "
+    "contact contacted conversion convert converted donate donated downloaded engaged "
+    "engagement enquired enquiry enrolled enter expand expanded favorite favorited "
+    "favourite favourited finish finished follow followed forward forwarded hover hovered "
+    "inquired inquiry install installed invited joined label like liked matched messaged "
+    "opened order ordered paid purchase purchased react reacted redeemed register "
+    "registered replied reply repost reposted requested reserved retweet retweeted "
+    "returned save saved share shared signup solved subscribe subscribed swiped target "
+    "transaction upvote upvoted view viewed visited vote voted watched wishlist",
     # Those that nobody wants more of.
     "unwanted": "bounce bounced cancel canceled cancelled churn churned complained complaint "
-    "dislike disliked dismiss dismissed downvote downvoted hate hidden hide mute muted refunded "
-    "report reported skip skipped unfollow unfollowed uninstall uninstalled unsubscribe "
-    "unsubscribed",
+    "decline declined dislike disliked dismiss dismissed downvote downvoted hate hidden hide mute "
+    "muted refunded rejected report reported skip skipped unfollow unfollowed uninstall "
+    "uninstalled unsubscribe unsubscribed",
     # What of it is measured.
     "measures": "completion dwell label listen listened play played rated rating read reward "
     "revenue scroll scrolled spend spent stars stay view viewed viewing watch watched",
@@ -40,12 +43,15 @@ _TEXTS = {
     "restaurant rider route seller session shop show sku song store student subscriber thread "
     "track user vehicle video viewer visitor",
     "surfaces": "app channel country device os page placement platform surface tab",
+    # What moves on with what came of the impression, if it is joined later.
+    "states": "outcome result status",
     "now": "current daily day far session today",
     "times": "at date datetime day dt time timestamp ts",
 }
 WORDS = {what: frozenset(text.split()) for what, text in _TEXTS.items()}
 _ACTS = WORDS["acts"] | WORDS["unwanted"]
 _EVENT_IDS = ("event", "impression", "request", "record", "log", "row", "uuid", "guid", "key")
+_AFTER = "after"
 NO_EVENT_ID = len(_EVENT_IDS) + 1
 
 
@@ -64,6 +70,8 @@ def event_id_rank(name: str) -> int:
 def sound_of(name: str) -> str:
     """The word of a name that sounds like what came of an impression; empty if none does."""
     said = words(name)
+    if said[-1:] == [_AFTER]:
+        return _AFTER
     if WORDS["summaries"].union(["id"]).intersection(said):
         return ""
     said += [word.removesuffix("s") for word in said]

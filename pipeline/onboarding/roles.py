@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,6 +33,7 @@ _PLACE = (
     "a place in the list? Nobody knows it before the list is sorted: a request sends the same one, "
     "such as the first, for each candidate"
 )
+_STATE = "is it as of the impression? One that is joined later tells what came of it"
 _MOVES = "numbers that move on from day to day, as an age does"
 _MOVED = 0.1
 """Share of a day's events beyond the range of the day before, from which on a field moves on."""
@@ -89,13 +91,30 @@ def guess_roles(
                 remark = remark or _PLACE
             elif role is Role.DENSE and column.stand_in is not None:
                 remark = remark or STAND_IN.format(column.stand_in)
+            elif role is Role.CATEGORICAL and WORDS["states"].intersection(words(field.name)):
+                remark = remark or _STATE
             elif role is Role.CATEGORICAL:
                 remark = remark or _remark(field, column, table[field.name], text)
                 flag = column.distinct == 2 and not field.multivalued and len(events) > 1
                 if not remark and flag and not is_kept():
                     remark = _FRESH
         guesses.append(Guess(field, role, why, column, remark))
+    if not labels:
+        guesses = [_act_behind(table, guess, guesses) for guess in guesses]
     return without_twins(table, without_traces(table, guesses))
+
+
+def _act_behind(table: pa.Table, guess: Guess, others: Sequence[Guess]) -> Guess:
+    """A flag as a label, where a measure of what came of the impression comes only with it."""
+    column, name = guess.column, guess.field.name
+    if guess.remark != _FRESH or guess.field.kind == "string" or column is None:
+        return guess
+    for other in others:
+        is_measure = sound_of(other.field.name) and other.field.kind in ("int", "number")
+        if is_measure and columns.comes_with(table[other.field.name], table[name]):
+            why = f"{other.field.name} has a value of its own only where it is 1"
+            return dataclasses.replace(guess, role=Role.BINARY, why=why, remark="")
+    return guess
 
 
 def _is_owner(field: Field, column: Column) -> bool:
@@ -162,8 +181,11 @@ def _feature_role(field: Field, column: Column) -> tuple[Role, str]:
             values = f"{column.distinct:,} values for {column.values:,} events"
             return Role.UNUSED, f"{values}: text, or an id of each event"
         return Role.CATEGORICAL, values
-    if is_code(field.name) or column.distinct <= FEW:
+    if is_code(field.name):
         return Role.CATEGORICAL, values
+    if column.distinct <= FEW:
+        amounts = "" if column.distinct == 2 else "; if these are amounts, make it dense"
+        return Role.CATEGORICAL, values + amounts
     return Role.DENSE, f"{values}; if these are names, categorical with dtype int"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -40,7 +41,9 @@ class _Names:
         ascii_words = [
             "".join(c for c in word if c.isascii() and c.isalnum()) for word in words(text)
         ]
-        name = "_".join(word for word in ascii_words if word)
+        # `user.userId` is user_id.
+        once = [word for word, _ in itertools.groupby(word for word in ascii_words if word)]
+        name = "_".join(once)
         name = name if name[:1].isalpha() else f"field_{name}".strip("_")
         name = name[: MAX_NAME - 4].strip("_")
         number, free = 2, name

@@ -77,6 +77,24 @@ def test_name_that_is_twice_in_an_object_on_the_way_to_a_field_is_malformed(tmp_
     assert part.batch.column(1).to_pylist() == ["a"]
 
 
+@pytest.mark.parametrize("turned", [1, -1])
+def test_a_name_with_a_dot_may_begin_with_another_name(tmp_path, turned):
+    def field(name):
+        return Field(name.replace(".", "_"), "string", field=name, path=tuple(name.split(".")))
+
+    more = [field("user"), field("user.team"), field("user.team.city"), field("item.topic")]
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"event_id": 1, "user": "u", "user.team": "t", "user.team.city": "c",'
+        ' "item": {"topic": "a"}}\n'
+    )
+    (part,) = readers.read_events(str(path), (*FIELDS[:1], *more[::turned]))
+    assert not part.malformed
+    (row,) = part.batch.to_pylist()
+    told = {"user": "u", "user_team": "t", "user_team_city": "c", "item_topic": "a"}
+    assert {**row, **told} == row
+
+
 def test_two_objects_on_a_line_and_one_object_on_two_lines_are_malformed(tmp_path):
     one = json.dumps(event(0)).encode()
     half = one.index(b', "hour"')

@@ -5,6 +5,7 @@ import decimal
 import json
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -243,6 +244,37 @@ def test_a_pair_of_ids_that_tells_more_than_each_has_a_history(tmp_path, monkeyp
         assert f"  # {line}    # it takes much memory to count so many pairs\n" in draft.text
 
 
+def test_an_id_and_what_it_keeps_are_no_pair(tmp_path):
+    """Few events of an id leave much of it untold, which the pair would tell."""
+
+    def liked(event):
+        user = number_of(event) * 7 % 150
+        own = {"userId": f"u{user}", "team": f"t{user % 7}", "isClicked": user * 31 % 11 % 2 == 0}
+        return {**event, **own, **({"isClicked": True} if rng.random() < 0.3 else {})}
+
+    rng = np.random.default_rng(1)
+
+    draft = draft_spec(write_logs(tmp_path, change=liked), "ranker", labels=["isClicked"])
+    history = [feature.of for feature in parse_spec(draft.text, "drafted").history.values()]
+    assert ("user_id",) in history
+    assert not {("user_id", "team"), ("team", "user_id")}.intersection(history)
+
+
+def test_the_largest_ids_have_a_history_whatever_others_tell(tmp_path):
+    def seen(event):
+        drawn = rng.integers(3, size=6).tolist()
+        tabs = {f"tab{n}": value for n, value in enumerate(drawn)}
+        seller = {"sellerId": f"s{number_of(event) * 11 % 130}"}
+        return {**event, **tabs, **seller, "isClicked": drawn.count(0) > 2}
+
+    rng = np.random.default_rng(1)
+
+    draft = draft_spec(write_logs(tmp_path, change=seen), "ranker", labels=["isClicked"])
+    history = {feature.of for feature in parse_spec(draft.text, "drafted").history.values()}
+    assert {("user_id",), ("item_id",), ("seller_id",)} < history
+    assert {(f"tab{n}",) for n in range(6)} < history
+
+
 def test_decimals_are_numbers_and_times_are_told(tmp_path):
     def paid(event):
         return {
@@ -413,7 +445,7 @@ def test_text_that_looks_like_lists_is_remarked(tmp_path, join):
 def test_names_are_made_valid_and_different(tmp_path):
     def renamed(event):
         number = event["item.Id"] / 7
-        more = {"self": number, "2nd": number, "Größe (cm)": number}
+        more = {"self": number, "2nd": number, "Größe (cm)": number, "tab.tabSize": number}
         return {**event, **more, "user_id": event["deviceType"] + event["userId"]}
 
     spec = parse_spec(draft_spec(write_logs(tmp_path, change=renamed), "3 days").text, "draft")
@@ -423,6 +455,7 @@ def test_names_are_made_valid_and_different(tmp_path):
     assert fields["2nd"] == "field_2nd"
     assert (fields["userId"], fields["user_id"]) == ("user_id", "user_id_2")
     assert fields["Größe (cm)"] == "gr_e_cm"
+    assert fields["tab.tabSize"] == "tab_size"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def logs(tmp_path_factory):
     return write_logs(tmp_path_factory.mktemp("logs"))
 
 
-@pytest.mark.parametrize("name", ["addedToCart", "is_upvoted", "hover"])
+@pytest.mark.parametrize("name", ["addedToCart", "is_upvoted", "hover", "accepted", "favourite"])
 def test_a_flag_named_by_an_act_is_a_label(tmp_path, name):
     def acted(event):
         return {**event, name: int(int(event["request.ID"].partition("-")[2]) % 3 == 0)}
@@ -150,6 +150,56 @@ def test_two_values_that_no_id_keeps_are_asked_about(tmp_path):
     draft = draft_spec(write_logs(tmp_path, change=flagged), "ranker")
     assert "if it tells what came of the impression" in remark_on(draft, "reachedEnd")
     assert not remark_on(draft, "isPremium")
+
+
+@pytest.mark.parametrize(("name", "role"), [("revenueUsd", Role.BINARY), ("bonus", None)])
+def test_a_flag_that_a_measure_comes_with_is_its_act(tmp_path, name, role):
+    def flagged(event):
+        flag = number_of(event) // 3 % 3 == 0
+        amount = 1.5 + number_of(event) % 7 if flag else None
+        return {**event, "bundle": int(flag), name: amount}
+
+    draft = draft_spec(write_logs(tmp_path, change=flagged), "ranker")
+    assert role_of(draft, "bundle") is (role or Role.CATEGORICAL)
+    if role:
+        assert f"bundle:    # {name} has a value of its own only where it is 1" in draft.text
+
+
+@pytest.mark.parametrize("name", ["item.price.after", "balanceAfter"])
+def test_a_state_after_the_impression_is_no_feature(tmp_path, name):
+    def later(event):
+        return {**event, name: float(number_of(event) % 50) + 0.5}
+
+    draft = draft_spec(write_logs(tmp_path, shape=dict, change=later), "ranker")
+    assert role_of(draft, name) is Role.UNUSED
+    assert "'after' sounds like what is known only after the impression" in why_of(draft, name)
+
+
+def test_a_status_is_asked_about(tmp_path):
+    def later(event):
+        return {**event, "listingStatus": ["live", "sold", "gone"][number_of(event) % 3]}
+
+    draft = draft_spec(write_logs(tmp_path, change=later), "ranker")
+    assert "is it as of the impression?" in remark_on(draft, "listingStatus")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_price_may_tell_the_value_of_a_purchase(tmp_path, known):
+    """Where it is known of what is not bought, too, and does not tell what is."""
+
+    def sold(event):
+        number = number_of(event)
+        bought, price = number % 5 == 0, 1.5 + number * 7 % 90
+        value = price * (1.0 + number % 3 / 100) if bought else None
+        return {**event, "orderValue": value, "price": price if bought or known else 0.5}
+
+    labels = ["isClicked", "orderValue"]
+    draft = draft_spec(write_logs(tmp_path, change=sold), "ranker", labels=labels)
+    if known:
+        assert role_of(draft, "price") is Role.DENSE
+        assert "fine if it is known before, as a price is" in remark_on(draft, "price")
+    else:
+        assert role_of(draft, "price") is Role.UNUSED
 
 
 def test_a_trace_of_a_measure_is_no_feature(tmp_path):

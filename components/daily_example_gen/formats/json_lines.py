@@ -74,11 +74,16 @@ class JsonLines(Lines):
         objects: dict[str, Any] = {}
         for field in self.fields:
             objects[field.source] = self._type(field)
-            node = objects
+        for field in self.fields:
+            node: Any = objects
             for key in field.path[:-1]:
                 node = node.setdefault(key, {})
-            if field.path:
-                node[field.path[-1]] = objects[field.source]
+                if not isinstance(node, dict):
+                    # Beside a field `user`, a field `user.age` is a name with a dot in it.
+                    break
+            else:
+                if field.path:
+                    node.setdefault(field.path[-1], objects[field.source])
         return pa.schema([(name, _struct(node)) for name, node in objects.items()])
 
     def _type(self, field: Field) -> pa.DataType:
