@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.onboarding import columns
+from pipeline.onboarding import columns, sizes
 from pipeline.onboarding.guesses import FEW, REPEATS, Guess, Role
 
 _MOST = 6
 """Ids that are chosen for what they tell."""
 _ENOUGH, _LARGEST = 5, 3
-"""The largest ids join them up to so many in all, and up to so many large ones."""
+"""The largest join them up to so many in all, and ids of hundreds of values up to so many of them.
+"""
 _MANY = 50
 _EVENTS = 50_000
 """Of the sample; more take longer and tell the same."""
@@ -117,11 +118,10 @@ def worth_a_history(table: pa.Table, guesses: Sequence[Guess]) -> list[Guess]:
         chosen.append(best)
         labels = _without(labels, [predicted for _, predicted in told[best]])
     distinct = {name: int(numbers.max()) + 1 for name, numbers in codes.items()}
-    large = [name for name in candidates if distinct[name] >= _MANY]
-    others = [name for name in large if name not in chosen]
+    others = [name for name in candidates if name not in chosen and distinct[name] >= _MANY]
     others.sort(key=lambda name: -distinct[name])
-    among = len(large) - len(others)
-    chosen += others[: max(_ENOUGH - len(chosen), _LARGEST - among, 0)]
+    ids, more = (sum(distinct[n] >= sizes.ID_VALUES for n in some) for some in (chosen, others))
+    chosen += others[: max(_ENOUGH - len(chosen), min(_LARGEST - ids, more), 0)]
     return [candidates[name] for name in chosen]
 
 

@@ -12,7 +12,7 @@ FEW_EVENTS = 1000
 """Events a day below which a model learns little, and a day tells little of it."""
 
 ID_VALUES = 200
-"""Values from which on a category is an id for interactions: hundreds of users, items, places."""
+"""Values from which on a category is an id: hundreds of users, items, places."""
 
 KNOWN_FROM = 10
 """Mean labels of an id in two weeks, of the rarer kind, from which on its products with others are

@@ -264,8 +264,9 @@ def test_the_largest_ids_have_a_history_whatever_others_tell(tmp_path):
     def seen(event):
         drawn = rng.integers(3, size=6).tolist()
         tabs = {f"tab{n}": value for n, value in enumerate(drawn)}
-        seller = {"sellerId": f"s{number_of(event) * 11 % 130}"}
-        return {**event, **tabs, **seller, "isClicked": drawn.count(0) > 2}
+        user, item, seller, shop = rng.integers([230, 230, 230, 90]).tolist()
+        ids = {"userId": f"u{user}", "item.Id": item, "sellerId": f"s{seller}", "shop": f"s{shop}"}
+        return {**event, **tabs, **ids, "isClicked": drawn.count(0) > 2}
 
     rng = np.random.default_rng(1)
 
@@ -273,6 +274,7 @@ def test_the_largest_ids_have_a_history_whatever_others_tell(tmp_path):
     history = {feature.of for feature in parse_spec(draft.text, "drafted").history.values()}
     assert {("user_id",), ("item_id",), ("seller_id",)} < history
     assert {(f"tab{n}",) for n in range(6)} < history
+    assert ("shop",) not in history
 
 
 def test_decimals_are_numbers_and_times_are_told(tmp_path):
