@@ -41,13 +41,12 @@ PASSES = 16
 
 
 def keras_losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
-    """Returns each task's loss in Keras's terms; the mean over labelled events."""
-    reduction = "mean_with_sample_weight"
+    """Returns each task's loss in Keras's terms: its sum over labelled events, for each event."""
     return {
         name: (
-            keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
+            keras.losses.BinaryCrossentropy(from_logits=True)
             if isinstance(task, BinaryTask)
-            else keras.losses.MeanSquaredError(reduction=reduction)
+            else keras.losses.MeanSquaredError()
         )
         for name, task in spec.tasks.items()
     }

@@ -174,7 +174,7 @@ class Trainings:
         return ops.concatenate([outputs[name] for name in self.log.tasks], axis=1)
 
     def losses(self, outputs: Any, batch: Tree) -> Any:
-        """Returns each task's mean loss over its labelled events, float32 [tasks].
+        """Returns each task's loss, its labelled events' for each event, float32 [tasks].
 
         Errors of a regression are in units of the label's deviation at the cold start.
         """
@@ -184,8 +184,7 @@ class Trainings:
         log_loss = ops.relu(logits) - logits * y[:, :binary] + ops.softplus(-ops.abs(logits))
         squares = ops.square(outputs[:, binary:] - y[:, binary:]) / self._variances
         errors = [log_loss, squares]
-        sums = ops.sum(ops.concatenate(errors, axis=1) * w, axis=0)
-        return sums / ops.maximum(ops.sum(w, axis=0), 1.0)
+        return ops.mean(ops.concatenate(errors, axis=1) * w, axis=0)
 
     def _loss_and_gradients(self, weights: Tree, rows: Any, columns: Tree) -> Any:
         batch = self.log.batch(columns, rows)
@@ -205,7 +204,7 @@ class Trainings:
         entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
         binary = self.log.binary
         by_task = np.concatenate([entropy[:binary], variance[binary:] / self._variances])
-        return float(by_task @ self.log.loss_weights)
+        return float(by_task * w.mean(0) @ self.log.loss_weights)
 
     def prepare(self, settings: Sequence[Setting], pool: concurrent.futures.Executor) -> None:
         """Compiles the optimizer's step in the background, if that is not done yet."""

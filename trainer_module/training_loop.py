@@ -81,7 +81,7 @@ class TrainingLoop:
             Their statistics; of fewer steps than asked for if the batches come to an end.
         """
         done, *columns = (value.numpy() for value in self._run(batches, tf.constant(steps)))
-        task_loss, layers, counts = (column[:done] for column in columns)
+        losses, layers, counts = (column[:done] for column in columns)
         by_layer = dict(zip(STATISTICS, np.moveaxis(layers, 2, 0), strict=True))
         by_layer["skipped"] = by_layer["skipped"] > 0
         return StepStatistics(
@@ -89,8 +89,8 @@ class TrainingLoop:
             tasks=tuple(self.tasks),
             binary_tasks=tuple(self.binary_tasks),
             layers=tuple(self.layers),
-            loss=task_loss @ self._weights,
-            task_loss=task_loss,
+            loss=losses[:, -1],
+            task_loss=losses[:, :-1],
             auc=self.auc.update(counts),
             **by_layer,
         )
@@ -122,7 +122,7 @@ class TrainingLoop:
             return tf.cond(batch.has_value(), take, lambda: (done, tf.constant(False), *columns))
 
         shapes = (
-            [len(self.tasks)],
+            [len(self.tasks) + 1],
             [len(self.layers), len(STATISTICS)],
             [len(self.binary_tasks) * 2 * BINS],
         )
@@ -147,7 +147,8 @@ class TrainingLoop:
         split = len(self.binary_tasks)
         segments = self._segments(outputs[:, :split], y[:, :split])
         statistics = self._layer_statistics(steps_before)
-        return task_loss, statistics / replicas, _count(segments, w[:, :split])
+        losses = tf.concat([task_loss, [loss]], axis=0)
+        return losses, statistics / replicas, _count(segments, w[:, :split])
 
     def _layer_statistics(self, steps_before: tf.Tensor) -> tf.Tensor:
         """The optimizer's, float32 [layers, statistics]; or that there was no step.
@@ -175,10 +176,14 @@ class TrainingLoop:
         """One replica's part of the loss, and of each task's.
 
         Log loss on logits, or squared error in units of the label's deviation at the cold
-        start; the mean over a task's labelled events.
+        start. A task's is the mean over its labelled events. In the loss, which is trained on, each
+        event counts the same, whichever labels it has: were a task's few labels in a batch given
+        the weight of all of its events, they would shake what the tasks share.
         """
         replicas = tf.distribute.get_replica_context()
-        labelled = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(w, axis=0))
+        counts = tf.concat([tf.reduce_sum(w, axis=0), [tf.cast(tf.shape(w)[0], w.dtype)]], axis=0)
+        counts = replicas.all_reduce(tf.distribute.ReduceOp.SUM, counts)
+        labelled, events = counts[:-1], counts[-1]
         split = len(self.binary_tasks)
         errors = [
             tf.nn.sigmoid_cross_entropy_with_logits(y[:, :split], outputs[:, :split]),
@@ -188,7 +193,7 @@ class TrainingLoop:
             errors[1] /= tf.square(tf.stack([tf.convert_to_tensor(d) for d in self._deviations]))
         sums = tf.reduce_sum(tf.concat(errors, axis=1) * w, axis=0)
         task_loss = tf.math.divide_no_nan(sums, labelled)
-        return tf.tensordot(task_loss, self._weights, axes=1), task_loss
+        return tf.tensordot(sums / events, self._weights, axes=1), task_loss
 
 
 def _columns(by_task: Any, tasks: list[str]) -> tf.Tensor:

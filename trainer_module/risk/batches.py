@@ -88,5 +88,5 @@ def best_constant_loss(batches: Batch, spec: RankingSpec, deviations: Mapping[st
         else:
             loss = float(np.average(np.square(label - mean), weights=weight))
             loss /= float(deviations[name]) ** 2
-        total += task.loss_weight * loss
+        total += task.loss_weight * loss * weight.mean()
     return total

@@ -19,7 +19,8 @@ class StepStatistics:
         tasks: names of the tasks.
         binary_tasks: names of the binary ones.
         layers: paths of the trainable variables.
-        loss: float32 [steps]; the weighted sum of the tasks' losses before the step.
+        loss: float32 [steps]; before the step, the mean over the batch's events of the weighted sum
+            of their tasks' losses, 0 where there is no label.
         task_loss: float32 [steps, tasks]; unweighted mean over the labelled rows of the batch,
             0 where a batch has none.
         auc: float32 [steps, binary tasks]; area under the ROC curve of the predictions of the
