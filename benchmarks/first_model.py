@@ -37,8 +37,8 @@ from components.daily_example_gen.fields import event_fields
 from components.daily_example_gen.sampling import list_days, read_sample
 from examples import frames
 from pipeline.onboarding.draft import draft_spec
-from schemas.errors import BadDataError, RankerError
-from schemas.loading import load_spec, parse_spec
+from schemas.errors import BadDataError, RankerError, SpecError
+from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 
@@ -175,6 +175,20 @@ def compare(logs: str, spec: RankingSpec, overrides: Sequence[str], seeds: int) 
     return table(spec, entries, kind)
 
 
+def spec_text(options: argparse.Namespace) -> str:
+    """Returns the spec that `--spec` names, or the draft of the logs with `--label`s.
+
+    Raises:
+        RankerError: it cannot be read, or nothing can be drafted.
+    """
+    if not options.spec:
+        return draft_spec(options.logs, "first", labels=options.label).text
+    try:
+        return pathlib.Path(options.spec).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{options.spec}: {error}") from error
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.first_model", description=__doc__)
@@ -188,11 +202,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(f"skipped: no folder {options.logs}")
         return 0
     try:
-        if options.spec:
-            spec = load_spec(options.spec, options.overrides)
-        else:
-            text = draft_spec(options.logs, "first", labels=options.label).text
-            spec = parse_spec(text, "the drafted spec", options.overrides)
+        spec = parse_spec(spec_text(options), "the spec", options.overrides)
         print(compare(options.logs, spec, options.overrides, options.seeds))
     except RankerError as error:
         print(f"error: {error}", file=sys.stderr)

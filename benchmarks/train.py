@@ -41,7 +41,7 @@ PASSES = 16
 
 
 def keras_losses(spec: RankingSpec) -> dict[str, keras.losses.Loss]:
-    """Returns each task's loss in Keras's terms: its sum over labelled events, for each event."""
+    """Returns each task's loss in Keras's terms: over its labelled events, by the number of all."""
     return {
         name: (
             keras.losses.BinaryCrossentropy(from_logits=True)

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.first_model import COLD, constant, read_events, scores
+from benchmarks.first_model import COLD, constant, read_events, scores, spec_text
 from benchmarks.quality import ours
 from examples import frames
-from pipeline.onboarding.draft import draft_spec
 from schemas.errors import BadDataError, RankerError
-from schemas.loading import load_spec, parse_spec
+from schemas.loading import parse_spec
 from schemas.spec import RankingSpec
 from schemas.tasks import BinaryTask
 
@@ -85,9 +84,10 @@ def worth(spec: RankingSpec, found: Mapping[str, float], plain: Mapping[str, flo
     )
 
 
-def search(logs: str, name: str, spec: RankingSpec, options: argparse.Namespace) -> dict[str, Any]:
+def search(logs: str, name: str, text: str, options: argparse.Namespace) -> dict[str, Any]:
     """Tunes a spec on logs; returns what `RESULTS` has of it."""
     started = time.process_time()
+    spec = parse_spec(text, "the spec", options.overrides)
     events = read_events(logs, spec)
     every = [pd.Timestamp(day) for day in sorted(events["date"].unique())]
     least = COLD + options.chosen_on + options.reported
@@ -100,7 +100,7 @@ def search(logs: str, name: str, spec: RankingSpec, options: argparse.Namespace)
     plain = scores(events, spec, constant(events, spec, chosen_on))
 
     def reach(settings: Sequence[str], days: Mapping[int, pd.Timestamp], seed: int) -> Any:
-        trained = parse_spec(options.text, "the spec", [*options.overrides, *settings])
+        trained = parse_spec(text, "the spec", [*options.overrides, *settings])
         return scores(events, trained, ours(columns, trained, days, seed))
 
     rng = np.random.default_rng(0)
@@ -159,14 +159,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(f"skipped: no folder {options.logs}")
         return 0
     try:
-        if options.spec:
-            options.text = pathlib.Path(options.spec).read_text("utf-8")
-            spec = load_spec(options.spec, options.overrides)
-        else:
-            options.text = draft_spec(options.logs, "tuned", labels=options.label).text
-            spec = parse_spec(options.text, "the drafted spec", options.overrides)
         name = options.name or pathlib.Path(options.logs).name
-        result = search(options.logs, name, spec, options)
+        result = search(options.logs, name, spec_text(options), options)
     except RankerError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)

@@ -102,9 +102,28 @@ class Cell:
     settings: tuple[Setting, ...]
 
 
+_WIDTHS = {
+    1: "is_live_streamer is_video_author onehot_0 onehot_12 onehot_13 onehot_14 onehot_15 "
+    "onehot_16 onehot_17",
+    2: "hour video_type music_type onehot_4 onehot_5 onehot_6 onehot_9 onehot_10 onehot_11",
+    3: "upload_type user_active_degree onehot_1 onehot_2",
+    4: "tags tab",
+}
+"""Features of the example by the width of their embeddings when the first rows were measured."""
+AS_MEASURED = (
+    *(
+        f"features.{name}.embedding={width}"
+        for width, names in _WIDTHS.items()
+        for name in names.split()
+    ),
+    *(f"tasks.{t}.wide_categories=false" for t in ("like", "profile_enter", "open_comment")),
+)
+"""The example's spec goes on; a row is compared with rows of the same inputs."""
+
+
 def spec_of(protocol: Protocol, model: str) -> RankingSpec:
-    """Returns the example's spec with one of the protocol's models."""
-    spec = load_spec("examples/kuairand/spec.yaml", protocol.overrides)
+    """Returns the example's spec, as it was measured, with one of the protocol's models."""
+    spec = load_spec("examples/kuairand/spec.yaml", [*AS_MEASURED, *protocol.overrides])
     features = {n: f for n, f in spec.features.items() if n not in protocol.without}
     return spec.model_copy(update={"model": protocol.models[model], "features": features})
 

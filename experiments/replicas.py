@@ -174,7 +174,7 @@ class Trainings:
         return ops.concatenate([outputs[name] for name in self.log.tasks], axis=1)
 
     def losses(self, outputs: Any, batch: Tree) -> Any:
-        """Returns each task's loss, its labelled events' for each event, float32 [tasks].
+        """Returns each task's loss over its labelled events by the number of all, float32 [tasks].
 
         Errors of a regression are in units of the label's deviation at the cold start.
         """
